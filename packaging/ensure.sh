@@ -1,0 +1,78 @@
+#!/bin/sh
+# Makes sure that what a command of the README needs is here.
+#   ensure.sh npm          node_modules as package-lock.json says
+#   ensure.sh debian demo  Debian packages that the demo needs (root installs them; others are told)
+#   ensure.sh debian test  ... that the tests need
+set -eu
+cd "$(dirname "$0")/.."
+
+# What a program's name says about its package, for hosts without dpkg.
+DEMO="iptables:iptables iproute2:ip dnsmasq-base:dnsmasq udhcpc:udhcpc util-linux:unshare"
+TEST="$DEMO nftables:nft socat:socat libvirt-daemon-system:libvirtd libvirt-clients:virsh python3-minimal:python3
+  procps:ps libcap2-bin:capsh systemd:systemd-analyze zsh:zsh fish:fish"
+
+ensure_npm() {
+  stamp=node_modules/.kvmnatd-lock
+  cmp -s package-lock.json "$stamp" && return 0
+  echo "Installing npm packages ..." >&2
+  log=$(mktemp)
+  # An old Node of the system's warns about newer packages; they run under the `node` package, which comes along.
+  if ! npm ci --no-audit --no-fund >"$log" 2>&1; then
+    cat "$log" >&2
+    rm -f "$log"
+    echo "npm ci failed; see above" >&2
+    exit 1
+  fi
+  rm -f "$log"
+  cp package-lock.json "$stamp"
+}
+
+is_there() { # PACKAGE:PROGRAM
+  PATH=$PATH:/usr/sbin:/sbin command -v "${1#*:}" >/dev/null 2>&1
+}
+
+ensure_debian() { # PACKAGE:PROGRAM...
+  missing=
+  for each in "$@"; do is_there "$each" || missing="$missing ${each%%:*}"; done
+  [ -n "$missing" ] || return 0
+  if ! command -v apt-get >/dev/null 2>&1 || [ "$(id -u)" != 0 ]; then
+    echo "Missing:$missing" >&2
+    echo "Install them (Debian, Ubuntu: sudo apt-get install$missing), then try again." >&2
+    exit 1
+  fi
+  echo "Installing Debian packages:$missing ..." >&2
+  log=$(mktemp)
+  policy=/usr/sbin/policy-rc.d
+  made=
+  # Installing libvirt or dnsmasq for a test must not start them on this machine.
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    made=1
+    trap 'rm -f "$policy"' EXIT
+    trap 'exit 130' INT TERM
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  # shellcheck disable=SC2086 # a list of names
+  if ! apt-get install -y -q --no-install-recommends $missing >"$log" 2>&1; then
+    # The package lists may be old, or not be there at all.
+    if ! { apt-get update -q && apt-get install -y -q --no-install-recommends $missing; } >"$log" 2>&1; then
+      cat "$log" >&2
+      exit 1
+    fi
+  fi
+  rm -f "$log"
+  [ -z "$made" ] || { rm -f "$policy"; trap - EXIT INT TERM; }
+}
+
+case "${1-} ${2-}" in
+  "npm ") ensure_npm ;;
+  # shellcheck disable=SC2086 # lists
+  "debian demo") ensure_debian $DEMO ;;
+  # shellcheck disable=SC2086
+  "debian test") ensure_debian $TEST ;;
+  *)
+    sed -n '2,5p' "$0" >&2
+    exit 64
+    ;;
+esac
