@@ -1,0 +1,166 @@
+import { formatCidr, formatPorts } from "./address.ts";
+import type { Family, Ip } from "./address.ts";
+import type { Network, Subnet } from "./network.ts";
+import { ownerComment, sharedComment } from "./owner.ts";
+import type { Guest, PortMap } from "./port-map.ts";
+import type { ResolvedForward } from "./publish.ts";
+import { NOTHING_DESIRED } from "./ruleset.ts";
+import type { Desired, Jump, RuleText } from "./ruleset.ts";
+
+/*
+ * What we own, and the way of a packet from a client to a guest:
+ *
+ *   nat PREROUTING --(to a local address)--> KVMNATD-DNAT --> guest's address      nat OUTPUT likewise, for the host itself
+ *   filter FORWARD --(before what rejects)-> KVMNATD-FWD  --> accept, if DNATed
+ *   nat POSTROUTING -----------------------> KVMNATD-SNAT --> masquerade, only where the answer would miss us
+ */
+const DNAT = "KVMNATD-DNAT";
+const SNAT = "KVMNATD-SNAT";
+const FWD = "KVMNATD-FWD";
+const LOOPBACK = "127.0.0.1/32";
+
+type Reach = PortMap["reach"];
+
+/** A network's bridge with one of its subnets: what the constant rules are made for. */
+interface Link {
+  readonly bridge: string;
+  readonly subnet: Subnet;
+}
+
+/**
+ * Resolved forwards x networks -> the ruleset of one family.
+ * Nothing at all where the family is not used or no network is up: a chain made before libvirt's own
+ * would only have to be moved when libvirt puts its jumps in front of it.
+ */
+export function buildDesired(
+  portMap: PortMap,
+  forwards: readonly ResolvedForward[],
+  networks: readonly Network[],
+  family: Family,
+): Desired {
+  const links = linksOf(networks, family);
+  const ours = forwards.filter((forward) => forward.family === family);
+  if (links.length === 0 || ours.length === 0) return NOTHING_DESIRED;
+  const { reach } = portMap;
+  const loopback = reach.loopback && family === 4;
+  const guests = new Map(portMap.guests.map((guest) => [guest.name, guest]));
+  const dnat = [
+    ...(reach.guests ? [] : links.map((link) => notFromGuests(link.bridge))),
+    ...ours.flatMap((forward) => dnatRules(forward, guests, loopback)),
+  ];
+  const snat = links.flatMap((link) => snatRules(link, reach, loopback));
+  return {
+    chains: {
+      raw: new Map(),
+      filter: new Map([[FWD, links.flatMap(forwardRules)]]),
+      nat: new Map([[DNAT, unique(dnat)], ...(snat.length === 0 ? [] : [[SNAT, snat] as const])]),
+    },
+    jumps: [...jumps(links, reach, loopback, snat.length > 0), ...(loopback ? guards(links) : [])],
+  };
+}
+
+function linksOf(networks: readonly Network[], family: Family): readonly Link[] {
+  return networks.flatMap((network) =>
+    network.subnets
+      .filter((subnet) => subnet.cidr.family === family)
+      .map((subnet) => ({ bridge: network.bridge, subnet })),
+  );
+}
+
+function jumps(links: readonly Link[], reach: Reach, loopback: boolean, snat: boolean): readonly Jump[] {
+  const mark = comment(sharedComment("jump"));
+  const bridges = unique(links.map((link) => link.bridge));
+  const out: Jump[] = [
+    { table: "filter", chain: "FORWARD", rule: `${mark} -j ${FWD}`, beforeRejectsOf: bridges },
+    { table: "nat", chain: "PREROUTING", rule: `-m addrtype --dst-type LOCAL ${mark} -j ${DNAT}` },
+  ];
+  const ipv4 = links.some((link) => link.subnet.cidr.family === 4);
+  const notLoopback = ipv4 ? "! -d 127.0.0.0/8" : "! -d ::1/128";
+  if (reach.host)
+    out.push({
+      table: "nat",
+      chain: "OUTPUT",
+      rule: `${notLoopback} -m addrtype --dst-type LOCAL ${mark} -j ${DNAT}`,
+    });
+  if (loopback) out.push({ table: "nat", chain: "OUTPUT", rule: `-d ${LOOPBACK} ${mark} -j ${DNAT}` });
+  if (snat) out.push({ table: "nat", chain: "POSTROUTING", rule: `${mark} -j ${SNAT}` });
+  return out;
+}
+
+/** One rule a host address and source; a range is one rule. */
+function dnatRules(
+  resolved: ResolvedForward,
+  guests: ReadonlyMap<string, Guest>,
+  loopback: boolean,
+): readonly RuleText[] {
+  const { forward, target } = resolved;
+  const guest = guests.get(forward.guest);
+  if (target === undefined || guest === undefined) return [];
+  const addresses: readonly (Ip | undefined)[] =
+    resolved.hostAddresses.length === 0 ? [undefined] : resolved.hostAddresses;
+  const hosts = addresses.map((ip) =>
+    ip === undefined ? "" : `-d ${ip}/${resolved.family === 4 ? 32 : 128} `,
+  );
+  // A forward on named addresses answers on 127.0.0.1 too, where that is asked for.
+  if (loopback && resolved.hostAddresses.length > 0) hosts.push(`-d ${LOOPBACK} `);
+  const allowed = forward.allow.filter((cidr) => cidr.family === resolved.family);
+  const sources = forward.allow.length === 0 ? [""] : allowed.map((cidr) => `-s ${formatCidr(cidr)} `);
+  const { protocol } = forward;
+  const match = `-p ${protocol} -m ${protocol} --dport ${formatPorts(forward.published, ":")}`;
+  const owner = comment(ownerComment(guest, target.mac));
+  return unique(hosts).flatMap((host) =>
+    sources.map(
+      (source) => `${source}${host}${match} ${owner} -j DNAT --to-destination ${destination(resolved)}`,
+    ),
+  );
+}
+
+/** `ADDRESS:PORT`; a shifted range is `ADDRESS:FIRST-LAST/BASE`, an unshifted one keeps the port by saying none. */
+function destination({ forward, target, family }: ResolvedForward): string {
+  const { published, target: ports } = forward;
+  const address = target?.address ?? "";
+  const single = ports.first === ports.last;
+  if (!single && ports.first === published.first) return address;
+  const bracketed = family === 6 ? `[${address}]` : address;
+  return `${bracketed}:${formatPorts(ports)}${single ? "" : `/${published.first}`}`;
+}
+
+/** Accepts what was redirected, and the answers to it, where FORWARD's policy or libvirt would not. */
+function forwardRules({ bridge, subnet }: Link): readonly RuleText[] {
+  const mark = comment(sharedComment(bridge));
+  const cidr = formatCidr(subnet.cidr);
+  return [
+    `-d ${cidr} -o ${bridge} -m conntrack --ctstate DNAT ${mark} -j ACCEPT`,
+    `-s ${cidr} -i ${bridge} -m conntrack --ctstate DNAT --ctdir REPLY ${mark} -j ACCEPT`,
+  ];
+}
+
+/** Guests of one network answer each other directly, past us; so would a guest answer 127.0.0.1. */
+function snatRules({ bridge, subnet }: Link, reach: Reach, loopback: boolean): readonly RuleText[] {
+  const mark = comment(sharedComment(bridge));
+  const cidr = formatCidr(subnet.cidr);
+  const rule = (source: string): RuleText =>
+    `-s ${source} -d ${cidr} -o ${bridge} -m conntrack --ctstate DNAT ${mark} -j MASQUERADE`;
+  return [...(reach.guests ? [rule(cidr)] : []), ...(loopback ? [rule("127.0.0.0/8")] : [])];
+}
+
+function notFromGuests(bridge: string): RuleText {
+  return `-i ${bridge} ${comment(sharedComment(bridge))} -j RETURN`;
+}
+
+/** route_localnet, which loopback needs, would let guests reach the host's own 127.0.0.1 but for this. */
+function guards(links: readonly Link[]): readonly Jump[] {
+  return unique(links.map((link) => link.bridge)).map((bridge) => ({
+    table: "raw",
+    chain: "PREROUTING",
+    rule: `-d 127.0.0.0/8 -i ${bridge} ${comment(sharedComment("loopback-guard"))} -j DROP`,
+  }));
+}
+
+function comment(text: string): string {
+  return `-m comment --comment "${text}"`;
+}
+
+function unique<T>(values: readonly T[]): readonly T[] {
+  return [...new Set(values)];
+}

@@ -1,0 +1,179 @@
+import type { Actual, Chains, Desired, Jump, RuleText, Table } from "./ruleset.ts";
+import { isOwnedChain, isOwnedRule, ruleKey, splitOptions, TABLES, targetOf } from "./ruleset.ts";
+
+/** One step between actual and desired. */
+export type Change =
+  | { readonly kind: "create-chain" | "delete-chain"; readonly table: Table; readonly chain: string }
+  | { readonly kind: "remove"; readonly table: Table; readonly chain: string; readonly rule: RuleText }
+  | {
+      readonly kind: "add";
+      readonly table: Table;
+      readonly chain: string;
+      readonly rule: RuleText;
+      /** 1-based place in the chain once every change before this one is made. */
+      readonly position: number;
+      /** Whether that is the chain's end. */
+      readonly last: boolean;
+    };
+
+export type Diff = readonly Change[];
+
+/**
+ *   in desired | in actual | ours | change
+ *   -----------+-----------+------+---------------------------
+ *       yes    |    no     |      | add
+ *       yes    |    yes    |      | none (move: remove and add)
+ *       no     |    yes    | yes  | remove
+ *       no     |    yes    | no   | none: foreign, never touched
+ */
+export function diffRulesets(desired: Desired, actual: Actual): Diff {
+  return TABLES.flatMap((table) => [
+    ...createdChains(desired.chains[table], actual.tables[table], table),
+    ...ownChains(desired.chains[table], actual.tables[table], table),
+    ...jumpChanges(desired, actual, table),
+    ...deletedChains(desired.chains[table], actual.tables[table], table),
+  ]);
+}
+
+function createdChains(desired: Chains, actual: Chains, table: Table): Diff {
+  const missing = [...desired.keys()].filter((chain) => !actual.has(chain));
+  return missing.map((chain) => ({ kind: "create-chain", table, chain }));
+}
+
+function deletedChains(desired: Chains, actual: Chains, table: Table): Diff {
+  const surplus = [...actual.keys()].filter((chain) => isOwnedChain(chain) && !desired.has(chain));
+  return surplus.map((chain) => ({ kind: "delete-chain", table, chain }));
+}
+
+/** Rules of the chains that are ours alone; those of a chain to be deleted go rule by rule, so that the log names them. */
+function ownChains(desired: Chains, actual: Chains, table: Table): Diff {
+  const chains = new Set([...desired.keys(), ...[...actual.keys()].filter(isOwnedChain)]);
+  return [...chains].flatMap((chain) =>
+    diffChain(table, chain, desired.get(chain) ?? [], actual.get(chain) ?? []),
+  );
+}
+
+/** Only what differs is touched: the counters of the other rules go on counting. */
+function diffChain(
+  table: Table,
+  chain: string,
+  desired: readonly RuleText[],
+  actual: readonly RuleText[],
+): Diff {
+  const wanted = desired.map(ruleKey);
+  const kept = keepInOrder(wanted, actual.map(ruleKey));
+  const removed = actual.filter((_, index) => !kept.actual.has(index));
+  const additions: Change[] = [];
+  let length = kept.actual.size;
+  for (const [index, rule] of desired.entries()) {
+    if (kept.desired.has(index)) continue;
+    additions.push({ kind: "add", table, chain, rule, position: index + 1, last: index === length });
+    length += 1;
+  }
+  return [...removed.map((rule): Change => ({ kind: "remove", table, chain, rule })), ...additions];
+}
+
+/**
+ * Which rules may stay: each actual rule that is wanted and comes after the last one kept. `-D RULE` takes the first
+ * of several equal rules, so of equal ones it is the later ones that stay: hence from the end to the start.
+ */
+function keepInOrder(
+  wanted: readonly string[],
+  actual: readonly string[],
+): { readonly desired: ReadonlySet<number>; readonly actual: ReadonlySet<number> } {
+  const places = new Map<string, number>(wanted.map((key, index) => [key, index]));
+  const kept = { desired: new Set<number>(), actual: new Set<number>() };
+  let before = wanted.length;
+  for (const [index, key] of [...actual.entries()].reverse()) {
+    const place = places.get(key);
+    if (place === undefined || place >= before) continue;
+    kept.desired.add(place);
+    kept.actual.add(index);
+    before = place;
+  }
+  return kept;
+}
+
+function jumpChanges(desired: Desired, actual: Actual, table: Table): Diff {
+  const jumps = desired.jumps.filter((jump) => jump.table === table);
+  const chains = actual.tables[table];
+  const foreign = [...chains.keys()].filter((chain) => !isOwnedChain(chain));
+  const names = new Set([...jumps.map((jump) => jump.chain), ...foreign]);
+  return [...names].flatMap((chain) =>
+    jumpsOfChain(
+      table,
+      chain,
+      jumps.filter((jump) => jump.chain === chain),
+      chains,
+    ),
+  );
+}
+
+function jumpsOfChain(table: Table, chain: string, jumps: readonly Jump[], chains: Chains): Diff {
+  const rules = chains.get(chain) ?? [];
+  const missing = new Map(jumps.map((jump) => [ruleKey(jump.rule), jump]));
+  const owned = rules.filter(isOwnedRule).map(ruleKey);
+  const removed: Change[] = [];
+  const stay: RuleText[] = [];
+  for (const [index, rule] of rules.entries()) {
+    const key = isOwnedRule(rule) ? ruleKey(rule) : undefined;
+    if (key === undefined) {
+      stay.push(rule);
+      continue;
+    }
+    const jump = missing.get(key);
+    // Of a double none stays: `-D` takes the first, and the one left could be the one that stands too late.
+    const single = owned.indexOf(key) === owned.lastIndexOf(key);
+    if (jump !== undefined && single && !isTooLate(jump, rules.slice(0, index), chains)) {
+      stay.push(rule);
+      missing.delete(key);
+    } else removed.push({ kind: "remove", table, chain, rule });
+  }
+  const added = [...missing.values()].map((jump): Change => {
+    const position = jump.beforeRejectsOf === undefined ? 1 : placeBefore(jump, stay, chains);
+    const last = position === stay.length + 1;
+    stay.splice(position - 1, 0, jump.rule);
+    return { kind: "add", table, chain, rule: jump.rule, position, last };
+  });
+  return [...removed, ...added];
+}
+
+function isTooLate(jump: Jump, before: readonly RuleText[], chains: Chains): boolean {
+  return jump.beforeRejectsOf !== undefined && before.some((rule) => rejectsAll(rule, jump, chains));
+}
+
+/** Directly before the first that rejects: an admin's own blocklist, higher up, keeps its say. */
+function placeBefore(jump: Jump, rules: readonly RuleText[], chains: Chains): number {
+  const first = rules.findIndex((rule) => rejectsAll(rule, jump, chains));
+  return (first === -1 ? rules.length : first) + 1;
+}
+
+/**
+ * Whether a rule would reject every new connection to one of the bridges: REJECT or DROP without a condition (or with
+ * no other than the bridge), or a jump to a chain in which such a rule stands, as libvirt's LIBVIRT_FWI has it.
+ */
+function rejectsAll(
+  rule: RuleText,
+  jump: Jump,
+  chains: Chains,
+  seen: ReadonlySet<string> = new Set(),
+): boolean {
+  const target = targetOf(rule);
+  if (target === undefined || isOwnedChain(target) || !coversBridge(rule, jump.beforeRejectsOf ?? []))
+    return false;
+  if (target === "REJECT" || target === "DROP") return true;
+  // Empty while its network is down, and full again when it comes up: the place before it is the right one already.
+  if (target === "LIBVIRT_FWI") return true;
+  if (seen.has(target)) return false;
+  const inner = new Set([...seen, target]);
+  return chains.get(target)?.some((each) => rejectsAll(each, jump, chains, inner)) ?? false;
+}
+
+const NO_CONDITION: ReadonlySet<string> = new Set(["-j", "-g", "-m", "--comment", "--reject-with"]);
+
+function coversBridge(rule: RuleText, bridges: readonly string[]): boolean {
+  return splitOptions(rule).every(
+    ({ flag, negated, values }) =>
+      NO_CONDITION.has(flag) || (flag === "-o" && !negated && bridges.includes(values[0] ?? "")),
+  );
+}

@@ -1,0 +1,207 @@
+import { familyOf } from "./address.ts";
+import type { Family, Ip, Mac } from "./address.ts";
+import { isLive } from "./lease.ts";
+import type { Lease } from "./lease.ts";
+import { refuseAddress } from "./network.ts";
+import type { Network } from "./network.ts";
+import type { Guest } from "./port-map.ts";
+import { printable } from "./printable.ts";
+
+/** Who holds a guest's forwards now: the incumbent. Read back from the kernel at start. */
+export interface Holder {
+  readonly guest: string;
+  /** How the guest was found then (identityText): another way of finding it starts without incumbent. */
+  readonly identity: string;
+  readonly address: Ip;
+  /** Absent for a guest with an address of its own. */
+  readonly mac?: Mac;
+  /** Since when nothing vouches for it (epoch ms); absent while a live lease does. */
+  readonly lostAtMs?: number;
+}
+
+/** Where a forward leads. */
+export interface Target {
+  readonly address: Ip;
+  readonly mac?: Mac;
+  readonly expiresAtMs?: number;
+}
+
+export interface World {
+  readonly networks: readonly Network[];
+  readonly nowMs: number;
+  readonly lingerMs: number;
+}
+
+/** What is known of a guest in one family. `gone` waits for linger, `unknown` keeps the incumbent, `down` drops at once. */
+export type Finding =
+  | { readonly state: "found"; readonly lease: Target; readonly note?: string }
+  | { readonly state: "gone" | "unknown" | "down"; readonly why: string };
+
+/** Which address a guest has now. */
+export function findGuest(guest: Guest, family: Family, holder: Holder | undefined, world: World): Finding {
+  const networks = world.networks.filter(
+    (each) => guest.network === undefined || each.bridge === guest.network,
+  );
+  if (networks.length === 0)
+    return { state: "down", why: `network ${guest.network ?? "of libvirt"} is not there` };
+  const up = networks.filter((network) => network.subnets.length > 0);
+  if (up.length === 0)
+    return { state: "down", why: `network ${networks.map((each) => each.bridge).join(", ")} is down` };
+  const { identity } = guest;
+  switch (identity.kind) {
+    case "address":
+      return findAddress(identity.address, up);
+    case "mac":
+      return findByMacs([identity.mac], family, up, holder, world);
+    case "domain":
+      return findDomain(identity.domain, family, up, holder, world);
+    case "hostname":
+      return findHostname(identity.hostname, family, up, holder, world);
+  }
+}
+
+function findAddress(address: Ip, up: readonly Network[]): Finding {
+  const refusal = up.map((network) => refuseAddress(address, network));
+  if (refusal.includes(undefined)) return { state: "found", lease: { address } };
+  return { state: "down", why: `address ${address}: ${refusal.join("; ")}` };
+}
+
+function findDomain(
+  domain: string,
+  family: Family,
+  up: readonly Network[],
+  holder: Holder | undefined,
+  world: World,
+): Finding {
+  const rows = up.flatMap((network) => network.domains ?? []).filter((row) => row.domain === domain);
+  if (rows.length === 0) {
+    const unread = up.find((network) => network.domains === undefined);
+    if (unread !== undefined && holder !== undefined)
+      return { state: "unknown", why: `libvirt's list of domains on ${unread.bridge} cannot be read` };
+    return { state: "gone", why: `guest is off: libvirt has no running domain "${printable(domain)}" here` };
+  }
+  // A MAC of the domain counts only on the bridge that it is plugged into.
+  const plugged = up.filter((network) => rows.some((row) => row.bridge === network.bridge));
+  return findByMacs(
+    rows.flatMap((row) => row.macs),
+    family,
+    plugged,
+    holder,
+    world,
+  );
+}
+
+function findHostname(
+  hostname: string,
+  family: Family,
+  up: readonly Network[],
+  holder: Holder | undefined,
+  world: World,
+): Finding {
+  const named = usableLeases(up, family, world).filter((lease) => sameName(lease.hostname, hostname));
+  const claimants = [...new Set(named.map((lease) => lease.mac))];
+  // dnsmasq hands a name to whoever asked last: the incumbent keeps the forward while it has a live lease at all.
+  const incumbent = holder?.mac;
+  if (incumbent !== undefined && usableLeases(up, family, world).some((lease) => lease.mac === incumbent)) {
+    const rivals = named.filter((lease) => lease.mac !== incumbent);
+    const found = findByMacs([incumbent], family, up, holder, world);
+    if (found.state !== "found" || rivals.length === 0) return found;
+    return {
+      ...found,
+      note: `conflict: the name is also claimed by ${describe(rivals)}, which changes nothing`,
+    };
+  }
+  if (claimants.length > 1)
+    return {
+      state: "down",
+      why: `conflict: ${describe(named)} claim this name; use \`mac\` or \`domain\` instead`,
+    };
+  if (claimants.length === 0) {
+    const unread = up.find((network) => network.leases === undefined);
+    if (unread !== undefined && holder !== undefined)
+      return { state: "unknown", why: `the lease file of ${unread.bridge} cannot be read` };
+    return { state: "gone", why: `no live lease with hostname "${printable(hostname)}"` };
+  }
+  return findByMacs(claimants, family, up, holder, world);
+}
+
+function findByMacs(
+  macs: readonly Mac[],
+  family: Family,
+  networks: readonly Network[],
+  holder: Holder | undefined,
+  world: World,
+): Finding {
+  const usable = usableLeases(networks, family, world).filter((lease) => macs.includes(lease.mac));
+  if (usable.length === 0) return explainAbsence(macs, family, networks, holder, world);
+  // Of a guest with several NICs the one that holds the forward stays; else libvirt's order decides.
+  const mac = macs.find((each) => each === holder?.mac && usable.some((lease) => lease.mac === each));
+  const first = mac ?? macs.find((each) => usable.some((lease) => lease.mac === each));
+  return {
+    state: "found",
+    lease: newestLease(
+      usable.filter((lease) => lease.mac === first),
+      holder,
+    ),
+  };
+}
+
+/**
+ * Several live rows of one MAC (PXE, then the installed system): the latest expiry wins, a tie goes to the incumbent.
+ * Comparing with the neighbour table, which tells a guest from one that asks in its name, belongs here.
+ */
+function newestLease(leases: readonly Lease[], holder: Holder | undefined): Target {
+  const rank = (lease: Lease): number => lease.expiresAtMs ?? Number.POSITIVE_INFINITY;
+  const [first, ...rest] = leases;
+  if (first === undefined) throw new Error("newestLease needs a lease");
+  const { address, mac, expiresAtMs } = rest.reduce((best, lease) => {
+    if (rank(lease) !== rank(best)) return rank(lease) > rank(best) ? lease : best;
+    if (best.address === holder?.address) return best;
+    return lease.address === holder?.address || lease.address < best.address ? lease : best;
+  }, first);
+  return { address, mac, ...(expiresAtMs === undefined ? {} : { expiresAtMs }) };
+}
+
+function explainAbsence(
+  macs: readonly Mac[],
+  family: Family,
+  networks: readonly Network[],
+  holder: Holder | undefined,
+  world: World,
+): Finding {
+  const unread = networks.find((network) => network.leases === undefined);
+  if (unread !== undefined && holder !== undefined)
+    return { state: "unknown", why: `the lease file of ${unread.bridge} cannot be read` };
+  const names = macs.length === 0 ? "a guest without network card" : macs.join(", ");
+  for (const network of networks) {
+    for (const lease of network.leases ?? []) {
+      if (!macs.includes(lease.mac) || familyOf(lease.address) !== family) continue;
+      if (!isLive(lease, world.nowMs))
+        return { state: "gone", why: `the lease of ${lease.address} has expired` };
+      const refusal = refuseAddress(lease.address, network);
+      if (refusal !== undefined)
+        return { state: "gone", why: `leased address ${lease.address} refused: ${refusal}` };
+    }
+  }
+  return { state: "gone", why: `no live ${family === 6 ? "IPv6 " : ""}lease of ${names}` };
+}
+
+function usableLeases(networks: readonly Network[], family: Family, world: World): readonly Lease[] {
+  return networks.flatMap((network) =>
+    (network.leases ?? []).filter(
+      (lease) =>
+        familyOf(lease.address) === family &&
+        isLive(lease, world.nowMs) &&
+        refuseAddress(lease.address, network) === undefined,
+    ),
+  );
+}
+
+function sameName(hostname: string | undefined, wanted: string): boolean {
+  return hostname?.toLowerCase() === wanted.toLowerCase();
+}
+
+function describe(leases: readonly Lease[]): string {
+  const shown = leases.slice(0, 4).map((lease) => `${lease.mac} at ${lease.address}`);
+  return shown.join(" and ") + (leases.length > 4 ? ` and ${leases.length - 4} more` : "");
+}

@@ -1,0 +1,140 @@
+import { parseIp, parseMac } from "./address.ts";
+import type { Mac } from "./address.ts";
+import type { Issue, Parsed } from "./issue.ts";
+import type { DomainMacs, Lease } from "./lease.ts";
+import { printable } from "./printable.ts";
+
+/** libvirt's own helper reads no more than this (VIR_NETWORK_DHCP_LEASE_FILE_SIZE_MAX). */
+export const LEASE_FILE_MAX_BYTES: number = 32 * 1024 * 1024;
+
+/** Enough to see what is wrong; a hostile guest can make any number of bad rows. */
+const ISSUES_MAX = 10;
+
+type Row<T> = { readonly row: T } | { readonly fault: string };
+
+/**
+ * Reads libvirt's `<bridge>.status`.
+ * @returns the rows that are whole, in the file's order (of two rows for one address the later, as libvirt's helper
+ *   appends); undefined when the file as a whole says nothing (0 bytes, not JSON, not a list): what was known stays.
+ */
+export function parseLeases(
+  bytes: Uint8Array,
+  file: string,
+  bridge: string,
+): Parsed<readonly Lease[] | undefined> {
+  const parsed = parseRows(bytes, file, (row) => parseLease(row, bridge));
+  if (parsed.value === undefined) return { value: undefined, issues: parsed.issues };
+  const byAddress = new Map(parsed.value.map((lease) => [lease.address, lease]));
+  return { value: [...byAddress.values()], issues: parsed.issues };
+}
+
+/** Reads libvirt's `<bridge>.macs`; the same rules as for {@link parseLeases}. */
+export function parseDomainMacs(
+  bytes: Uint8Array,
+  file: string,
+  bridge: string,
+): Parsed<readonly DomainMacs[] | undefined> {
+  return parseRows(bytes, file, (row) => parseDomain(row, bridge));
+}
+
+function parseRows<T>(
+  bytes: Uint8Array,
+  file: string,
+  parseRow: (row: Readonly<Record<string, unknown>>) => Row<T>,
+): Parsed<readonly T[] | undefined> {
+  // 0 bytes is what libvirt leaves after a network's first start: no fault, but no knowledge either.
+  if (bytes.length === 0) return { value: undefined, issues: [] };
+  const rows = parseJson(bytes);
+  if (!Array.isArray(rows)) {
+    const what = rows === undefined ? "is not whole JSON (half-written?)" : "is JSON, but not a list of rows";
+    const message = `${what}; what was known before stays in force until it expires`;
+    return {
+      value: undefined,
+      issues: [{ code: "lease-file", message, where: { file }, severity: "error" }],
+    };
+  }
+  const good: T[] = [];
+  const issues: Issue[] = [];
+  for (const [index, row] of (rows as unknown[]).entries()) {
+    const result = isRecord(row) ? parseRow(row) : { fault: "is not an object" };
+    if ("row" in result) good.push(result.row);
+    else issues.push(rowIssue(file, index, result.fault));
+  }
+  return { value: good, issues: shorten(issues, file) };
+}
+
+/** Guests put raw bytes into hostnames (libvirt >= 11 writes them as they come), so decoding never fails here. */
+function parseJson(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder("utf-8").decode(bytes)) as unknown;
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function parseLease(row: Readonly<Record<string, unknown>>, bridge: string): Row<Lease> {
+  const address = parseIp(text(row["ip-address"]));
+  if (address === undefined) return fault("ip-address", row["ip-address"], "an IP address");
+  const mac = parseMac(text(row["mac-address"]));
+  if (mac === undefined) return fault("mac-address", row["mac-address"], "a 48-bit unicast MAC");
+  const expiry = parseExpiry(row["expiry-time"]);
+  if (expiry === undefined) return fault("expiry-time", row["expiry-time"], "a time in epoch seconds");
+  const hostname = row["hostname"];
+  const clientId = row["client-id"];
+  return {
+    row: {
+      bridge,
+      mac,
+      address,
+      ...(expiry === 0 ? {} : { expiresAtMs: expiry * 1000 }),
+      ...(typeof hostname === "string" ? { hostname } : {}),
+      ...(typeof clientId === "string" ? { clientId } : {}),
+    },
+  };
+}
+
+/** Seconds; 0 or absent is an infinite lease. */
+function parseExpiry(value: unknown): number | undefined {
+  const seconds = typeof value === "string" && /^\d{1,15}$/.test(value) ? Number(value) : (value ?? 0);
+  return typeof seconds === "number" && Number.isFinite(seconds) && seconds >= 0 ? seconds : undefined;
+}
+
+function parseDomain(row: Readonly<Record<string, unknown>>, bridge: string): Row<DomainMacs> {
+  const { domain, macs } = row as { domain?: unknown; macs?: unknown };
+  if (typeof domain !== "string" || domain === "") return fault("domain", domain, "a domain's name");
+  if (!Array.isArray(macs)) return fault("macs", macs, "a list of MACs");
+  const good = macs.map((mac) => parseMac(text(mac))).filter((mac): mac is Mac => mac !== undefined);
+  return { row: { bridge, domain, macs: good } };
+}
+
+function text(value: unknown): string {
+  return typeof value === "string" ? value : "";
+}
+
+function fault(key: string, value: unknown, wanted: string): { fault: string } {
+  const shown = value === undefined ? "is missing" : `${printable(JSON.stringify(value))} is not ${wanted}`;
+  return { fault: `${key} ${shown}` };
+}
+
+function rowIssue(file: string, index: number, message: string): Issue {
+  return {
+    code: "lease-row",
+    message: `row ${index + 1} left out: ${message}`,
+    where: { file },
+    severity: "warning",
+  };
+}
+
+function shorten(issues: readonly Issue[], file: string): readonly Issue[] {
+  if (issues.length <= ISSUES_MAX) return issues;
+  const message = `${issues.length - ISSUES_MAX} more rows left out`;
+  return [
+    ...issues.slice(0, ISSUES_MAX),
+    { code: "lease-row", message, where: { file }, severity: "warning" },
+  ];
+}

@@ -1,0 +1,60 @@
+import type { Actual, Chains, Table } from "./ruleset.ts";
+import { TABLES } from "./ruleset.ts";
+
+/** Packets and bytes that a rule has matched. */
+export interface Counters {
+  readonly packets: number;
+  readonly bytes: number;
+}
+
+export interface SaveText extends Actual {
+  /** Tables that iptables cannot read because somebody put native nftables rules into them. */
+  readonly incompatible: readonly string[];
+}
+
+/**
+ * Reads what `iptables-save` printed. Foreign rules are kept as they stand.
+ * An unreadable table is no failure of iptables-save: it prints a comment about it and exits with 0 (iptables 1.8).
+ */
+export function parseSave(text: string): SaveText {
+  const tables: Record<Table, Map<string, string[]>> = { raw: new Map(), filter: new Map(), nat: new Map() };
+  const incompatible: string[] = [];
+  let table: Map<string, string[]> | undefined;
+  for (const line of text.split("\n")) {
+    const first = line[0];
+    if (first === "-") addRule(table, line);
+    else if (first === ":") table?.set(line.slice(1, line.indexOf(" ")), []);
+    else if (first === "*") table = tableOf(tables, line.slice(1).trim());
+    else if (first === "#")
+      incompatible.push(...(/^# Table `(\w+)' is incompatible/.exec(line)?.slice(1) ?? []));
+  }
+  return { tables: tables satisfies Record<Table, Chains>, incompatible };
+}
+
+function tableOf(
+  tables: Record<Table, Map<string, string[]>>,
+  name: string,
+): Map<string, string[]> | undefined {
+  const known = TABLES.find((table) => table === name);
+  return known === undefined ? undefined : tables[known];
+}
+
+function addRule(table: Map<string, string[]> | undefined, line: string): void {
+  const end = line.indexOf(" ", 3);
+  const chain = line.slice(3, end === -1 ? undefined : end);
+  table?.get(chain)?.push(end === -1 ? "" : line.slice(end + 1));
+}
+
+/** Reads the counters of one chain from `iptables-save -c`, in the chain's order. */
+export function parseCounters(
+  text: string,
+  chainPrefix: string,
+): readonly { readonly rule: string; readonly counters: Counters }[] {
+  const found = [];
+  for (const line of text.split("\n")) {
+    const match = /^\[(\d+):(\d+)\] -A (\S+) (.*)$/.exec(line);
+    if (match?.[3]?.startsWith(chainPrefix) !== true || match[4] === undefined) continue;
+    found.push({ rule: match[4], counters: { packets: Number(match[1]), bytes: Number(match[2]) } });
+  }
+  return found;
+}

@@ -1,0 +1,18 @@
+// Controls, line and paragraph separators, bidirectional overrides, zero-width characters and lone surrogates:
+// everything that can move a cursor, break a line or make text look like other text.
+const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\p{Co}\p{Cn}\\]/gu;
+
+/**
+ * Text of a guest (or of any file) made safe for a terminal, a log line or a table cell:
+ * one line, nothing invisible, at most `max` characters.
+ */
+export function printable(text: string, max = 64): string {
+  const escaped = Array.from(text.slice(0, max + 1), escape).join("");
+  return escaped.length > max ? `${escaped.slice(0, max)}... (${text.length} characters)` : escaped;
+}
+
+function escape(character: string): string {
+  return character.replace(UNPRINTABLE, (match) =>
+    match === "\\" ? "\\\\" : `\\u{${match.codePointAt(0)?.toString(16)}}`,
+  );
+}

@@ -1,0 +1,106 @@
+import { CHAIN_PREFIX, MARK } from "./owner.ts";
+
+export type Table = "raw" | "filter" | "nat";
+export const TABLES: readonly Table[] = ["raw", "filter", "nat"];
+
+/** Which of iptables' two implementations. */
+export type Variant = "nft" | "legacy";
+
+/** A rule in iptables' own words, without `-A CHAIN`: the text that iptables-save prints. */
+export type RuleText = string;
+
+/** The rules of one table, by chain, in order. */
+export type Chains = ReadonlyMap<string, readonly RuleText[]>;
+
+/** What should be, in one family. */
+export interface Desired {
+  /** Chains of ours, whole. */
+  readonly chains: Readonly<Record<Table, Chains>>;
+  readonly jumps: readonly Jump[];
+}
+
+/** A rule of ours in a chain of the kernel's, mostly a jump to a chain of ours. */
+export interface Jump {
+  readonly table: Table;
+  readonly chain: string;
+  readonly rule: RuleText;
+  /** Set: it must stand before everything that rejects all traffic to these bridges. */
+  readonly beforeRejectsOf?: readonly string[];
+}
+
+/** What the kernel has, in one family. Foreign chains are there to be looked at, never to be written. */
+export interface Actual {
+  readonly tables: Readonly<Record<Table, Chains>>;
+}
+
+export const NO_CHAINS: Readonly<Record<Table, Chains>> = {
+  raw: new Map(),
+  filter: new Map(),
+  nat: new Map(),
+};
+export const NOTHING_DESIRED: Desired = { chains: NO_CHAINS, jumps: [] };
+
+/** Splits a rule's text into words; iptables-save puts a word in double quotes and escapes `"` and `\` in it. */
+export function splitWords(rule: RuleText): readonly string[] {
+  const words = rule.match(/"(?:[^"\\]|\\.)*"|\S+/g) ?? [];
+  return words.map((word) => (word.startsWith('"') ? word.slice(1, -1).replace(/\\(.)/g, "$1") : word));
+}
+
+/** One option of a rule with its values, e.g. `! -d 127.0.0.0/8`. */
+export interface RuleOption {
+  readonly negated: boolean;
+  readonly flag: string;
+  readonly values: readonly string[];
+}
+
+export function splitOptions(rule: RuleText): readonly RuleOption[] {
+  const options: { negated: boolean; flag: string; values: string[] }[] = [];
+  let negated = false;
+  for (const word of splitWords(rule)) {
+    if (word === "!") negated = true;
+    else if (/^--?[A-Za-z]/.test(word)) {
+      options.push({ negated, flag: word, values: [] });
+      negated = false;
+    } else options.at(-1)?.values.push(word);
+  }
+  return options;
+}
+
+/**
+ * Two texts with one key are the same rule: iptables' versions and variants differ in the order of options,
+ * in `-m tcp` where `-p tcp` says it already, and in `/32`.
+ */
+export function ruleKey(rule: RuleText): string {
+  const options = splitOptions(rule).filter((option) => option.flag !== "-m");
+  return options
+    .map(
+      ({ negated, flag, values }) =>
+        `${negated ? "! " : ""}${flag} ${values.join(" ").replace(/\/(32|128)$/, "")}`,
+    )
+    .sort()
+    .join(" ");
+}
+
+export function optionOf(rule: RuleText, ...flags: readonly string[]): string | undefined {
+  return splitOptions(rule).find((option) => flags.includes(option.flag))?.values[0];
+}
+
+/** The chain or target that a rule goes to. */
+export function targetOf(rule: RuleText): string | undefined {
+  return optionOf(rule, "-j", "-g");
+}
+
+export function commentOf(rule: RuleText): string | undefined {
+  return rule.includes(MARK) ? optionOf(rule, "--comment") : undefined;
+}
+
+export function isOwnedChain(name: string): boolean {
+  return name.startsWith(CHAIN_PREFIX);
+}
+
+/** Ours carries our mark or goes to a chain of ours; everything else is foreign. */
+export function isOwnedRule(rule: RuleText): boolean {
+  // Cheap test first: a host may have a hundred thousand foreign rules.
+  if (!rule.includes(MARK) && !rule.includes(CHAIN_PREFIX)) return false;
+  return (commentOf(rule)?.startsWith(MARK) ?? false) || isOwnedChain(targetOf(rule) ?? "");
+}

@@ -1,0 +1,81 @@
+import { formatPorts } from "./address.ts";
+import type { Family } from "./address.ts";
+import type { ResolvedForward } from "./publish.ts";
+import type { Variant } from "./ruleset.ts";
+
+/** Version of status.json's shape; a field may be added under the same number, none changed or removed. */
+export const STATUS_SCHEMA = 1;
+
+export type ForwardState = "active" | "pending" | "degraded";
+
+/** One published port, in one family, as status.json and `status --json` show it. */
+export interface ForwardStatus {
+  readonly guest: string;
+  readonly protocol: string;
+  /** `1122`, `30000-30099`. */
+  readonly published: string;
+  readonly target: string;
+  /** Host addresses; empty: any of the family. */
+  readonly listen: readonly string[];
+  readonly family: Family;
+  readonly state: ForwardState;
+  /** The guest's address; null while nothing is known. */
+  readonly address: string | null;
+  readonly mac: string | null;
+  /** Why it is not active, or what to know of it; null for nothing. */
+  readonly why: string | null;
+  /** ISO 8601; null: no lease, or an infinite one. */
+  readonly leaseExpires: string | null;
+}
+
+/** Something an admin should act on. */
+export interface Problem {
+  /** Stable, kebab-case. */
+  readonly code: string;
+  readonly message: string;
+  /** A `warning` leaves every forward working as asked. */
+  readonly severity: "error" | "warning";
+}
+
+export interface DaemonStatus {
+  readonly schema: typeof STATUS_SCHEMA;
+  readonly version: string;
+  readonly pid: number;
+  /** Tell the daemon from a later process with its pid, and from one in another network namespace. */
+  readonly startTicks: string;
+  readonly networkNamespace: string;
+  readonly config: string;
+  readonly startedAt: string;
+  readonly updatedAt: string;
+  /** Number of the last pass. */
+  readonly pass: number;
+  readonly iptables: Variant | null;
+  readonly problems: readonly Problem[];
+  readonly forwards: readonly ForwardStatus[];
+}
+
+/**
+ * @param failing guests (by family and name) whose rules could not be put into the kernel, with the reason
+ */
+export function toForwardStatus(
+  resolved: ResolvedForward,
+  failing: ReadonlyMap<string, string>,
+): ForwardStatus {
+  const { forward, target, family, hostAddresses, why } = resolved;
+  const failure = failing.get(`${family} ${forward.guest}`);
+  const expires = target?.expiresAtMs;
+  return {
+    guest: forward.guest,
+    protocol: forward.protocol,
+    published: formatPorts(forward.published),
+    target: formatPorts(forward.target),
+    listen: hostAddresses,
+    family,
+    state: target === undefined ? "pending" : failure === undefined ? "active" : "degraded",
+    address: target?.address ?? null,
+    mac: target?.mac ?? null,
+    why: (target === undefined ? why : (failure ?? why)) ?? null,
+    // Beyond the year 275760 a Date has no text.
+    leaseExpires: expires === undefined || expires > 8.64e15 ? null : new Date(expires).toISOString(),
+  };
+}
