@@ -1,0 +1,115 @@
+import type { Family } from "../core/address.ts";
+import { diffRulesets } from "../core/diff.ts";
+import type { Change, Diff } from "../core/diff.ts";
+import { renderRestore } from "../core/plan.ts";
+import { NOTHING_DESIRED, optionOf, ruleKey } from "../core/ruleset.ts";
+import type { Actual, Desired } from "../core/ruleset.ts";
+import { KvmnatdError, VerifyError } from "../errors.ts";
+import type { Host, Iptables } from "../ports.ts";
+
+/** The ruleset of one family in one of iptables' variants. */
+export interface Side {
+  readonly family: Family;
+  readonly tool: Iptables;
+  readonly actual: Actual;
+}
+
+/** What a pass did to one side. */
+export interface Outcome {
+  /** What the kernel has taken. */
+  readonly applied: Diff;
+  /** What it should have taken and has not. */
+  readonly remaining: Diff;
+  readonly error?: KvmnatdError;
+}
+
+/** Reads the rules of a family: of the variant in use, and of the other one where that has any. */
+export async function readSides(host: Host, tool: Iptables, family: Family): Promise<readonly Side[]> {
+  const [actual, other] = await Promise.all([host.readRules(tool, family), host.otherIptables(tool, family)]);
+  const used: Side = { family, tool, actual };
+  if (other === undefined) return [used];
+  return [used, { family, tool: other, actual: await host.readRules(other, family) }];
+}
+
+/** Brings one side to what is desired: one restore, then the kernel is read again and compared. */
+export async function applyTo(host: Host, side: Side, desired: Desired): Promise<Outcome> {
+  const diff = diffRulesets(desired, side.actual);
+  if (diff.length === 0) return { applied: [], remaining: [] };
+  await closeLoopback(host, diff);
+  const failure = await restore(host, side, diff);
+  const after = await host.readRules(side.tool, side.family);
+  const remaining = diffRulesets(desired, after);
+  const applied = subtract(diff, remaining);
+  if (remaining.length === 0) return { applied, remaining };
+  const [first] = remaining;
+  const error =
+    failure ??
+    new VerifyError(
+      `the kernel is not what was applied (${remaining.length} differences, first in ${first?.table} ${first?.chain}): ` +
+        "another program changes the same rules; looking again",
+    );
+  return { applied, remaining, error };
+}
+
+async function restore(host: Host, side: Side, diff: Diff): Promise<KvmnatdError | undefined> {
+  try {
+    await host.restoreRules(side.tool, side.family, renderRestore(diff));
+    return undefined;
+  } catch (error) {
+    if (error instanceof KvmnatdError) return error;
+    throw error;
+  }
+}
+
+/** Without the guard rule route_localnet lets guests at the host's 127.0.0.1: the sysctl goes first. */
+async function closeLoopback(host: Host, diff: Diff): Promise<void> {
+  const guards = diff.filter((change) => change.table === "raw" && change.kind === "remove");
+  const kept = new Set(
+    diff.filter((change) => change.table === "raw" && change.kind === "add").map(bridgeOf),
+  );
+  for (const bridge of new Set(guards.map(bridgeOf))) {
+    if (bridge === undefined || kept.has(bridge)) continue;
+    const path = routeLocalnet(bridge);
+    if ((await host.readSysctl(path)) === "1") await host.writeSysctl(path, "0");
+  }
+}
+
+/** Lets 127.0.0.1 reach the guests of these bridges; only after their guard rules are in place. */
+export async function openLoopback(host: Host, desired: Desired): Promise<readonly string[]> {
+  const opened: string[] = [];
+  for (const jump of desired.jumps.filter((each) => each.table === "raw")) {
+    const bridge = optionOf(jump.rule, "-i");
+    if (bridge === undefined || (await host.readSysctl(routeLocalnet(bridge))) !== "0") continue;
+    await host.writeSysctl(routeLocalnet(bridge), "1");
+    opened.push(bridge);
+  }
+  return opened;
+}
+
+function bridgeOf(change: Change): string | undefined {
+  return "rule" in change ? optionOf(change.rule, "-i") : undefined;
+}
+
+function routeLocalnet(bridge: string): string {
+  return `net/ipv4/conf/${bridge}/route_localnet`;
+}
+
+/** Removes all that is ours from a side. */
+export function clear(host: Host, side: Side): Promise<Outcome> {
+  return applyTo(host, side, NOTHING_DESIRED);
+}
+
+/** Those of `diff` that are not in `remaining`. */
+function subtract(diff: Diff, remaining: Diff): Diff {
+  const left = new Map<string, number>();
+  for (const change of remaining) left.set(keyOf(change), (left.get(keyOf(change)) ?? 0) + 1);
+  return diff.filter((change) => {
+    const count = left.get(keyOf(change)) ?? 0;
+    if (count > 0) left.set(keyOf(change), count - 1);
+    return count === 0;
+  });
+}
+
+function keyOf(change: Change): string {
+  return [change.kind, change.table, change.chain, "rule" in change ? ruleKey(change.rule) : ""].join(" ");
+}

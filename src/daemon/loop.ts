@@ -1,0 +1,162 @@
+import { IDLE, onFailure, onFileHint, onHint, onStart, onSuccess, sleepMs } from "../core/cadence.ts";
+import type { Cadence } from "../core/cadence.ts";
+import { describeOccupied, findOccupied } from "../core/occupied.ts";
+import type { PortMap } from "../core/port-map.ts";
+import { toForwardStatus } from "../core/status.ts";
+import type { DaemonStatus, Problem } from "../core/status.ts";
+import { ConfigError, KvmnatdError } from "../errors.ts";
+import type { Host, Logger } from "../ports.ts";
+import { reconcile } from "./reconcile.ts";
+import type { PassMemory, PassResult } from "./reconcile.ts";
+
+/** What stays the same in every status of one daemon. */
+export type DaemonIdentity = Pick<
+  DaemonStatus,
+  "version" | "pid" | "startTicks" | "networkNamespace" | "config" | "startedAt"
+>;
+
+export interface Loop {
+  /** Something may have changed: look now. `file`: and once more, when the events have settled. */
+  hint(trigger: string, kind?: "file"): void;
+  /**
+   * Passes until the signal; one at a time, none of them lost.
+   * @throws ConfigError when there is no good config at start
+   */
+  run(signal: AbortSignal): Promise<void>;
+}
+
+export interface LoopOptions {
+  readonly host: Host;
+  readonly logger: Logger;
+  readonly identity: DaemonIdentity;
+  /** Called with the config in force, at start and when it has changed. */
+  readonly onPortMap: (portMap: PortMap) => void;
+}
+
+/** The daemon: hints in, passes out. */
+export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): Loop {
+  let cadence: Cadence = onHint(IDLE, host.now());
+  let memory: PassMemory = {};
+  let pass = 0;
+  let occupied: readonly Problem[] = [];
+  let problemsTold: ReadonlySet<string> = new Set();
+  const triggers = new Set(["start"]);
+  let wake: () => void = () => undefined;
+
+  function hint(trigger: string, kind?: "file"): void {
+    triggers.add(trigger);
+    cadence = (kind === "file" ? onFileHint : onHint)(cadence, host.now());
+    wake();
+  }
+
+  async function run(signal: AbortSignal): Promise<void> {
+    signal.addEventListener("abort", () => wake(), { once: true });
+    while (!signal.aborted) {
+      const waitMs = sleepMs(cadence, host.now());
+      if (waitMs === 0) await runPass();
+      else await sleep(waitMs);
+    }
+  }
+
+  /** Until the time is over, a hint comes or the daemon ends. */
+  async function sleep(ms: number | undefined): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const timer = ms === undefined ? undefined : setTimeout(resolve, ms);
+      wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    wake = () => undefined;
+  }
+
+  async function runPass(): Promise<void> {
+    cadence = onStart(cadence, host.now());
+    const trigger = triggers.size === 0 ? "timer" : [...triggers].join(", ");
+    triggers.clear();
+    pass += 1;
+    try {
+      await record(await reconcile(host, memory, pass, trigger), trigger);
+    } catch (error) {
+      if (!(error instanceof KvmnatdError) || (error instanceof ConfigError && memory.snapshot === undefined))
+        throw error;
+      tellProblems([{ code: error.code, message: error.message, severity: "error" }]);
+      triggers.add("retry");
+      cadence = onFailure(cadence, host.now());
+    }
+  }
+
+  async function record(result: PassResult, trigger: string): Promise<void> {
+    const before = memory.snapshot;
+    const { snapshot } = result.view;
+    memory = result.memory;
+    const changed = before?.configText !== snapshot.configText;
+    if (changed) {
+      onPortMap(snapshot.portMap);
+      logger.log(configEntry(snapshot.portMap, before !== undefined));
+    }
+    for (const entry of result.entries) logger.log(entry);
+    if (changed || trigger.includes("resync")) occupied = await findOccupiedPorts(result);
+    const problems = [...result.problems, ...occupied];
+    tellProblems(problems);
+    if (result.failed) triggers.add("retry");
+    cadence = result.failed
+      ? onFailure(cadence, host.now())
+      : onSuccess(cadence, host.now(), result.wakeAtMs);
+    await writeStatus(result, problems);
+  }
+
+  async function findOccupiedPorts(result: PassResult): Promise<readonly Problem[]> {
+    try {
+      const listeners = await host.readListeners();
+      const rows = findOccupied(result.view.snapshot.portMap, listeners, result.view.addresses);
+      return rows.map((row) => ({
+        code: "port-in-use",
+        message: describeOccupied(row),
+        severity: "warning",
+      }));
+    } catch (error) {
+      if (!(error instanceof KvmnatdError)) throw error;
+      return [{ code: error.code, message: error.message, severity: "warning" }];
+    }
+  }
+
+  /** Each problem once, when it appears, and once more when it is over. */
+  function tellProblems(problems: readonly Problem[]): void {
+    const now = new Set(problems.map((problem) => problem.message));
+    for (const { code, message, severity } of problems)
+      if (!problemsTold.has(message))
+        logger.log({ level: severity === "error" ? "error" : "warn", event: code, message, pass });
+    for (const message of problemsTold)
+      if (!now.has(message))
+        logger.log({ level: "info", event: "problem-over", message: `over: ${message}`, pass });
+    problemsTold = now;
+  }
+
+  /** A full or read-only /run must not stop the forwards: told, tried again at the next pass. */
+  async function writeStatus(result: PassResult, problems: readonly Problem[]): Promise<void> {
+    const status: DaemonStatus = {
+      schema: 1,
+      ...identity,
+      updatedAt: new Date(host.now()).toISOString(),
+      pass,
+      iptables: result.view.tool?.variant ?? null,
+      problems,
+      forwards: result.view.resolution.forwards.map((each) => toForwardStatus(each, result.failing)),
+    };
+    try {
+      await host.writeStatus(status);
+    } catch (error) {
+      if (!(error instanceof KvmnatdError)) throw error;
+      tellProblems([...problems, { code: error.code, message: error.message, severity: "warning" }]);
+    }
+  }
+
+  return { hint, run };
+}
+
+function configEntry(portMap: PortMap, again: boolean): Parameters<Logger["log"]>[0] {
+  const forwards = portMap.guests.reduce((sum, guest) => sum + guest.forwards.length, 0);
+  const message = `config ${again ? "reloaded" : "loaded"}: guests ${portMap.guests.length}, forwards ${forwards}`;
+  return { level: "info", event: "config", message };
+}

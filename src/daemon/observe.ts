@@ -1,0 +1,126 @@
+import type { Family } from "../core/address.ts";
+import { buildDesired } from "../core/desired.ts";
+import type { Holder } from "../core/find-guest.ts";
+import { readHolders } from "../core/holders.ts";
+import type { Issue } from "../core/issue.ts";
+import type { HostAddresses, Network } from "../core/network.ts";
+import { resolveForwards } from "../core/resolve.ts";
+import type { Resolution } from "../core/resolve.ts";
+import type { Actual, Desired } from "../core/ruleset.ts";
+import { NOTHING_DESIRED } from "../core/ruleset.ts";
+import { KvmnatdError } from "../errors.ts";
+import type { ConfigError } from "../errors.ts";
+import type { Host, Iptables } from "../ports.ts";
+import { readSides } from "./kernel.ts";
+import type { Side } from "./kernel.ts";
+import { mergeBridges, readPortMap, toNetworks } from "./snapshot.ts";
+import type { Snapshot } from "./snapshot.ts";
+
+export const FAMILIES: readonly Family[] = [4, 6];
+
+/** One family: what should be, and what the kernel has, or why it cannot be read. */
+export interface FamilyView {
+  readonly family: Family;
+  readonly desired: Desired;
+  /** The variant in use first; empty when the rules cannot be read. */
+  readonly sides: readonly Side[];
+  readonly error?: KvmnatdError;
+}
+
+/** Everything that a pass has read, and what follows from it. Nothing is changed yet. */
+export interface View {
+  readonly snapshot: Snapshot;
+  readonly networks: readonly Network[];
+  readonly addresses: HostAddresses;
+  readonly tool: Iptables | undefined;
+  readonly incumbents: readonly Holder[];
+  readonly resolution: Resolution;
+  readonly families: readonly FamilyView[];
+  readonly configError?: ConfigError;
+  readonly configWarnings: readonly Issue[];
+  readonly leaseIssues: readonly Issue[];
+  readonly lookAgainAtMs?: number;
+}
+
+export interface Memory {
+  readonly snapshot?: Snapshot;
+  /** Absent before the first pass that could read the kernel. */
+  readonly holders?: readonly Holder[];
+}
+
+/**
+ * read -> resolve -> desired.
+ * @param lingers false: what vanished is gone at once (a single pass cannot come back for it)
+ * @throws ConfigError without a good config, KvmnatdError when the host's links cannot be read
+ */
+export async function observe(host: Host, memory: Memory, lingers: boolean): Promise<View> {
+  const config = await readPortMap(host, memory.snapshot);
+  const { configText } = config;
+  const portMap = lingers ? config.portMap : { ...config.portMap, lingerMs: 0 };
+  const [files, links, kernel] = await Promise.all([
+    host.readLeaseFiles(portMap.networks),
+    host.readLinks(),
+    readKernel(host, portMap.iptables),
+  ]);
+  const bridges = mergeBridges(memory.snapshot, files, links, portMap.networks);
+  const networks = toNetworks(bridges, links);
+  const incumbents = memory.holders ?? readHolders(portMap, kernel.actual);
+  const resolution = resolveForwards(portMap, networks, links.addresses, incumbents, host.now());
+  const families = kernel.families.map((each): FamilyView => ({
+    ...each,
+    desired: buildDesired(portMap, resolution.forwards, networks, each.family),
+  }));
+  return {
+    snapshot: { portMap: config.portMap, configText, bridges },
+    networks,
+    addresses: links.addresses,
+    tool: kernel.tool,
+    incumbents,
+    resolution,
+    families: families.map(forgiveUnused),
+    ...(config.error === undefined ? {} : { configError: config.error }),
+    configWarnings: config.warnings,
+    leaseIssues: files.flatMap((each) => each.issues),
+    ...(config.lookAgainAtMs === undefined ? {} : { lookAgainAtMs: config.lookAgainAtMs }),
+  };
+}
+
+type Reading = Omit<FamilyView, "desired">;
+
+interface Kernel {
+  readonly tool: Iptables | undefined;
+  readonly families: readonly Reading[];
+  readonly actual: ReadonlyMap<Family, Actual>;
+}
+
+/** A family that cannot be read stops neither the other one nor the rest of the pass. */
+async function readKernel(host: Host, setting: "auto" | "nft" | "legacy"): Promise<Kernel> {
+  let tool: Iptables;
+  try {
+    tool = await host.chooseIptables(setting);
+  } catch (error) {
+    if (!(error instanceof KvmnatdError)) throw error;
+    const families = FAMILIES.map((family): Reading => ({ family, sides: [], error }));
+    return { tool: undefined, families, actual: new Map() };
+  }
+  const families = await Promise.all(FAMILIES.map((family) => readFamily(host, tool, family)));
+  const actual = families.flatMap(({ family, sides: [used] }) =>
+    used === undefined ? [] : [[family, used.actual] as const],
+  );
+  return { tool, families, actual: new Map(actual) };
+}
+
+async function readFamily(host: Host, tool: Iptables, family: Family): Promise<Reading> {
+  try {
+    return { family, sides: await readSides(host, tool, family) };
+  } catch (error) {
+    if (error instanceof KvmnatdError) return { family, sides: [], error };
+    throw error;
+  }
+}
+
+/** Where nothing is desired, rules that cannot be read are no fault: a host without IPv6 has no ip6tables. */
+function forgiveUnused(view: FamilyView): FamilyView {
+  if (view.error === undefined || view.family === 4 || view.desired !== NOTHING_DESIRED) return view;
+  return { family: view.family, desired: view.desired, sides: [] };
+}

@@ -1,0 +1,188 @@
+import type { Family } from "../core/address.ts";
+import { narrate, ownerOfChange, tellGuests, tellHolders } from "../core/narrate.ts";
+import type { FamilyChange, LogEntry, ToldByGuest } from "../core/narrate.ts";
+import { ownerName } from "../core/owner.ts";
+import { printable } from "../core/printable.ts";
+import type { Problem } from "../core/status.ts";
+import { KvmnatdError } from "../errors.ts";
+import type { Host } from "../ports.ts";
+import { applyTo, clear, openLoopback } from "./kernel.ts";
+import type { Outcome } from "./kernel.ts";
+import { observe } from "./observe.ts";
+import type { FamilyView, Memory, View } from "./observe.ts";
+
+/** What one pass hands to the next. */
+export interface PassMemory extends Memory {
+  readonly told?: ToldByGuest;
+}
+
+export interface PassResult {
+  readonly view: View;
+  readonly memory: PassMemory;
+  readonly entries: readonly LogEntry[];
+  readonly problems: readonly Problem[];
+  /** Guests whose rules are not in the kernel, with the reason. */
+  readonly failing: ReadonlyMap<string, string>;
+  /** Something could not be done that may work later. */
+  readonly failed: boolean;
+  /** When time alone will change the outcome, epoch ms. */
+  readonly wakeAtMs?: number;
+}
+
+/**
+ * The pass: read -> desired -> diff -> plan -> apply -> verify -> record. There is no other way to the kernel.
+ * @param trigger what made it run, for the log
+ * @throws what {@link observe} throws; failures to change the kernel are in the result
+ */
+export async function reconcile(
+  host: Host,
+  memory: PassMemory,
+  pass: number,
+  trigger: string,
+  lingers = true,
+): Promise<PassResult> {
+  const view = await observe(host, memory, lingers);
+  const outcomes = await applyAll(host, view);
+  const sysctls = await setSysctls(host, view, outcomes);
+  const changes = outcomes.flatMap(({ family, outcome }) =>
+    outcome.applied.map((change): FamilyChange => ({ family, change })),
+  );
+  const told = tellGuests(view.resolution.forwards);
+  const before = memory.told ?? tellHolders(view.incumbents);
+  const kernelRead = view.families[0]?.sides.length !== 0;
+  return {
+    view,
+    memory: {
+      snapshot: view.snapshot,
+      ...(kernelRead ? { holders: view.resolution.holders } : {}),
+      told,
+    },
+    entries: [...narrate(before, told, changes, trigger, pass), ...sysctls.entries],
+    problems: [
+      ...inputProblems(view),
+      ...waitingFor(host, view),
+      ...outcomes.flatMap(problemOf),
+      ...sysctls.problems,
+    ],
+    failing: failingGuests(view, outcomes),
+    failed: outcomes.some(({ outcome }) => outcome.error !== undefined) || sysctls.problems.length > 0,
+    ...wakeAt(view),
+  };
+}
+
+interface SideOutcome {
+  readonly family: Family;
+  readonly outcome: Outcome;
+}
+
+async function applyAll(host: Host, view: View): Promise<readonly SideOutcome[]> {
+  const perFamily = await Promise.all(view.families.map((each) => applyFamily(host, each)));
+  return perFamily.flat();
+}
+
+async function applyFamily(host: Host, view: FamilyView): Promise<readonly SideOutcome[]> {
+  const { family, desired, error } = view;
+  if (error !== undefined) return [{ family, outcome: { applied: [], remaining: [], error } }];
+  const [used, ...others] = view.sides;
+  const outcomes: SideOutcome[] = [];
+  try {
+    if (used !== undefined) outcomes.push({ family, outcome: await applyTo(host, used, desired) });
+    // Ours in the variant that is not in use are left over from before the config was changed.
+    for (const other of others) outcomes.push({ family, outcome: await clear(host, other) });
+  } catch (failure) {
+    if (!(failure instanceof KvmnatdError)) throw failure;
+    outcomes.push({ family, outcome: { applied: [], remaining: [], error: failure } });
+  }
+  return outcomes;
+}
+
+/** Routing and, opt-in, 127.0.0.1: only once the rules that belong to them are in place. */
+async function setSysctls(
+  host: Host,
+  view: View,
+  outcomes: readonly SideOutcome[],
+): Promise<{ readonly entries: readonly LogEntry[]; readonly problems: readonly Problem[] }> {
+  const entries: LogEntry[] = [];
+  const problems: Problem[] = [];
+  const active = (family: Family): boolean =>
+    view.resolution.forwards.some((each) => each.family === family && each.target !== undefined);
+  const ipv4 = view.families.find((each) => each.family === 4);
+  const failed = outcomes.some(({ family, outcome }) => family === 4 && outcome.error !== undefined);
+  try {
+    if (active(4) && (await host.readSysctl("net/ipv4/ip_forward")) === "0") {
+      await host.writeSysctl("net/ipv4/ip_forward", "1");
+      entries.push(sysctlEntry("net.ipv4.ip_forward was 0: set to 1, without it nothing is forwarded"));
+    }
+    const opened = ipv4 === undefined || failed ? [] : await openLoopback(host, ipv4.desired);
+    for (const bridge of opened)
+      entries.push(
+        sysctlEntry(`net.ipv4.conf.${bridge}.route_localnet set to 1 for reach.loopback, guarded`),
+      );
+    if (active(6) && (await host.readSysctl("net/ipv6/conf/all/forwarding")) === "0")
+      problems.push({
+        code: "ipv6-forwarding",
+        severity: "error",
+        message:
+          "net.ipv6.conf.all.forwarding is 0: IPv6 forwards do not pass; libvirt sets it when a network with IPv6 starts",
+      });
+  } catch (error) {
+    if (!(error instanceof KvmnatdError)) throw error;
+    problems.push({ code: error.code, message: error.message, severity: "error" });
+  }
+  return { entries, problems };
+}
+
+function sysctlEntry(message: string): LogEntry {
+  return { level: "info", event: "sysctl", message };
+}
+
+function inputProblems(view: View): readonly Problem[] {
+  const config = view.configError;
+  const leases = view.leaseIssues.map(({ code, message, where, severity }): Problem => ({
+    code,
+    message: `${where.file}: ${message}`,
+    severity,
+  }));
+  if (config === undefined) return leases;
+  const message = `${config.message}; the config read before stays in force`;
+  return [{ code: "config", message, severity: "error" }, ...leases];
+}
+
+/** libvirtd being a process says nothing: it is socket-activated and idle exits. Its bridge having an address does. */
+function waitingFor(host: Host, view: View): readonly Problem[] {
+  const named = view.snapshot.portMap.networks ?? [];
+  const down = view.networks.filter((network) => network.subnets.length === 0);
+  const all = down.length === view.networks.length;
+  const missing = down.filter((network) => all || named.includes(network.bridge));
+  const waits = missing.map(
+    (network) => `for network ${network.bridge}: its bridge is not up or has no address`,
+  );
+  if (view.networks.length === 0)
+    waits.push(`for libvirt: no network has a lease file in ${host.dnsmasqDir}`);
+  return waits.map((message) => ({ code: "waiting", message: `waiting ${message}`, severity: "warning" }));
+}
+
+function problemOf({ outcome: { error } }: SideOutcome): readonly Problem[] {
+  if (error === undefined) return [];
+  return [{ code: error.code, message: printable(error.message, 1000), severity: "error" }];
+}
+
+/** By family and guest. Rules that serve all of a family, or one that cannot be read at all, concern all its guests. */
+function failingGuests(view: View, outcomes: readonly SideOutcome[]): ReadonlyMap<string, string> {
+  const failing = new Map<string, string>();
+  for (const { family, outcome } of outcomes) {
+    if (outcome.error === undefined) continue;
+    const message = printable(outcome.error.message, 200);
+    const owners = outcome.remaining.map((change) => ownerOfChange(change)?.name);
+    const all = owners.length === 0 || owners.includes(undefined);
+    for (const { forward, family: own } of view.resolution.forwards)
+      if (own === family && (all || owners.includes(ownerName(forward.guest))))
+        failing.set(`${family} ${forward.guest}`, message);
+  }
+  return failing;
+}
+
+function wakeAt(view: View): { readonly wakeAtMs?: number } {
+  const times = [view.resolution.wakeAtMs, view.lookAgainAtMs].filter((time) => time !== undefined);
+  return times.length === 0 ? {} : { wakeAtMs: Math.min(...times) };
+}

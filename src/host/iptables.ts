@@ -1,0 +1,87 @@
+import { access, readFile } from "node:fs/promises";
+import type { Family } from "../core/address.ts";
+import { parseSave } from "../core/parse-save.ts";
+import type { Actual, Variant } from "../core/ruleset.ts";
+import { KvmnatdError } from "../errors.ts";
+import { errnoOf, runCommand } from "./run-command.ts";
+import type { Iptables } from "../ports.ts";
+
+/** Seconds that iptables-legacy waits for its lock (/run/xtables.lock); iptables-nft takes none. */
+const LOCK_WAIT_S = "5";
+/** A restore of 20,000 rules takes half a second; what takes longer than this hangs. */
+const RESTORE_TIMEOUT_MS = 15_000;
+
+/**
+ * Which programs to use.
+ * @param setting the config's `iptables`; `auto` takes what `iptables` on this host is
+ */
+export async function chooseIptables(setting: Variant | "auto"): Promise<Iptables> {
+  if (setting !== "auto") return { variant: setting, infix: `-${setting}` };
+  const { stdout } = await runCommand(["iptables", "--version"]);
+  return { variant: stdout.includes("nf_tables") ? "nft" : "legacy", infix: "" };
+}
+
+/**
+ * The other variant, where it has rules here: packets pass both, and a config that changes from one to the other
+ * leaves the first one's behind.
+ */
+export async function otherIptables(used: Iptables, family: Family): Promise<Iptables | undefined> {
+  const other: Iptables =
+    used.variant === "nft" ? { variant: "legacy", infix: "-legacy" } : { variant: "nft", infix: "-nft" };
+  if (other.variant === "legacy" && !(await hasLegacyTables(family))) return undefined;
+  return (await exists(other, family)) ? other : undefined;
+}
+
+/** @throws KvmnatdError when a table that kvmnatd needs cannot be read by iptables */
+export async function readRules(tool: Iptables, family: Family): Promise<Actual> {
+  const { stdout } = await runCommand([program(tool, family, "save")]);
+  const { tables, incompatible } = parseSave(stdout);
+  if (incompatible.length === 0) return { tables };
+  const [table] = incompatible;
+  const ip = family === 4 ? "ip" : "ip6";
+  throw new KvmnatdError(
+    "incompatible-table",
+    `table ${ip} ${table}: iptables cannot read it, somebody put native nftables rules into it; ` +
+      `find them with \`nft list table ${ip} ${table}\` and move them to a table of their own`,
+  );
+}
+
+/** Text of `iptables-save -c`: the rules with their counters. */
+export async function readCounters(tool: Iptables, family: Family): Promise<string> {
+  const { stdout } = await runCommand([program(tool, family, "save"), "-c", "-t", "nat"]);
+  return stdout;
+}
+
+/** Applies the text; each table in it is all or nothing. */
+export async function restoreRules(tool: Iptables, family: Family, text: string): Promise<void> {
+  const argv = [program(tool, family, "restore"), "--noflush", "-w", LOCK_WAIT_S];
+  await runCommand(argv, { input: text, timeoutMs: RESTORE_TIMEOUT_MS });
+}
+
+/** The kernel lists the legacy tables of this network namespace; no program need be run to see that there are none. */
+async function hasLegacyTables(family: Family): Promise<boolean> {
+  try {
+    const names = await readFile(`/proc/net/${family === 4 ? "ip" : "ip6"}_tables_names`, "utf8");
+    return names.trim() !== "";
+  } catch (error) {
+    // ENOENT: a kernel without them. EACCES: not root, then nothing of ours can be there either.
+    if (errnoOf(error) !== undefined) return false;
+    throw error;
+  }
+}
+
+async function exists(tool: Iptables, family: Family): Promise<boolean> {
+  for (const folder of [...(process.env["PATH"] ?? "").split(":"), "/usr/sbin", "/sbin"]) {
+    try {
+      await access(`${folder}/${program(tool, family, "save")}`);
+      return true;
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error;
+    }
+  }
+  return false;
+}
+
+function program(tool: Iptables, family: Family, verb: "save" | "restore"): string {
+  return `${family === 4 ? "iptables" : "ip6tables"}${tool.infix}-${verb}`;
+}

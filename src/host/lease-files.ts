@@ -1,0 +1,71 @@
+import { readdir, readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { Parsed } from "../core/issue.ts";
+import { LEASE_FILE_MAX_BYTES, parseDomainMacs, parseLeases } from "../core/parse-leases.ts";
+import { errnoOf } from "./run-command.ts";
+import type { BridgeFiles } from "../ports.ts";
+
+/** A bridge's name goes into rules: nothing but what an interface is really named. */
+const STATUS_FILE = /^([A-Za-z0-9_.:-]{1,15})\.status$/;
+
+/**
+ * Reads libvirt's lease and domain files.
+ * @param folder libvirt's dnsmasq folder; it does not exist before the first network start
+ * @param bridges those to serve; undefined: every bridge with a lease file
+ */
+export async function readLeaseFiles(
+  folder: string,
+  bridges: readonly string[] | undefined,
+): Promise<readonly BridgeFiles[]> {
+  const served = bridges ?? (await listBridges(folder));
+  return Promise.all(served.map((bridge) => readBridge(folder, bridge)));
+}
+
+async function listBridges(folder: string): Promise<readonly string[]> {
+  try {
+    const names = await readdir(folder);
+    return names.flatMap((name) => STATUS_FILE.exec(name)?.[1] ?? []).sort();
+  } catch (error) {
+    if (errnoOf(error) !== undefined) return [];
+    throw error;
+  }
+}
+
+async function readBridge(folder: string, bridge: string): Promise<BridgeFiles> {
+  const [leases, domains] = await Promise.all([
+    readParsed(join(folder, `${bridge}.status`), (bytes, file) => parseLeases(bytes, file, bridge)),
+    readParsed(join(folder, `${bridge}.macs`), (bytes, file) => parseDomainMacs(bytes, file, bridge)),
+  ]);
+  return {
+    bridge,
+    leases: leases.value,
+    domains: domains.value,
+    issues: [...leases.issues, ...domains.issues],
+  };
+}
+
+async function readParsed<T>(
+  file: string,
+  parse: (bytes: Uint8Array, file: string) => Parsed<T | undefined>,
+): Promise<Parsed<T | undefined>> {
+  try {
+    const { size } = await stat(file);
+    if (size > LEASE_FILE_MAX_BYTES)
+      return unread(file, `is ${size} bytes; libvirt itself reads 32 MiB at most`);
+    return parse(await readFile(file), file);
+  } catch (error) {
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    // Neither file exists before it has something to say.
+    if (code === "ENOENT") return { value: undefined, issues: [] };
+    return unread(file, `cannot be read (${code})`);
+  }
+}
+
+function unread(file: string, message: string): Parsed<undefined> {
+  const kept = `${message}; what was known before stays in force until it expires`;
+  return {
+    value: undefined,
+    issues: [{ code: "lease-file", message: kept, where: { file }, severity: "error" }],
+  };
+}

@@ -1,0 +1,39 @@
+import { readFile, readlink } from "node:fs/promises";
+import { errnoOf, runCommand } from "./run-command.ts";
+import type { Listener } from "../core/occupied.ts";
+
+/** Sockets of host processes; names need root, without it `a process` stands there. */
+export async function readListeners(): Promise<readonly Listener[]> {
+  const { stdout } = await runCommand(["ss", "-H", "-l", "-n", "-t", "-u", "-p"]);
+  return stdout.split("\n").flatMap((line) => {
+    const [netid, , , , local = ""] = line.trim().split(/\s+/);
+    const port = Number(local.slice(local.lastIndexOf(":") + 1));
+    if ((netid !== "tcp" && netid !== "udp") || !Number.isInteger(port) || port === 0) return [];
+    const address = local.slice(0, local.lastIndexOf(":")).replace(/%.*$/, "");
+    const named = /users:\(\("((?:[^"\\]|\\.)*)",pid=(\d+)/.exec(line);
+    const process = named?.[1] === undefined ? "a process" : `${named[1]} (pid ${named[2]})`;
+    return [{ protocol: netid, address, port, process }];
+  });
+}
+
+/** Which process this is: its pid alone may be another's by now, and another network namespace is another firewall. */
+export interface ProcessId {
+  readonly pid: number;
+  /** Ticks since boot, from /proc/PID/stat. */
+  readonly startTicks: string;
+  readonly networkNamespace: string;
+}
+
+/** @returns undefined when there is no such process */
+export async function identifyProcess(pid: number | "self"): Promise<ProcessId | undefined> {
+  try {
+    const stat = await readFile(`/proc/${pid}/stat`, "utf8");
+    const networkNamespace = await readlink(`/proc/${pid}/ns/net`).catch(() => "");
+    // The name, second field, may hold blanks and parentheses: count from its end.
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return { pid: Number.parseInt(stat, 10), startTicks: fields[19] ?? "", networkNamespace };
+  } catch (error) {
+    if (errnoOf(error) !== undefined) return undefined;
+    throw error;
+  }
+}

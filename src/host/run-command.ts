@@ -1,0 +1,107 @@
+import { execa, ExecaError } from "execa";
+import { CommandError, KvmnatdError } from "../errors.ts";
+
+export interface CommandOptions {
+  readonly input?: string;
+  /** After this the program gets SIGTERM and, a second later, SIGKILL. */
+  readonly timeoutMs?: number;
+  readonly env?: Readonly<Record<string, string>>;
+  readonly signal?: AbortSignal;
+}
+
+export interface CommandOutput {
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+const TIMEOUT_MS = 20_000;
+
+/** Debian package by program, for the message when one is missing. */
+const PACKAGES: Readonly<Record<string, string>> = { ip: "iproute2", ss: "iproute2", nft: "nftables" };
+
+/**
+ * Runs a program to its end.
+ * @throws CommandError when it is missing, fails or takes longer than the timeout
+ */
+export async function runCommand(
+  argv: readonly string[],
+  options: CommandOptions = {},
+): Promise<CommandOutput> {
+  const [file = "", ...args] = argv;
+  const { input, timeoutMs = TIMEOUT_MS, env = {}, signal } = options;
+  try {
+    const { stdout, stderr } = await execa(file, args, {
+      ...(input === undefined ? { stdin: "ignore" } : { input }),
+      ...(signal === undefined ? {} : { cancelSignal: signal }),
+      env: { ...env, ...commandEnv() },
+      timeout: timeoutMs,
+      forceKillAfterDelay: 1000,
+      stripFinalNewline: false,
+      maxBuffer: 1_000_000_000,
+    });
+    return { stdout, stderr };
+  } catch (error) {
+    if (error instanceof ExecaError) throw toCommandError(error, argv, timeoutMs, input);
+    throw error;
+  }
+}
+
+/**
+ * Runs a program that goes on for ever and hands on each line that it prints.
+ * @returns when it has ended, for whatever reason; the caller decides whether to start it again
+ */
+export async function followCommand(
+  argv: readonly string[],
+  onLine: (line: string) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  const [file = "", ...args] = argv;
+  const running = execa(file, args, {
+    stdin: "ignore",
+    stderr: "ignore",
+    buffer: false,
+    reject: false,
+    env: commandEnv(),
+    cancelSignal: signal,
+  });
+  for await (const line of running) onLine(line);
+  await running;
+}
+
+/** C messages, for what we read; sbin, which a user's PATH may lack. */
+function commandEnv(): Record<string, string> {
+  return { LC_ALL: "C", PATH: `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin:/usr/bin:/bin` };
+}
+
+function toCommandError(
+  error: ExecaError,
+  argv: readonly string[],
+  timeoutMs: number,
+  input: string | undefined,
+): CommandError {
+  const stderr = typeof error.stderr === "string" ? error.stderr.trim() : "";
+  const details = { argv, exitCode: error.exitCode, stderr, input, cause: error };
+  return new CommandError(`${argv.join(" ")}: ${explain(error, argv[0] ?? "", timeoutMs, stderr)}`, details);
+}
+
+function explain(error: ExecaError, program: string, timeoutMs: number, stderr: string): string {
+  if (error.code === "ENOENT") {
+    const name = PACKAGES[program] ?? (/^ip6?tables/.test(program) ? "iptables" : program);
+    return `not found; install the package ${name}`;
+  }
+  if (error.timedOut) return `did not end within ${timeoutMs / 1000} s and was stopped`;
+  const first = stderr.split("\n").slice(0, 3).join("; ");
+  const rights = /permission denied|operation not permitted|must be root/i.test(stderr);
+  const ended = error.exitCode === undefined ? error.shortMessage : `exit code ${error.exitCode}`;
+  return `${first === "" ? "no message" : first} (${ended})${rights ? "; kvmnatd needs root or CAP_NET_ADMIN" : ""}`;
+}
+
+/** A system call's error code, e.g. `ENOENT`; undefined for anything else. */
+export function errnoOf(error: unknown): string | undefined {
+  return error instanceof Error &&
+    "code" in error &&
+    typeof error.code === "string" &&
+    !(error instanceof KvmnatdError)
+    ? error.code
+    : undefined;
+}

@@ -1,0 +1,32 @@
+import { readFile, writeFile } from "node:fs/promises";
+import { KvmnatdError } from "../errors.ts";
+import { errnoOf } from "./run-command.ts";
+
+/** A sysctl by its path below /proc/sys, e.g. `net/ipv4/ip_forward`. */
+export async function readSysctl(path: string): Promise<string | undefined> {
+  try {
+    return (await readFile(`/proc/sys/${path}`, "utf8")).trim();
+  } catch (error) {
+    // The interface has gone since, or there is no IPv6.
+    if (errnoOf(error) === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+/** @throws KvmnatdError when the kernel or the sandbox refuses */
+export async function writeSysctl(path: string, value: string): Promise<void> {
+  try {
+    await writeFile(`/proc/sys/${path}`, value);
+  } catch (error) {
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    const name = path.replaceAll("/", ".");
+    throw new KvmnatdError(
+      "sysctl",
+      `${name} cannot be set to ${value} (${code}); run \`sysctl -w ${name}=${value}\``,
+      {
+        cause: error,
+      },
+    );
+  }
+}

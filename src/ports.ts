@@ -1,0 +1,63 @@
+import type { Family } from "./core/address.ts";
+import type { Issue } from "./core/issue.ts";
+import type { DomainMacs, Lease } from "./core/lease.ts";
+import type { HostAddresses, Subnet } from "./core/network.ts";
+import type { LogEntry, LogLevel } from "./core/narrate.ts";
+import type { Listener } from "./core/occupied.ts";
+import type { Actual, Variant } from "./core/ruleset.ts";
+import type { DaemonStatus } from "./core/status.ts";
+
+export interface ConfigFile {
+  readonly text: string;
+  /** Last change, epoch ms. */
+  readonly changedAtMs: number;
+  /** Set when somebody other than root could have written it. */
+  readonly untrusted: Issue | undefined;
+}
+
+/** One of the two programs' families: both write the same kind of rules, into different parts of the kernel. */
+export interface Iptables {
+  readonly variant: Variant;
+  /** Between `iptables` and `-save`: empty for what `iptables` is on this host. */
+  readonly infix: "" | "-nft" | "-legacy";
+}
+
+/** What libvirt's files say of one bridge; undefined: nothing readable at this moment. */
+export interface BridgeFiles {
+  readonly bridge: string;
+  readonly leases: readonly Lease[] | undefined;
+  readonly domains: readonly DomainMacs[] | undefined;
+  readonly issues: readonly Issue[];
+}
+
+export interface Links {
+  readonly addresses: HostAddresses;
+  /** Of interfaces that are up. */
+  readonly subnets: ReadonlyMap<string, readonly Subnet[]>;
+}
+
+export interface Logger {
+  log(entry: LogEntry): void;
+  setLevel(level: LogLevel): void;
+}
+
+/** All that a pass needs from the world outside; every call may throw a KvmnatdError. */
+export interface Host {
+  readonly configPath: string;
+  /** libvirt's dnsmasq folder. */
+  readonly dnsmasqDir: string;
+  /** Epoch ms. */
+  now(): number;
+  readConfig(): Promise<ConfigFile>;
+  readLeaseFiles(bridges: readonly string[] | undefined): Promise<readonly BridgeFiles[]>;
+  readLinks(): Promise<Links>;
+  readListeners(): Promise<readonly Listener[]>;
+  chooseIptables(setting: Variant | "auto"): Promise<Iptables>;
+  otherIptables(used: Iptables, family: Family): Promise<Iptables | undefined>;
+  readRules(tool: Iptables, family: Family): Promise<Actual>;
+  restoreRules(tool: Iptables, family: Family, text: string): Promise<void>;
+  readSysctl(path: string): Promise<string | undefined>;
+  writeSysctl(path: string, value: string): Promise<void>;
+  writeStatus(status: DaemonStatus): Promise<void>;
+  isCron(expression: string): boolean;
+}
