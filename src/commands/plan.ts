@@ -1,0 +1,75 @@
+import type { LogEntry } from "../core/narrate.ts";
+import { narrate, tellGuests, tellHolders } from "../core/narrate.ts";
+import type { FamilyChange } from "../core/narrate.ts";
+import { diffRulesets } from "../core/diff.ts";
+import { describeOccupied, findOccupied } from "../core/occupied.ts";
+import { NOTHING_DESIRED } from "../core/ruleset.ts";
+import { observe } from "../daemon/observe.ts";
+import type { View } from "../daemon/observe.ts";
+import { reconcile } from "../daemon/reconcile.ts";
+import { EXIT } from "../errors.ts";
+import type { Host } from "../ports.ts";
+import { createHost } from "../wire.ts";
+import { refuseUnserved } from "./check.ts";
+import type { Context } from "./context.ts";
+import { printJson } from "./context.ts";
+
+/** `kvmnatd plan`: what `apply` would do. */
+export async function plan(context: Context): Promise<number> {
+  const host = createHost(context.paths);
+  const view = await observe(trusting(host), {}, false);
+  refuseUnserved(view, context.paths.config);
+  for (const family of view.families) if (family.error !== undefined) throw family.error;
+  const changes = view.families.flatMap(({ family, desired, sides }) =>
+    sides.flatMap((side, index) =>
+      diffRulesets(index === 0 ? desired : NOTHING_DESIRED, side.actual).map((change): FamilyChange => ({
+        family,
+        change,
+      })),
+    ),
+  );
+  const before = tellHolders(view.incumbents);
+  const entries = narrate(before, tellGuests(view.resolution.forwards), changes, "plan", 0);
+  await warnOccupied(context, host, view);
+  if (context.json)
+    printJson(context, { changes: entries.filter((entry) => entry.event === "rule").map(toJson) });
+  else printEntries(context, entries);
+  if (changes.length === 0 && !context.json) context.print("no changes: the kernel is as it should be");
+  return changes.length === 0 ? EXIT.ok : EXIT.changes;
+}
+
+/** `kvmnatd apply`: one pass. */
+export async function apply(context: Context): Promise<number> {
+  const host = createHost(context.paths);
+  const checked = await observe(host, {}, false);
+  refuseUnserved(checked, context.paths.config);
+  const result = await reconcile(host, {}, 1, "apply", false);
+  printEntries(context, result.entries);
+  if (result.entries.every((entry) => entry.event !== "rule"))
+    context.print("no changes: the kernel is as it should be");
+  for (const problem of result.problems) context.complain(`kvmnatd: ${problem.severity}: ${problem.message}`);
+  await warnOccupied(context, host, result.view);
+  return result.failed ? EXIT.failed : EXIT.ok;
+}
+
+/** A plan changes nothing: whoever may have written the config, it may be looked at. */
+function trusting(host: Host): Host {
+  return { ...host, readConfig: async () => ({ ...(await host.readConfig()), untrusted: undefined }) };
+}
+
+async function warnOccupied(context: Context, host: Host, view: View): Promise<void> {
+  const listeners = await host.readListeners();
+  for (const row of findOccupied(view.snapshot.portMap, listeners, view.addresses))
+    context.complain(`${context.colors.yellow("warning")}: ${describeOccupied(row)}`);
+}
+
+function printEntries({ print, colors }: Context, entries: readonly LogEntry[]): void {
+  for (const { message, action } of entries) {
+    if (action === undefined) print(colors.bold(message));
+    else print(`  ${action === "add" ? colors.green(message) : colors.red(message)}`);
+  }
+}
+
+function toJson({ action, rule, guest }: LogEntry): object {
+  return { action, rule, guest: guest ?? null };
+}

@@ -1,0 +1,97 @@
+import { createLoop } from "../daemon/loop.ts";
+import type { DaemonIdentity } from "../daemon/loop.ts";
+import type { PortMap } from "../core/port-map.ts";
+import { EXIT, KvmnatdError } from "../errors.ts";
+import { chooseFormat, createLogger } from "../host/logger.ts";
+import { watchLinks } from "../host/network.ts";
+import { identifyProcess } from "../host/processes.ts";
+import { startResync } from "../host/resync-timer.ts";
+import { readStatus } from "../host/status-file.ts";
+import { watchFiles } from "../host/watch-files.ts";
+import type { Logger } from "../ports.ts";
+import { VERSION } from "../version.ts";
+import { createHost, LIBVIRT_NETWORKS } from "../wire.ts";
+import type { Context } from "./context.ts";
+import { teardown } from "./teardown.ts";
+
+/** `kvmnatd run`: the daemon, until the signal. */
+export async function run(context: Context, signal: AbortSignal): Promise<number> {
+  const { paths } = context;
+  const identity = await identify(context);
+  const logger = createLogger(chooseFormat(process.env, process.stdout.isTTY), "info", context.color);
+  logger.log({ level: "info", event: "start", message: `kvmnatd ${VERSION} starts with ${paths.config}` });
+  let portMap: PortMap | undefined;
+  let stopResync: () => void = () => undefined;
+  const loop = createLoop({
+    host: createHost(paths),
+    logger,
+    identity,
+    onPortMap: (now) => {
+      logger.setLevel(now.logLevel);
+      if (now.resync !== portMap?.resync) {
+        stopResync();
+        stopResync = startResync(now.resync, () => loop.hint("resync"));
+      }
+      portMap = now;
+    },
+  });
+  const stopWatching = watchFiles(
+    [paths.dnsmasqDir, paths.config, LIBVIRT_NETWORKS],
+    (path) => loop.hint(path === paths.config ? "config" : nameOf(path), "file"),
+    (error) =>
+      logger.log({
+        level: "error",
+        event: "watch",
+        message: `files are not watched: ${String(error)}; resync still is`,
+      }),
+  );
+  const onHup = (): void => loop.hint("SIGHUP", "file");
+  process.on("SIGHUP", onHup);
+  const links = watchLinks(() => loop.hint("address or link changed", "file"), signal);
+  try {
+    await loop.run(signal);
+    await stop(context, logger, portMap);
+  } finally {
+    process.off("SIGHUP", onHup);
+    stopResync();
+    await stopWatching();
+  }
+  await links;
+  return EXIT.ok;
+}
+
+async function stop(context: Context, logger: Logger, portMap: PortMap | undefined): Promise<void> {
+  if (portMap?.onStop === "remove") {
+    await teardown({
+      ...context,
+      print: (message) => logger.log({ level: "info", event: "teardown", message }),
+    });
+  }
+  const kept = portMap?.onStop === "remove" ? "rules removed" : "rules stay (on_stop: keep)";
+  logger.log({ level: "info", event: "stop", message: `kvmnatd stops; ${kept}` });
+}
+
+/** @throws KvmnatdError when another daemon already keeps the rules of this network namespace */
+async function identify(context: Context): Promise<DaemonIdentity> {
+  const self = await identifyProcess("self");
+  if (self === undefined) throw new Error("/proc/self is not there: kvmnatd needs /proc");
+  const { paths } = context;
+  const other = await readStatus(paths.runtimeDir);
+  const alive = other === undefined ? undefined : await identifyProcess(other.pid);
+  if (
+    other !== undefined &&
+    alive !== undefined &&
+    alive.pid !== self.pid &&
+    alive.startTicks === other.startTicks &&
+    alive.networkNamespace === self.networkNamespace
+  )
+    throw new KvmnatdError(
+      "already-running",
+      `kvmnatd runs already as process ${other.pid} with ${other.config}; stop it first (systemctl stop kvmnatd)`,
+    );
+  return { version: VERSION, ...self, config: paths.config, startedAt: new Date().toISOString() };
+}
+
+function nameOf(path: string): string {
+  return path.slice(path.lastIndexOf("/") + 1);
+}

@@ -1,0 +1,102 @@
+import { realpathSync } from "node:fs";
+import { createColors } from "./colors.ts";
+import { describeCommands, parseArguments } from "./cli.ts";
+import type { Invocation } from "./cli.ts";
+import { check, printIssues } from "./commands/check.ts";
+import type { Context } from "./commands/context.ts";
+import { leases } from "./commands/leases.ts";
+import { apply, plan } from "./commands/plan.ts";
+import { run } from "./commands/run.ts";
+import { status } from "./commands/status.ts";
+import { teardown } from "./commands/teardown.ts";
+import { completionScript } from "./completion.ts";
+import { configJsonSchema } from "./core/schema.ts";
+import { runDemo } from "./demo/demo.ts";
+import { ConfigError, EXIT, KvmnatdError } from "./errors.ts";
+import { runtimeFolder } from "./host/status-file.ts";
+
+/** SIGTERM and SIGINT end whatever runs; a second one ends it at once. */
+function listenForSignals(): AbortController {
+  const controller = new AbortController();
+  for (const name of ["SIGTERM", "SIGINT"] as const) process.once(name, () => controller.abort(name));
+  return controller;
+}
+
+function createContext(invocation: Invocation): Context {
+  const { config, dnsmasqDir, json } = invocation;
+  const env = process.env;
+  const color = process.stdout.isTTY && env["NO_COLOR"] === undefined && env["TERM"] !== "dumb";
+  return {
+    paths: { config, dnsmasqDir, runtimeDir: runtimeFolder(env) },
+    json,
+    color,
+    colors: createColors(color),
+    print: (text) => void process.stdout.write(`${text}\n`),
+    complain: (text) => void process.stderr.write(`${text}\n`),
+  };
+}
+
+async function execute(invocation: Invocation, context: Context): Promise<number> {
+  switch (invocation.command) {
+    case "run":
+      return run(context, listenForSignals().signal);
+    case "check":
+      return check(context);
+    case "plan":
+      return plan(context);
+    case "apply":
+      return apply(context);
+    case "status":
+      return status(context);
+    case "leases":
+      return leases(context);
+    case "teardown":
+      return teardown(context);
+    case "demo":
+      return runDemo({
+        selfCommand: [process.execPath, realpathSync(process.argv[1] ?? "")],
+        color: context.color,
+        write: (text) => void process.stdout.write(text),
+        signal: listenForSignals().signal,
+      });
+    case "schema":
+      context.print(JSON.stringify(configJsonSchema(), undefined, 2));
+      return EXIT.ok;
+    case "completion":
+      context.print(completionScript(invocation.shell, describeCommands()));
+      return EXIT.ok;
+  }
+}
+
+function explainFailure(error: unknown, context: Context): number {
+  if (error instanceof ConfigError) {
+    printIssues(context, error.issues, error.source);
+    context.complain("kvmnatd: the config cannot be used; nothing was changed");
+    return EXIT.config;
+  }
+  if (error instanceof KvmnatdError) {
+    context.complain(`kvmnatd: ${error.message}`);
+    return EXIT.failed;
+  }
+  context.complain(
+    `kvmnatd: this is a bug, please report it: ${error instanceof Error ? error.stack : String(error)}`,
+  );
+  return EXIT.bug;
+}
+
+async function main(): Promise<number> {
+  const invocation = parseArguments(process.argv.slice(2));
+  if ("exitCode" in invocation) return invocation.exitCode;
+  const context = createContext(invocation);
+  try {
+    return await execute(invocation, context);
+  } catch (error) {
+    return explainFailure(error, context);
+  }
+}
+
+// A reader that closed its end (`kvmnatd status | head -1`) is no error.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+});
+process.exit(await main());
