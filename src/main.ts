@@ -15,11 +15,14 @@ import { runDemo } from "./demo/demo.ts";
 import { ConfigError, EXIT, KvmnatdError } from "./errors.ts";
 import { runtimeFolder } from "./host/status-file.ts";
 
-/** SIGTERM and SIGINT end whatever runs; a second one ends it at once. */
-function listenForSignals(): AbortController {
+/**
+ * SIGTERM and SIGINT end whatever runs. The listener stays: signal-exit (in execa) kills the process by the same
+ * signal as soon as nobody else listens for it.
+ */
+function listenForSignals(): AbortSignal {
   const controller = new AbortController();
-  for (const name of ["SIGTERM", "SIGINT"] as const) process.once(name, () => controller.abort(name));
-  return controller;
+  for (const name of ["SIGTERM", "SIGINT"] as const) process.on(name, () => controller.abort(name));
+  return controller.signal;
 }
 
 function createContext(invocation: Invocation): Context {
@@ -39,7 +42,7 @@ function createContext(invocation: Invocation): Context {
 async function execute(invocation: Invocation, context: Context): Promise<number> {
   switch (invocation.command) {
     case "run":
-      return run(context, listenForSignals().signal);
+      return run(context, listenForSignals());
     case "check":
       return check(context);
     case "plan":
@@ -57,7 +60,7 @@ async function execute(invocation: Invocation, context: Context): Promise<number
         selfCommand: [process.execPath, realpathSync(process.argv[1] ?? "")],
         color: context.color,
         write: (text) => void process.stdout.write(text),
-        signal: listenForSignals().signal,
+        signal: listenForSignals(),
       });
     case "schema":
       context.print(JSON.stringify(configJsonSchema(), undefined, 2));
