@@ -1,4 +1,5 @@
-import { Command, CommanderError, Option } from "commander";
+import { Command, CommanderError } from "commander";
+import type { Option } from "commander";
 import type { CommandSpec } from "./completion.ts";
 import { EXIT } from "./errors.ts";
 import { VERSION } from "./version.ts";

@@ -84,7 +84,7 @@ function keepInOrder(
   const places = new Map<string, number>(wanted.map((key, index) => [key, index]));
   const kept = { desired: new Set<number>(), actual: new Set<number>() };
   let before = wanted.length;
-  for (const [index, key] of [...actual.entries()].reverse()) {
+  for (const [index, key] of [...actual.entries()].toReversed()) {
     const place = places.get(key);
     if (place === undefined || place >= before) continue;
     kept.desired.add(place);

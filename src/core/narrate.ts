@@ -24,7 +24,7 @@ export interface LogEntry {
 }
 
 /** What was told of a guest in one family, so that only news is told. */
-export interface Told {
+interface Told {
   readonly guest: string;
   readonly address?: Ip;
   readonly why?: string;
@@ -35,11 +35,6 @@ export type ToldByGuest = ReadonlyMap<string, Told>;
 export interface FamilyChange {
   readonly family: Family;
   readonly change: Change;
-}
-
-export interface Narration {
-  readonly entries: readonly LogEntry[];
-  readonly told: ToldByGuest;
 }
 
 /** What each guest's forwards are now, as {@link narrate} will remember it. */

@@ -12,7 +12,7 @@ interface Section {
  * Orders a diff so that no port is open before it leads somewhere: what guards and what lets in comes first,
  * then what redirects; on the way back the other way round. Each section is all or nothing.
  */
-export function planSections(diff: Diff): readonly Section[] {
+function planSections(diff: Diff): readonly Section[] {
   const of = (table: Table): readonly Change[] => diff.filter((change) => change.table === table);
   const [raw, filter, nat] = [of("raw"), of("filter"), of("nat")];
   const sections: Section[] = [

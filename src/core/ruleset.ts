@@ -33,7 +33,7 @@ export interface Actual {
   readonly tables: Readonly<Record<Table, Chains>>;
 }
 
-export const NO_CHAINS: Readonly<Record<Table, Chains>> = {
+const NO_CHAINS: Readonly<Record<Table, Chains>> = {
   raw: new Map(),
   filter: new Map(),
   nat: new Map(),
@@ -41,7 +41,7 @@ export const NO_CHAINS: Readonly<Record<Table, Chains>> = {
 export const NOTHING_DESIRED: Desired = { chains: NO_CHAINS, jumps: [] };
 
 /** Splits a rule's text into words; iptables-save puts a word in double quotes and escapes `"` and `\` in it. */
-export function splitWords(rule: RuleText): readonly string[] {
+function splitWords(rule: RuleText): readonly string[] {
   const words = rule.match(/"(?:[^"\\]|\\.)*"|\S+/g) ?? [];
   return words.map((word) => (word.startsWith('"') ? word.slice(1, -1).replace(/\\(.)/g, "$1") : word));
 }
@@ -77,7 +77,7 @@ export function ruleKey(rule: RuleText): string {
       ({ negated, flag, values }) =>
         `${negated ? "! " : ""}${flag} ${values.join(" ").replace(/\/(32|128)$/, "")}`,
     )
-    .sort()
+    .toSorted()
     .join(" ");
 }
 

@@ -6,7 +6,7 @@ import type { Variant } from "./ruleset.ts";
 /** Version of status.json's shape; a field may be added under the same number, none changed or removed. */
 export const STATUS_SCHEMA = 1;
 
-export type ForwardState = "active" | "pending" | "degraded";
+type ForwardState = "active" | "pending" | "degraded";
 
 /** One published port, in one family, as status.json and `status --json` show it. */
 export interface ForwardStatus {

@@ -56,7 +56,7 @@ export async function readPortMap(host: Host, last: Snapshot | undefined): Promi
  * A config that is trusted and right.
  * @throws ConfigError with every fault
  */
-export function loadPortMap(file: ConfigFile, host: Pick<Host, "isCron" | "configPath">): ConfigReading {
+function loadPortMap(file: ConfigFile, host: Pick<Host, "isCron" | "configPath">): ConfigReading {
   const { text, untrusted } = file;
   if (untrusted !== undefined) {
     const issue: Issue = { ...untrusted, severity: "error" };

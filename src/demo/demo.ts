@@ -69,10 +69,10 @@ async function isInstalled(program: string): Promise<boolean> {
  */
 async function enterNamespaces({ selfCommand, signal }: DemoOptions): Promise<number> {
   const unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
-  const [file = "", ...args] = ["setpriv", "--pdeathsig", "KILL", ...unshare, ...selfCommand, "demo"];
+  const args = ["--pdeathsig", "KILL", ...unshare, ...selfCommand, "demo"];
   const path = `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin`;
   // A session of its own: Ctrl-C comes to us alone, and we end everything at once.
-  const inside = spawn(file, args, {
+  const inside = spawn("setpriv", args, {
     stdio: ["ignore", "inherit", "inherit"],
     detached: true,
     env: { ...process.env, PATH: path, [INSIDE]: "1" },

@@ -6,8 +6,8 @@ import { createInterface } from "node:readline";
 import { KvmnatdError } from "../errors.ts";
 import { errnoOf, runCommand } from "../host/run-command.ts";
 
-export const BRIDGE = "virbr0";
-export const GUEST_MAC = "52:54:00:6c:3c:01";
+const BRIDGE = "virbr0";
+const GUEST_MAC = "52:54:00:6c:3c:01";
 export const HOST_ADDRESS = "198.51.100.1";
 const CLIENT_ADDRESS = "198.51.100.2";
 /** On the private /run: gone with the demo. */
@@ -195,7 +195,7 @@ export function startDaemon(
   world: World,
   onMessage: (message: string) => void,
 ): ChildProcess {
-  const [file = "", ...args] = [...selfCommand, "run", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
+  const [file, ...args] = [...selfCommand, "run", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
   const daemon = spawn(file, args, {
     stdio: ["ignore", "pipe", "inherit"],
     env: { ...process.env, RUNTIME_DIRECTORY: world.runtimeDir },

@@ -24,7 +24,7 @@ export async function readLeaseFiles(
 async function listBridges(folder: string): Promise<readonly string[]> {
   try {
     const names = await readdir(folder);
-    return names.flatMap((name) => STATUS_FILE.exec(name)?.[1] ?? []).sort();
+    return names.flatMap((name) => STATUS_FILE.exec(name)?.[1] ?? []).toSorted();
   } catch (error) {
     if (errnoOf(error) !== undefined) return [];
     throw error;
