@@ -1,0 +1,94 @@
+import { networkOf, parseCidr, parseIp, parseMac } from "../../src/core/address.ts";
+import type { Cidr, Ip, Mac, Protocol } from "../../src/core/address.ts";
+import type { Lease } from "../../src/core/lease.ts";
+import type { Network } from "../../src/core/network.ts";
+import type { Forward, Guest, Identity, Listen, PortMap } from "../../src/core/port-map.ts";
+
+/** Short ways to values for tests; each throws on a text that is none. */
+export function ip(text: string): Ip {
+  return demand(parseIp(text), text);
+}
+
+export function mac(text: string): Mac {
+  return demand(parseMac(text), text);
+}
+
+export function cidr(text: string): Cidr {
+  return demand(parseCidr(text), text);
+}
+
+function demand<T>(value: T | undefined, text: string): T {
+  if (value === undefined) throw new Error(`not a value: ${text}`);
+  return value;
+}
+
+export const MAC_A: Mac = mac("52:54:00:6c:3c:01");
+export const MAC_B: Mac = mac("52:54:00:6c:3c:02");
+export const ANY: Listen = { kind: "any", family: 4 };
+export const WHERE = { file: "kvmnatd.yaml" };
+export const NOW = 1_795_000_000_000;
+
+export function lease(address: string, owner: Mac, more: Partial<Lease> = {}): Lease {
+  return { bridge: "virbr0", mac: owner, address: ip(address), expiresAtMs: NOW + 3_600_000, ...more };
+}
+
+/** virbr0, up, with a subnet of each family. */
+export function network(more: Partial<Network> = {}): Network {
+  return {
+    bridge: "virbr0",
+    subnets: [
+      { cidr: networkOf(ip("192.168.122.1"), 24), own: ip("192.168.122.1") },
+      { cidr: networkOf(ip("fd00:122::1"), 64), own: ip("fd00:122::1") },
+    ],
+    leases: [],
+    domains: [],
+    ...more,
+  };
+}
+
+interface ForwardWish {
+  readonly published?: number | readonly [number, number];
+  readonly target?: number | readonly [number, number];
+  readonly protocol?: Protocol;
+  readonly listen?: readonly Listen[];
+  readonly allow?: readonly string[];
+}
+
+export function guest(
+  name: string,
+  identity: Identity,
+  wishes: readonly ForwardWish[] = [{}],
+  on?: string,
+): Guest {
+  const range = (ports: number | readonly [number, number]): { first: number; last: number } =>
+    typeof ports === "number" ? { first: ports, last: ports } : { first: ports[0], last: ports[1] };
+  const forwards = wishes.map(
+    ({ published = 1122, target = 22, protocol = "tcp", listen = [ANY], allow = [] }): Forward => ({
+      guest: name,
+      protocol,
+      published: range(published),
+      target: range(target),
+      listen,
+      allow: allow.map(cidr),
+      where: WHERE,
+    }),
+  );
+  return { name, identity, forwards, where: WHERE, ...(on === undefined ? {} : { network: on }) };
+}
+
+export function domain(name: string): Identity {
+  return { kind: "domain", domain: name };
+}
+
+export function portMap(guests: readonly Guest[], more: Partial<PortMap> = {}): PortMap {
+  return {
+    guests,
+    reach: { guests: true, host: true, loopback: false },
+    resync: "*/5 * * * *",
+    lingerMs: 5000,
+    onStop: "keep",
+    iptables: "auto",
+    logLevel: "info",
+    ...more,
+  };
+}

@@ -1,0 +1,111 @@
+import { writeFile } from "node:fs/promises";
+import { startDaemon, until, writeConfig } from "./lab.ts";
+import type { Daemon, LogLine } from "./lab.ts";
+import { createWorld, DB, HOST, leaseRow, libvirtRules, WEB } from "./world.ts";
+import type { LeaseRow, World } from "./world.ts";
+
+/** As much of `status --json` as the tests look at. */
+export interface Status {
+  readonly running: boolean;
+  readonly problems: readonly {
+    readonly code: string;
+    readonly message: string;
+    readonly severity: string;
+  }[];
+  readonly forwards: readonly {
+    readonly guest: string;
+    readonly state: string;
+    readonly address: string | null;
+    readonly why: string | null;
+  }[];
+}
+
+/** A world with libvirt's rules, guests `web` and `db` that serve, and a daemon. */
+export interface DaemonWorld extends World {
+  readonly config: string;
+  start(env?: Readonly<Record<string, string>>): Promise<Daemon>;
+  /** Overwrites the config in place. */
+  configure(text: string): Promise<void>;
+  /** Both guests have their leases, or rows like these. */
+  leases(web?: LeaseRow, db?: LeaseRow): Promise<void>;
+  status(): Promise<Status>;
+  /** Waits for a state of a guest's forwards, in the daemon's own words. */
+  becomes(guest: string, state: string, why?: RegExp): Promise<void>;
+  /** Waits for a problem of this code to be told. */
+  complains(code: string, message?: RegExp): Promise<void>;
+  /** Waits until there is no problem that is more than a warning. */
+  isWell(): Promise<void>;
+  /** Asks guest `web` through the host. */
+  web(): Promise<string>;
+  rules(table: "nat" | "filter" | "raw"): Promise<string>;
+  log(): readonly LogLine[];
+  close(): Promise<void>;
+}
+
+export const GUESTS = "guests:\n  web: {ports: [1122:22]}\n  db: {ports: [1222:22]}\n";
+
+export async function createDaemonWorld(
+  variant: "nft" | "legacy" = "nft",
+  rest = "linger: 500ms\n",
+): Promise<DaemonWorld> {
+  const world = await createWorld();
+  const { lab } = world;
+  const head = `iptables: ${variant}\n${rest}`;
+  const config = await writeConfig(lab, head + GUESTS);
+  await lab.exec([`iptables-${variant}-restore`, "--noflush"], {
+    input: libvirtRules("virbr0", "192.168.122.0/24"),
+  });
+  await world.serve("web", "web", ["tcp:22", "udp:53"]);
+  await world.serve("db", "db", ["tcp:22", "udp:53"]);
+  await world.writeMacs("virbr0", { web: [WEB.mac], db: [DB.mac] });
+  const daemons: Daemon[] = [];
+  const options = ["-c", config, "--dnsmasq-dir", world.dnsmasqDir];
+  const leases = (web = leaseRow(WEB), db = leaseRow(DB)): Promise<void> =>
+    world.writeLeases("virbr0", [web, db]);
+  const status = async (): Promise<Status> =>
+    JSON.parse((await lab.kvmnatd(["status", "--json", ...options])).stdout) as Status;
+  await leases();
+  return {
+    ...world,
+    config,
+    leases,
+    status,
+    start: async (env = {}) => {
+      const daemon = await startDaemon(lab, options, env);
+      daemons.push(daemon);
+      return daemon;
+    },
+    configure: (text) => writeFile(config, head + text),
+    becomes: async (guest, state, why = /^/) => {
+      let last: unknown;
+      await until(`${guest} is ${state} (${String(why)})`, async () => {
+        last = await status();
+        const own = (last as Status).forwards.filter((forward) => forward.guest === guest);
+        return own.length > 0 && own.every((each) => each.state === state && why.test(each.why ?? ""));
+      }).catch((error: unknown) => {
+        throw new Error(`last status: ${JSON.stringify(last)}`, { cause: error });
+      });
+    },
+    complains: async (code, message = /^/) => {
+      await until(`problem ${code} like ${String(message)}`, async () =>
+        (await status()).problems.some((problem) => problem.code === code && message.test(problem.message)),
+      );
+    },
+    isWell: async () => {
+      await until(
+        "no problem is left",
+        async () => {
+          const { problems, forwards } = await status();
+          return (
+            problems.every(({ severity }) => severity === "warning") &&
+            forwards.every(({ state }) => state === "active")
+          );
+        },
+        20_000,
+      );
+    },
+    web: () => world.ask("client", "tcp", HOST, 1122),
+    rules: async (table) => (await lab.exec([`iptables-${variant}-save`, "-t", table])).stdout,
+    log: () => daemons.flatMap((daemon) => daemon.log()),
+  };
+}

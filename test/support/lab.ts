@@ -1,0 +1,226 @@
+import { spawn } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+
+const PROGRAM = resolve(import.meta.dirname, "../../dist/kvmnatd.js");
+const POLL_MS = 20;
+const SOON_MS = 10_000;
+
+export interface ExecOptions {
+  /** A network namespace made in the lab by `ip netns add`. */
+  readonly netns?: string;
+  readonly input?: string;
+  readonly env?: Readonly<Record<string, string>>;
+  readonly timeoutMs?: number;
+  /** False: a non-zero exit code is part of the answer. */
+  readonly check?: boolean;
+}
+
+export interface ExecResult {
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly exitCode: number;
+}
+
+/** A program that runs until it is stopped, or the lab ends. */
+export interface LabProcess {
+  /** Standard output and error so far, a line each. */
+  readonly lines: readonly string[];
+  readonly stdin: NodeJS.WritableStream;
+  waitForLine(pattern: RegExp, timeoutMs?: number): Promise<string>;
+  /** The process itself, not nsenter in front of it. */
+  kill(signal: NodeJS.Signals): Promise<void>;
+  readonly exited: Promise<number>;
+}
+
+/** A host of its own: network, mounts (/run is empty), processes. All of it ends with its first process. */
+export interface Lab {
+  exec(command: readonly string[], options?: ExecOptions): Promise<ExecResult>;
+  spawn(command: readonly string[], options?: ExecOptions): LabProcess;
+  /** Runs the built program; a non-zero exit code is part of the answer. */
+  kvmnatd(args: readonly string[], env?: Readonly<Record<string, string>>): Promise<ExecResult>;
+  /** Command line to put before a program to run it with all of the lab's namespaces. */
+  readonly enter: readonly string[];
+  /** Scratch folder; the same inside and outside. */
+  readonly dir: string;
+  close(): Promise<void>;
+}
+
+const SETUP = `
+mount -t tmpfs tmpfs /run
+mkdir -p /run/lock /run/netns
+mount -t sysfs sysfs /sys
+ip link set lo up
+for each in arptables ip6tables iptables; do
+  if [ -e /proc/sys/net/bridge/bridge-nf-call-$each ]; then echo 0 > /proc/sys/net/bridge/bridge-nf-call-$each; fi
+done
+`;
+
+export async function createLab(): Promise<Lab> {
+  const dir = await mkdtemp(join(tmpdir(), "kvmnatd-lab-"));
+  // --pdeathsig: when the test runner is killed, its labs go too.
+  const args = ["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"];
+  const holder = spawn("setpriv", [...args, "--mount-proc", "sh", "-c", "echo up; exec sleep infinity"], {
+    // unshare complains of its child's SIGKILL, which is how every lab ends.
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  await new Promise((done) => holder.stdout.once("data", done));
+  const pid = await childOf(holder.pid ?? 0);
+  const enter = ["nsenter", "--target", `${pid}`, "--net", "--mount", "--pid", "--"];
+  const env = { RUNTIME_DIRECTORY: join(dir, "run"), NO_COLOR: "1" };
+  const lab: Lab = {
+    enter,
+    dir,
+    exec: (command, options = {}) => execute([...enter, ...inNetns(command, options)], options, env),
+    spawn: (command, options = {}) => launch([...enter, ...inNetns(command, options)], options, env),
+    kvmnatd: (given, own = {}) =>
+      lab.exec([process.execPath, PROGRAM, ...given], { check: false, env: own, timeoutMs: 30_000 }),
+    close: async () => {
+      const ended = new Promise((done) => holder.once("close", done));
+      process.kill(pid, "SIGKILL");
+      await ended;
+      await rm(dir, { recursive: true, force: true });
+    },
+  };
+  await lab.exec(["sh", "-ec", SETUP]);
+  return lab;
+}
+
+function inNetns(command: readonly string[], { netns }: ExecOptions): readonly string[] {
+  return netns === undefined ? command : ["ip", "netns", "exec", netns, ...command];
+}
+
+/** A process whose only child is what we are looking for: unshare or nsenter, which fork into a PID namespace. */
+async function childOf(pid: number): Promise<number> {
+  return until(`process ${pid} has a child`, async () => {
+    const children = await readFile(`/proc/${pid}/task/${pid}/children`, "utf8");
+    return Number(children.trim().split(" ")[0] ?? "") || undefined;
+  });
+}
+
+async function execute(
+  argv: readonly string[],
+  options: ExecOptions,
+  env: Readonly<Record<string, string>>,
+): Promise<ExecResult> {
+  const { input = "", timeoutMs = 20_000, check = true } = options;
+  const [file = "", ...args] = argv;
+  const child = spawn(file, args, { env: { ...process.env, ...env, ...options.env } });
+  const timer = setTimeout(() => child.kill("SIGKILL"), timeoutMs);
+  let stdout = "";
+  let stderr = "";
+  child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
+  child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+  child.stdin.on("error", () => undefined);
+  child.stdin.end(input);
+  const exitCode = await new Promise<number>((done, fail) => {
+    child.once("error", fail);
+    child.once("close", (code) => done(code ?? -1));
+  });
+  clearTimeout(timer);
+  if (check && exitCode !== 0)
+    throw new Error(`${args.slice(6).join(" ")}: exit code ${exitCode}\n${stdout}${stderr}`);
+  return { stdout, stderr, exitCode };
+}
+
+function launch(
+  argv: readonly string[],
+  options: ExecOptions,
+  env: Readonly<Record<string, string>>,
+): LabProcess {
+  const [file = "", ...args] = argv;
+  const child = spawn(file, args, { env: { ...process.env, ...env, ...options.env } });
+  const lines: string[] = [];
+  for (const stream of [child.stdout, child.stderr]) collectLines(stream, lines);
+  const exited = new Promise<number>((done) => child.once("close", (code) => done(code ?? -1)));
+  return {
+    lines,
+    stdin: child.stdin,
+    exited,
+    waitForLine: (pattern, timeoutMs = SOON_MS) =>
+      until(
+        `a line like ${String(pattern)} among:\n${lines.slice(-20).join("\n")}`,
+        () => lines.find((line) => pattern.test(line)),
+        timeoutMs,
+      ),
+    kill: async (signal) => {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      process.kill(await childOf(child.pid ?? 0), signal);
+    },
+  };
+}
+
+function collectLines(stream: NodeJS.ReadableStream, lines: string[]): void {
+  let rest = "";
+  stream.on("data", (chunk: Buffer) => {
+    const parts = (rest + chunk.toString()).split("\n");
+    rest = parts.pop() ?? "";
+    lines.push(...parts);
+  });
+}
+
+/**
+ * Asks until there is an answer.
+ * @throws with `what` when there is none in time
+ */
+export async function until<T>(
+  what: string,
+  probe: () => Promise<T | undefined | false> | T | undefined | false,
+  timeoutMs: number = SOON_MS,
+): Promise<T> {
+  const endsAt = Date.now() + timeoutMs;
+  for (;;) {
+    const answer = await probe();
+    if (answer !== undefined && answer !== false) return answer;
+    if (Date.now() > endsAt) throw new Error(`not within ${timeoutMs} ms: ${what}`);
+    await new Promise((done) => setTimeout(done, POLL_MS));
+  }
+}
+
+/** A line of the daemon's log. */
+export interface LogLine {
+  /** pino's: 30 info, 40 warn, 50 error. */
+  readonly level: number;
+  /** Epoch ms. */
+  readonly time: number;
+  readonly msg: string;
+  readonly event: string;
+  readonly guest?: string;
+  readonly rule?: string;
+  readonly action?: "add" | "remove";
+  readonly pass?: number;
+  readonly reason?: string;
+}
+
+export interface Daemon extends LabProcess {
+  log(): readonly LogLine[];
+  /** SIGTERM, and its exit code. */
+  stop(): Promise<number>;
+}
+
+/** @param options of `kvmnatd run`, e.g. `-c FILE`. @returns when it has said that it starts */
+export async function startDaemon(
+  lab: Lab,
+  options: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<Daemon> {
+  const child = lab.spawn([process.execPath, PROGRAM, "run", ...options], { env });
+  const daemon: Daemon = {
+    ...child,
+    log: () => child.lines.filter((line) => line.startsWith("{")).map((line) => JSON.parse(line) as LogLine),
+    stop: async () => {
+      await child.kill("SIGTERM");
+      return child.exited;
+    },
+  };
+  await child.waitForLine(/"event":"start"/);
+  return daemon;
+}
+
+/** Writes a file that root alone can write, in one step. */
+export async function writeConfig(lab: Lab, text: string, name = "kvmnatd.yaml"): Promise<string> {
+  const file = join(lab.dir, name);
+  await writeFile(file, text, { mode: 0o600 });
+  return file;
+}

@@ -1,0 +1,70 @@
+// Run by node in a namespace of a lab: a server that says who was reached and who asked, or a client that prints it.
+//   peer.ts serve NAME tcp:22 udp:53 ...
+//   peer.ts ask tcp|udp HOST PORT [SOURCE]
+//   peer.ts hold HOST PORT       an open TCP connection: echoes each line of stdin through the server
+import { createSocket } from "node:dgram";
+import { connect, createServer } from "node:net";
+import { createInterface } from "node:readline";
+
+/** Long enough for a busy machine, short enough to say "nobody": ICMP rejects are rate-limited, some never come. */
+const DEADLINE_MS = 800;
+
+const plain = (address: string | undefined): string => (address ?? "").replace("::ffff:", "");
+
+function serveTcp(name: string, port: number): void {
+  createServer((socket) => {
+    socket.on("error", () => undefined);
+    socket.write(`${name} ${port} ${plain(socket.remoteAddress)}\n`);
+    socket.on("data", (data) => socket.write(data));
+  }).listen(port, "::", () => process.stdout.write(`listening tcp ${port}\n`));
+}
+
+function serveUdp(name: string, port: number): void {
+  const socket = createSocket({ type: "udp6" });
+  socket.on("message", (_data, from) =>
+    socket.send(`${name} ${port} ${plain(from.address)}`, from.port, from.address),
+  );
+  socket.bind(port, "::", () => process.stdout.write(`listening udp ${port}\n`));
+}
+
+function finish(answer: string): never {
+  process.stdout.write(`${answer.trim()}\n`);
+  process.exit(0);
+}
+
+function askTcp(host: string, port: number, source: string | undefined): void {
+  const socket = connect({ host, port, ...(source === undefined ? {} : { localAddress: source }) });
+  socket.on("error", () => finish("denied"));
+  socket.on("data", (data) => finish(data.toString()));
+}
+
+function askUdp(host: string, port: number, source: string | undefined): void {
+  const socket = createSocket(host.includes(":") ? "udp6" : "udp4");
+  const send = (): void => socket.send("?", port, host, () => undefined);
+  socket.on("error", () => finish("denied"));
+  socket.on("message", (data) => finish(data.toString()));
+  if (source === undefined) send();
+  else socket.bind(0, source, send);
+}
+
+function hold(host: string, port: number): void {
+  const socket = connect({ host, port });
+  socket.on("error", (error) => finish(`broken ${error.message}`));
+  socket.on("data", (data) => process.stdout.write(data));
+  createInterface({ input: process.stdin }).on("line", (line) => socket.write(`${line}\n`));
+}
+
+const [mode, ...args] = process.argv.slice(2);
+if (mode === "serve") {
+  const [name = "", ...ports] = args;
+  for (const each of ports) {
+    const [protocol, port] = each.split(":");
+    (protocol === "udp" ? serveUdp : serveTcp)(name, Number(port));
+  }
+} else if (mode === "hold") {
+  hold(args[0] ?? "", Number(args[1]));
+} else {
+  const [protocol, host = "", port, source] = args;
+  setTimeout(() => finish("denied"), DEADLINE_MS);
+  (protocol === "udp" ? askUdp : askTcp)(host, Number(port), source);
+}

@@ -1,0 +1,172 @@
+import { mkdir, rename, writeFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { createLab, writeConfig } from "./lab.ts";
+import type { ExecResult, Lab, LabProcess } from "./lab.ts";
+
+const PEER = resolve(import.meta.dirname, "peer.ts");
+
+/*
+ *                     +--------------- host ----------------+
+ *  client             | lan0               virbr0           |---- web  192.168.122.11  fd00:122::11
+ *  198.51.100.2, .3 --| 198.51.100.1, .9   192.168.122.1    |---- db   192.168.122.12
+ *  fd01::2            | fd01::1            fd00:122::1      |
+ *                     |                    virbr1 10.7.0.1  |---- far  10.7.0.13
+ *                     +-------------------------------------+
+ */
+export const HOST = "198.51.100.1";
+export const HOST_SECOND = "198.51.100.9";
+export const HOST_V6 = "fd01::1";
+export const CLIENT = "198.51.100.2";
+export const CLIENT_SECOND = "198.51.100.3";
+
+export const WEB = { name: "web", mac: "52:54:00:6c:3c:01", address: "192.168.122.11", v6: "fd00:122::11" };
+export const DB = { name: "db", mac: "52:54:00:6c:3c:02", address: "192.168.122.12", v6: "fd00:122::12" };
+export const FAR = { name: "far", mac: "52:54:00:6c:3c:03", address: "10.7.0.13", v6: "fd00:7::13" };
+
+/** A row of libvirt's `<bridge>.status`; anything, for files that nobody should trust. */
+export type LeaseRow = Readonly<Record<string, unknown>>;
+
+export interface World {
+  readonly lab: Lab;
+  readonly dnsmasqDir: string;
+  /** Asks from a namespace (`host`: the host itself); the answer `NAME PORT CLIENT`, or `denied`. */
+  ask(from: string, protocol: "tcp" | "udp", host: string, port: number, source?: string): Promise<string>;
+  serve(netns: string, name: string, ports: readonly string[]): Promise<LabProcess>;
+  /** An open TCP connection. */
+  hold(from: string, host: string, port: number): LabProcess;
+  /** Replaces a lease file as libvirt's helper does. */
+  writeLeases(bridge: string, rows: readonly LeaseRow[]): Promise<void>;
+  writeMacs(bridge: string, domains: Readonly<Record<string, readonly string[]>>): Promise<void>;
+  /** `kvmnatd COMMAND` with this config. */
+  run(command: string, config: string): Promise<ExecResult>;
+  /** All that is not kvmnatd's, without counters: of both variants and families. */
+  foreignRules(): Promise<string>;
+  close(): Promise<void>;
+}
+
+export function leaseRow(
+  guest: { readonly mac: string; readonly address: string },
+  more: LeaseRow = {},
+): LeaseRow {
+  const expiry = Math.floor(Date.now() / 1000) + 3600;
+  return { "ip-address": guest.address, "mac-address": guest.mac, "expiry-time": expiry, ...more };
+}
+
+export function leaseRow6(guest: { readonly mac: string; readonly v6: string }): LeaseRow {
+  return leaseRow({ mac: guest.mac, address: guest.v6 }, { iaid: "1", "server-duid": "00:01" });
+}
+
+const NETWORK = `
+net() { ip link add $1 type bridge stp_state 0 forward_delay 0; ip address add $2/24 dev $1; ip address add $3/64 dev $1 nodad; ip link set $1 up; }
+guest() { # NAME BRIDGE MAC ADDRESS GATEWAY V6 GATEWAY6
+  ip netns add $1
+  ip link add $1-tap type veth peer name eth0 address $3 netns $1
+  ip link set $1-tap master $2 up
+  ip -n $1 link set lo up; ip -n $1 link set eth0 up
+  ip -n $1 address add $4/24 dev eth0; ip -n $1 route add default via $5
+  ip -n $1 address add $6/64 dev eth0 nodad; ip -n $1 route add default via $7
+}
+net virbr0 192.168.122.1 fd00:122::1
+net virbr1 10.7.0.1 fd00:7::1
+guest web virbr0 ${WEB.mac} ${WEB.address} 192.168.122.1 ${WEB.v6} fd00:122::1
+guest db virbr0 ${DB.mac} ${DB.address} 192.168.122.1 ${DB.v6} fd00:122::1
+guest far virbr1 ${FAR.mac} ${FAR.address} 10.7.0.1 ${FAR.v6} fd00:7::1
+ip netns add client
+ip link add lan0 type veth peer name eth0 netns client
+ip address add ${HOST}/24 dev lan0; ip address add ${HOST_SECOND}/24 dev lan0; ip address add ${HOST_V6}/64 dev lan0 nodad
+ip link set lan0 up
+ip -n client link set lo up; ip -n client link set eth0 up
+ip -n client address add ${CLIENT}/24 dev eth0; ip -n client address add ${CLIENT_SECOND}/24 dev eth0
+ip -n client address add fd01::2/64 dev eth0 nodad
+ip -n client route add default via ${HOST}; ip -n client route add default via ${HOST_V6}
+echo 1 > /proc/sys/net/ipv4/ip_forward
+echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
+`;
+
+export async function createWorld(): Promise<World> {
+  const lab = await createLab();
+  const dnsmasqDir = join(lab.dir, "dnsmasq");
+  await mkdir(dnsmasqDir);
+  await lab.exec(["sh", "-ec", NETWORK]);
+  const at = (from: string): { readonly netns?: string } => (from === "host" ? {} : { netns: from });
+  const replace = async (name: string, value: unknown): Promise<void> => {
+    await writeFile(join(dnsmasqDir, `${name}.new`), `${JSON.stringify(value, undefined, 2)}\n`);
+    await rename(join(dnsmasqDir, `${name}.new`), join(dnsmasqDir, name));
+  };
+  return {
+    lab,
+    dnsmasqDir,
+    ask: async (from, protocol, host, port, source) => {
+      const words = [
+        process.execPath,
+        PEER,
+        "ask",
+        protocol,
+        host,
+        `${port}`,
+        ...(source === undefined ? [] : [source]),
+      ];
+      return (await lab.exec(words, at(from))).stdout.trim();
+    },
+    serve: async (netns, name, ports) => {
+      const server = lab.spawn([process.execPath, PEER, "serve", name, ...ports], at(netns));
+      for (const port of ports) await server.waitForLine(new RegExp(`^listening ${port.replace(":", " ")}$`));
+      return server;
+    },
+    hold: (from, host, port) => lab.spawn([process.execPath, PEER, "hold", host, `${port}`], at(from)),
+    writeLeases: (bridge, rows) => replace(`${bridge}.status`, rows),
+    writeMacs: (bridge, domains) =>
+      replace(
+        `${bridge}.macs`,
+        Object.entries(domains).map(([domain, macs]) => ({ domain, macs })),
+      ),
+    run: async (command, config) => {
+      const file = await writeConfig(lab, config);
+      return lab.kvmnatd([...command.split(" "), "-c", file, "--dnsmasq-dir", dnsmasqDir]);
+    },
+    foreignRules: async () => (await lab.exec(["sh", "-ec", FOREIGN])).stdout,
+    close: () => lab.close(),
+  };
+}
+
+const FOREIGN = `
+for each in iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy; do
+  echo "== $each"; $each-save | grep -v -e '^#' -e KVMNATD- -e '"kvmnatd:' | sed 's/ \\[[0-9:]*\\]$//'
+done
+`;
+
+/** The rules of libvirt's iptables backend for a network, as libvirt 9 to 12 make them. */
+export function libvirtRules(bridge: string, subnet: string): string {
+  const accept = (chain: string, protocol: string, port: number, dir: string): string =>
+    `-A ${chain} ${dir} ${bridge} -p ${protocol} -m ${protocol} --dport ${port} -j ACCEPT`;
+  return `*filter
+:LIBVIRT_FWI - [0:0]
+:LIBVIRT_FWO - [0:0]
+:LIBVIRT_FWX - [0:0]
+:LIBVIRT_INP - [0:0]
+:LIBVIRT_OUT - [0:0]
+-I INPUT -j LIBVIRT_INP
+-I FORWARD -j LIBVIRT_FWO
+-I FORWARD -j LIBVIRT_FWI
+-I FORWARD -j LIBVIRT_FWX
+-I OUTPUT -j LIBVIRT_OUT
+-A LIBVIRT_FWI -d ${subnet} -o ${bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A LIBVIRT_FWI -o ${bridge} -j REJECT --reject-with icmp-port-unreachable
+-A LIBVIRT_FWO -s ${subnet} -i ${bridge} -j ACCEPT
+-A LIBVIRT_FWO -i ${bridge} -j REJECT --reject-with icmp-port-unreachable
+-A LIBVIRT_FWX -i ${bridge} -o ${bridge} -j ACCEPT
+${accept("LIBVIRT_INP", "udp", 53, "-i")}
+${accept("LIBVIRT_INP", "udp", 67, "-i")}
+${accept("LIBVIRT_OUT", "udp", 53, "-o")}
+${accept("LIBVIRT_OUT", "udp", 68, "-o")}
+COMMIT
+*nat
+:LIBVIRT_PRT - [0:0]
+-I POSTROUTING -j LIBVIRT_PRT
+-A LIBVIRT_PRT -s ${subnet} -d 224.0.0.0/24 -j RETURN
+-A LIBVIRT_PRT -s ${subnet} ! -d ${subnet} -p tcp -j MASQUERADE --to-ports 1024-65535
+-A LIBVIRT_PRT -s ${subnet} ! -d ${subnet} -p udp -j MASQUERADE --to-ports 1024-65535
+-A LIBVIRT_PRT -s ${subnet} ! -d ${subnet} -j MASQUERADE
+COMMIT
+`;
+}
