@@ -14,7 +14,7 @@ export function formatIssue(issue: Issue, sourceText: string, options: { readonl
   const head = `${printable(place, 4096)}: ${severity}${issue.message}`;
   if (line === undefined || sourceText === "") return head;
   // Not the package's own highlighting: it reads the lines as JavaScript, where # and // mean other things.
-  const frame = codeFrameColumns(harmless(sourceText), { start: { line, column: column ?? 1 } });
+  const frame = codeFrameColumns(harmless(sourceText), { start: { line, column: (column ?? 1) - 1 } });
   return `${head}\n${options.color ? paint(frame) : frame}`;
 }
 

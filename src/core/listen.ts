@@ -9,18 +9,20 @@ import { printable } from "./printable.ts";
 const ANY: Readonly<Record<string, Family>> = { "0.0.0.0": 4, "::": 6 };
 
 /** Neither a host nor a guest can be reached at these from another machine. */
-const UNREACHABLE: ReadonlyArray<readonly [string, string]> = [
-  ["0.0.0.0/8", "is no host's address"],
-  ["127.0.0.0/8", "is a loopback address"],
-  ["224.0.0.0/4", "is a multicast address"],
-  ["240.0.0.0/4", "is a broadcast or reserved address"],
-  ["::/128", "is no host's address"],
-  ["::1/128", "cannot be redirected by the kernel; publish on 127.0.0.1 with reach.loopback: true"],
-  ["fe80::/10", "is a link-local address, which means another host on each link"],
-  ["ff00::/8", "is a multicast address"],
-  ["::ffff:0:0/96", "is an IPv4 address in IPv6 clothes; write the IPv4 address"],
-];
-const LOOPBACK = "127.0.0.0/8";
+const UNREACHABLE: ReadonlyArray<readonly [net: Cidr, why: string]> = (
+  [
+    ["0.0.0.0/8", "is no host's address"],
+    ["127.0.0.0/8", "is a loopback address"],
+    ["224.0.0.0/4", "is a multicast address"],
+    ["240.0.0.0/4", "is a broadcast or reserved address"],
+    ["::/128", "is no host's address"],
+    ["::1/128", "cannot be redirected by the kernel; publish on 127.0.0.1 with reach.loopback: true"],
+    ["fe80::/10", "is a link-local address, which means another host on each link"],
+    ["ff00::/8", "is a multicast address"],
+    ["::ffff:0:0/96", "is an IPv4 address written as IPv6; write it as IPv4"],
+  ] as const
+).map(([net, why]) => [parseCidr(net) as Cidr, why]);
+const LOOPBACK: Cidr = parseCidr("127.0.0.0/8") as Cidr;
 
 /**
  * Reads an entry of `listen`: an address or the name of an interface.
@@ -30,6 +32,7 @@ export function parseListen(text: string, loopback: boolean): Reading<Listen> {
   if (parseIp(text) !== undefined) return parseHostIp(text, loopback);
   const name = looksLikeAddress(text) ? undefined : parseInterfaceName(text, "an interface");
   if (name !== undefined && "value" in name) return { value: { kind: "interface", name: name.value } };
+  if (name?.fault.code === "interface-long") return name;
   return refuse(
     "listen",
     `"${printable(text)}" is neither an address nor the name of an interface${bare(text)}`,
@@ -41,7 +44,10 @@ export function parseHostIp(text: string, loopback: boolean): Reading<Listen> {
   const ip = parseIp(text);
   if (ip === undefined) {
     const name = looksLikeAddress(text) ? undefined : parseInterfaceName(text, "an interface");
-    const hint = name !== undefined && "value" in name ? "; an interface is named in listen" : bare(text);
+    const hint =
+      name !== undefined && "value" in name
+        ? "; write an address (interfaces are named in listen)"
+        : bare(text);
     return refuse("host-ip", `"${printable(text)}" is no address of the host${hint}`);
   }
   const family = ANY[ip];
@@ -74,14 +80,16 @@ export function formatListen(listen: Listen): string {
 
 function refuseUnreachable(ip: Ip, loopback: boolean): Fault | undefined {
   const row = unreachable(ip);
-  if (row === undefined || (row[0] === LOOPBACK && loopback)) return undefined;
-  const message =
-    row[0] === LOOPBACK ? `${ip} is published only with reach.loopback: true; set it` : `${ip} ${row[1]}`;
+  const isLoopback = cidrContains(LOOPBACK, ip);
+  if (row === undefined || (isLoopback && loopback)) return undefined;
+  const message = isLoopback
+    ? `${ip} is published only with reach.loopback: true; set it`
+    : `${ip} ${row[1]}`;
   return { code: "host-address", message };
 }
 
-function unreachable(ip: Ip): readonly [string, string] | undefined {
-  return UNREACHABLE.find(([net]) => cidrContains(parseCidr(net) as Cidr, ip));
+function unreachable(ip: Ip): readonly [net: Cidr, why: string] | undefined {
+  return UNREACHABLE.find(([net]) => cidrContains(net, ip));
 }
 
 /** `eth0:1` is an interface's alias, `300.1.1.1` and `2001:db8:::1` are meant as addresses. */
@@ -90,7 +98,7 @@ function looksLikeAddress(text: string): boolean {
 }
 
 function bare(text: string): string {
-  const [address = "", ...rest] = text.split(/[/%]/);
+  const [address = "", ...rest] = text.split("/");
   const bracketed = /^\[(.*)\]$/.exec(text)?.[1];
   const meant = bracketed ?? (rest.length > 0 ? address : "");
   return parseIp(meant) === undefined ? "" : `; write ${meant} alone`;

@@ -18,12 +18,12 @@ export function parseName(text: string, maxBytes: number): Reading<string> {
 
 /** Reads the name of an interface or bridge. `what` is how the message calls it: "an interface", "a bridge". */
 export function parseInterfaceName(text: string, what: string): Reading<string> {
-  if (text.length > INTERFACE_LENGTH)
+  if (text.length > INTERFACE_LENGTH && /^[\w.:-]+$/.test(text))
     return refuse(
-      "interface-name",
+      "interface-long",
       `"${printable(text)}" is too long for ${what}; ${INTERFACE_LENGTH} characters is the most`,
     );
-  return /^[\w.:-]+$/.test(text) && /[a-z]/i.test(text)
+  return /^[\w.:-]{1,15}$/.test(text) && /[a-z]/i.test(text)
     ? { value: text }
     : refuse("interface-name", `"${printable(text)}" is no name of ${what}`);
 }

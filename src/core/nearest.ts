@@ -4,6 +4,6 @@ import { closest, distance } from "fastest-levenshtein";
 export function nearest(text: string, known: readonly string[]): string | undefined {
   if (known.length === 0) return undefined;
   const found = closest(text.toLowerCase(), known);
-  // Half of the word may be wrong: `port` for `ports` and `logs` for `log_level` are typos, `xyzzy` is none.
-  return distance(text.toLowerCase(), found) <= Math.max(2, found.length / 2) ? found : undefined;
+  // Half of the letters may be wrong: `port` for `ports` and `warning` for `warn` are slips, `xyzzy` is none.
+  return distance(text.toLowerCase(), found) <= Math.max(text.length, found.length) / 2 ? found : undefined;
 }

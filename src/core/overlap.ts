@@ -1,4 +1,3 @@
-import type { PortRange } from "./address.ts";
 import { familiesOf, formatListen } from "./listen.ts";
 import type { Forward, Listen } from "./port-map.ts";
 
@@ -8,9 +7,8 @@ export interface Overlap {
   readonly later: Forward;
 }
 
-/** Forwards of one protocol and one listen, by first port. */
+/** Forwards that may collide, by first port. */
 interface Lane {
-  readonly listen: Listen;
   readonly forwards: readonly Forward[];
   /** For each index, the forward that reaches highest among those up to it. */
   readonly highest: readonly Forward[];
@@ -19,59 +17,74 @@ interface Lane {
 /**
  * Finds publications that collide. Every forward that takes part in a collision is in at least one pair;
  * not every pair is given, so that 10,000 copies of one line make 10,000 pairs and not 50 million.
+ *
+ *     any IPv4     |-----|   |--|      compared with each other, and with all below
+ *     10.0.0.1        |-|              compared with each other, and with "any"
+ *     eth0                    |---|    the same; what addresses it has is not known here
  */
 export function findOverlaps(forwards: readonly Forward[]): readonly Overlap[] {
-  const lanes = buildLanes(forwards);
   const found = new Map<string, Overlap>();
   const note = (one: Forward, other: Forward | undefined): void => {
-    if (other === undefined || sameEntry(one, other)) return;
+    if (other === undefined) return;
     const pair = compare(one, other) < 0 ? { earlier: one, later: other } : { earlier: other, later: one };
     const key = `${entryKey(pair.earlier)}\n${entryKey(pair.later)}`;
     if (!found.has(key)) found.set(key, pair);
   };
-  for (const [key, lane] of lanes) {
-    lane.forwards.forEach((forward, index) => {
-      if (index > 0) note(forward, holderIn(lane, forward.published, index - 1));
-    });
-    for (const any of lane.listen.kind === "any" ? [] : anyLanes(lanes, key, lane.listen))
-      for (const forward of lane.forwards) note(forward, holderIn(any, forward.published));
+  for (const lane of groupLanes(forwards, ({ listen }) => listen.map(formatListen)).values())
+    lane.forwards.forEach((forward, index) => note(forward, findHolder(lane, forward, index - 1)));
+  const anywhere = groupLanes(forwards, ({ listen }) => familiesIn(listen, true));
+  const somewhere = groupLanes(forwards, ({ listen }) => familiesIn(listen, false));
+  for (const [key, any] of anywhere) {
+    const some = somewhere.get(key);
+    if (some === undefined) continue;
+    for (const forward of some.forwards) note(forward, findHolder(any, forward));
+    for (const forward of any.forwards) note(forward, findHolder(some, forward));
   }
   return [...found.values()];
 }
 
-function buildLanes(forwards: readonly Forward[]): ReadonlyMap<string, Lane> {
-  const groups = new Map<string, { listen: Listen; forwards: Forward[] }>();
-  for (const forward of forwards)
-    for (const listen of forward.listen) {
-      const key = `${forward.protocol} ${formatListen(listen)}`;
-      const group = groups.get(key) ?? { listen, forwards: [] };
-      group.forwards.push(forward);
-      groups.set(key, group);
-    }
-  return new Map(Array.from(groups, ([key, group]) => [key, buildLane(group.listen, group.forwards)]));
+function familiesIn(listens: readonly Listen[], isAny: boolean): readonly string[] {
+  const families = listens.filter(({ kind }) => (kind === "any") === isAny).flatMap(familiesOf);
+  return [...new Set(families)].map(String);
 }
 
-function buildLane(listen: Listen, unsorted: readonly Forward[]): Lane {
+/** Lanes by protocol and key; a forward is in one lane for each of its keys. */
+function groupLanes(
+  forwards: readonly Forward[],
+  keysOf: (forward: Forward) => readonly string[],
+): ReadonlyMap<string, Lane> {
+  const groups = new Map<string, Forward[]>();
+  for (const forward of forwards)
+    for (const key of keysOf(forward)) {
+      const lane = `${forward.protocol} ${key}`;
+      const group = groups.get(lane);
+      if (group === undefined) groups.set(lane, [forward]);
+      else group.push(forward);
+    }
+  return new Map(Array.from(groups, ([key, group]) => [key, buildLane(group)]));
+}
+
+function buildLane(unsorted: readonly Forward[]): Lane {
   const forwards = unsorted.toSorted((a, b) => a.published.first - b.published.first || compare(a, b));
   const highest: Forward[] = [];
   for (const forward of forwards) {
     const before = highest.at(-1);
     highest.push(before !== undefined && before.published.last >= forward.published.last ? before : forward);
   }
-  return { listen, forwards, highest };
+  return { forwards, highest };
 }
 
-function anyLanes(lanes: ReadonlyMap<string, Lane>, key: string, listen: Listen): readonly Lane[] {
-  const protocol = key.slice(0, key.indexOf(" "));
-  return familiesOf(listen).flatMap(
-    (family) => lanes.get(`${protocol} ${formatListen({ kind: "any", family })}`) ?? [],
-  );
-}
-
-/** Who holds a port of the range, among the forwards up to index `end`: the nearest below, else the highest. */
-function holderIn(lane: Lane, range: PortRange, end = lastStartingBy(lane, range.last)): Forward | undefined {
+/** Who else holds a port of the forward, among those up to index `end`: the nearest below, or the highest. */
+function findHolder(
+  lane: Lane,
+  forward: Forward,
+  end = lastStartingBy(lane, forward.published.last),
+): Forward | undefined {
   return [lane.forwards[end], lane.highest[end]].find(
-    (each) => each !== undefined && each.published.last >= range.first,
+    (each) =>
+      each !== undefined &&
+      each.published.last >= forward.published.first &&
+      entryKey(each) !== entryKey(forward),
   );
 }
 
@@ -85,10 +98,6 @@ function lastStartingBy(lane: Lane, port: number): number {
     else high = middle;
   }
   return low - 1;
-}
-
-function sameEntry(one: Forward, other: Forward): boolean {
-  return one === other || entryKey(one) === entryKey(other);
 }
 
 /** An anchored list of ports has one place in the file and many guests. */

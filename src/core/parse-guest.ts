@@ -34,8 +34,8 @@ export function parseGuest(
   const label = parseName(name, NAME_BYTES);
   if ("fault" in label) report.error(report.keyPlace(path), label.fault);
   const written = KINDS.filter((kind) => Object.hasOwn(raw, kind));
-  const [kind, second] = written;
-  if (kind !== undefined && second !== undefined) refuseSecond(name, kind, second, report);
+  const [kind, ...further] = written;
+  for (const each of further) refuseFurther(name, kind ?? each, each, report);
   const network = raw.network === undefined ? undefined : readNetwork(name, raw.network, settings, report);
   const guest: Guest = {
     name,
@@ -48,10 +48,10 @@ export function parseGuest(
   return guest;
 }
 
-function refuseSecond(name: string, kind: string, second: string, report: Report): void {
+function refuseFurther(name: string, kind: string, further: string, report: Report): void {
   const line = report.place(["guests", name, kind]).line;
-  const message = `guest "${printable(name)}" is already found by its ${kind} (line ${line}); keep one of ${kind} and ${second}`;
-  report.error(report.place(["guests", name, second]), { code: "two-identities", message });
+  const message = `guest "${printable(name)}" is already found by its ${kind} (line ${line}); keep one of ${kind} and ${further}`;
+  report.error(report.place(["guests", name, further]), { code: "two-identities", message });
 }
 
 function readIdentity(

@@ -31,7 +31,7 @@ export interface Checks {
  */
 export function parsePortMap(text: string, file: string, checks: Checks): Parsed<PortMap | undefined> {
   const { value: document, issues } = parseYaml(text, file);
-  if (document === undefined) return { value: undefined, issues };
+  if (document === undefined) return { value: undefined, issues: sortIssues(issues) };
   const report = createReport(document);
   const raw = readShape(document.value, report);
   const portMap = raw && readPortMap(raw, checks, report);

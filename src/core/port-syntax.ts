@@ -92,7 +92,7 @@ function explain(text: string, ports: string): string {
   const written = printable(text);
   if (!ports.includes(":") && "value" in parsePortRange(ports))
     return `"${written}" names one side only; write ${ports}:${written} to publish it under the same number`;
-  if (ports.split(":").length > 3 && !ports.includes("["))
+  if (ports.includes("::") && !ports.includes("["))
     return `"${written}" is unclear; put an IPv6 address in brackets and quote it: "[::1]:80:80"`;
   return `"${written}" is no port; write [HOST_IP:]PUBLISHED[-END]:TARGET[-END][/PROTOCOL] like 1122:22`;
 }

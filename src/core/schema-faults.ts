@@ -33,6 +33,8 @@ function explain(issue: SchemaIssue, above: Path, root: unknown): readonly Shape
 }
 
 function explainValue(issue: SchemaIssue, name: string, value: unknown): Fault {
+  if (name === "guests" && (value === null || value === undefined))
+    return { code: "no-guests", message: "guests is missing or has no value; write `guests: {}` for none" };
   if (value === null)
     return { code: "no-value", message: `${name} has no value; give it one or remove the key` };
   if (value === undefined) return { code: "missing-key", message: `${name} is missing` };
@@ -47,7 +49,14 @@ function explainValue(issue: SchemaIssue, name: string, value: unknown): Fault {
       };
     }
     case "invalid_value":
-      return { code: "unknown-value", message: unknownValue(name, String(value), issue.values.map(String)) };
+      if (typeof value !== "string") {
+        const known = issue.values.join(", ");
+        return {
+          code: "wrong-type",
+          message: `${name} is ${typeWord(typeName(value))}, not one of ${known}`,
+        };
+      }
+      return { code: "unknown-value", message: unknownValue(name, value, issue.values.map(String)) };
     default:
       return {
         code: "bad-value",
@@ -72,12 +81,15 @@ function unknownValue(name: string, value: string, known: readonly string[]): st
 
 /** `- 22: 22` and `- ::` are mappings to YAML, and text to whoever wrote them. */
 function misreadText(value: unknown): Fault | undefined {
-  const [first, ...more] = typeof value === "object" && value !== null ? Object.entries(value) : [];
+  const isMapping = typeof value === "object" && value !== null && !Array.isArray(value);
+  const [first, ...more] = isMapping ? Object.entries(value) : [];
   if (first === undefined || more.length > 0) return undefined;
   const [key, member] = first;
   if (key === ":" && member === null)
     return { code: "yaml-quote", message: 'the address :: needs quotes: "::"' };
-  if (!/^[\d.:-]+$/.test(key) || typeof member !== "string") return undefined;
+  if (!/^[\d.:-]+$/.test(key)) return undefined;
+  if (member === null) return { code: "port-syntax", message: `the guest's port is missing after ${key}:` };
+  if (typeof member !== "string") return undefined;
   return {
     code: "yaml-quote",
     message: `a port has no space after its colon; write ${key}:${printable(member)}`,
@@ -98,12 +110,8 @@ function valueAt(root: unknown, path: Path): unknown {
 function nameOf(path: Path): string {
   const key = path.findLast((step) => typeof step === "string");
   if (key === undefined) return "the config";
-  if (path.length === 2 && path[0] === "guests") return `guest "${printable(String(key))}"`;
-  return typeof path.at(-1) === "number"
-    ? `an entry of ${key}`
-    : path[0] === "reach"
-      ? path.join(".")
-      : String(key);
+  if (path.length === 2 && path[0] === "guests") return `guest "${printable(key)}"`;
+  return typeof path.at(-1) === "number" ? `an entry of ${key}` : path[0] === "reach" ? path.join(".") : key;
 }
 
 function typeName(value: unknown): string {

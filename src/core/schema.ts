@@ -62,7 +62,10 @@ const flag = (): z.ZodString =>
 
 const allow = z
   .array(z.string())
-  .min(1, "an empty allow lets nobody in; remove the key to let everyone in, or write sources: [10.0.0.0/8]");
+  .min(
+    1,
+    "an empty allow lets nobody in; remove the key to let everyone in, or name sources like [10.0.0.0/8]",
+  );
 
 const portSchema = z.strictObject({
   published: port().describe("Port of the host, or a range such as 30000-30099."),

@@ -1,5 +1,6 @@
 import { refuse } from "./fault.ts";
 import type { Fault } from "./fault.ts";
+import { printable } from "./printable.ts";
 
 /** Our words for the library's codes, where they help more than its own. */
 const MESSAGES: ReadonlyMap<string, readonly [code: string, message: string]> = new Map([
@@ -12,6 +13,7 @@ const MESSAGES: ReadonlyMap<string, readonly [code: string, message: string]> = 
     "NON_STRING_KEY",
     ["yaml-syntax", "a list, mapping or alias cannot be a key; a colon may be missing or misplaced"],
   ],
+  ["BAD_COLLECTION_TYPE", ["yaml-tag", "YAML tags such as !name mean nothing here; remove it"]],
   ["TAG_RESOLVE_FAILED", ["yaml-tag", "YAML tags such as !name mean nothing here; remove it"]],
   ["BAD_SCALAR_START", ["yaml-syntax", "text that starts with @, ` or % needs quotes"]],
   [
@@ -31,7 +33,9 @@ const MESSAGES: ReadonlyMap<string, readonly [code: string, message: string]> = 
 export function explainYamlError(code: string, message: string, line: string): Fault {
   const hint = hintToQuote(line);
   if (hint !== undefined) return { code: "yaml-quote", message: hint };
-  const [ours, text] = MESSAGES.get(code) ?? ["yaml-syntax", `not valid YAML: ${message.split("\n", 1)[0]}`];
+  if (/^Flow (map|sequence)/.test(message))
+    return { code: "yaml-syntax", message: "a [ or { above this place is not closed" };
+  const [ours, text] = MESSAGES.get(code) ?? ["yaml-syntax", `not valid YAML: ${printable(message, 200)}`];
   return refuse(ours, text).fault;
 }
 

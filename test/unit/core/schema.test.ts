@@ -1,0 +1,63 @@
+import { describe, expect, it } from "vitest";
+import { z } from "zod";
+import { configJsonSchema, knownKeys } from "../../../src/core/schema.ts";
+
+interface Json {
+  readonly [key: string]: unknown;
+}
+
+function isObject(value: unknown): value is Json {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Every property of the schema, at any depth, with its path. */
+function properties(schema: unknown, path = ""): ReadonlyArray<readonly [string, Json]> {
+  if (Array.isArray(schema)) return schema.flatMap((each) => properties(each, path));
+  if (!isObject(schema)) return [];
+  const own = isObject(schema["properties"]) ? Object.entries(schema["properties"]) : [];
+  const below = ["items", "anyOf", "additionalProperties"].flatMap((key) => properties(schema[key], path));
+  return [
+    ...own.flatMap(([name, each]) =>
+      isObject(each) ? [[`${path}/${name}`, each] as const, ...properties(each, `${path}/${name}`)] : [],
+    ),
+    ...below,
+  ];
+}
+
+describe("the JSON Schema", () => {
+  it("describes every key", () => {
+    const all = properties(configJsonSchema());
+    expect(all.length).toBeGreaterThan(30);
+    expect(
+      all.filter(([, schema]) => typeof schema["description"] !== "string").map(([path]) => path),
+    ).toEqual([]);
+  });
+
+  it("knows the keys of the contract", () => {
+    expect(knownKeys([]).join(" ")).toBe(
+      "listen networks guests reach resync linger on_stop iptables metrics sources log_level",
+    );
+    expect(knownKeys(["guests", "a"]).join(" ")).toBe(
+      "domain mac address hostname network allow ports reserve",
+    );
+    expect(knownKeys(["guests", "a", "ports", 0]).join(" ")).toBe("published target host_ip protocol allow");
+    expect(knownKeys(["reach"]).join(" ")).toBe("guests host loopback");
+  });
+
+  // As an editor does, which reads numbers and booleans where people write no quotes.
+  it.each([
+    [{ guests: {} }, true],
+    [{ guests: { a: null, b: { domain: 7, ports: null } } }, true],
+    [{ guests: {}, reach: { host: true, guests: "on", loopback: "No" }, linger: 0 }, true],
+    [{ guests: { a: { ports: ["22:22", { published: 80, target: "80-81" }] } } }, true],
+    [{}, false],
+    [{ guests: {}, lisen: "x" }, false],
+    [{ guests: { a: { ports: [22] } } }, false],
+    [{ guests: { a: { ports: [{ published: 80 }] } } }, false],
+    [{ guests: { a: { allow: [] } } }, false],
+    [{ guests: {}, on_stop: "never" }, false],
+  ])("accepts %j: %s", (value, expected) => {
+    const schema = z.fromJSONSchema(configJsonSchema());
+    expect(schema.safeParse(value).success).toBe(expected);
+  });
+});
