@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import { createLoop } from "../daemon/loop.ts";
 import type { DaemonIdentity } from "../daemon/loop.ts";
 import type { PortMap } from "../core/port-map.ts";
@@ -8,6 +9,7 @@ import { identifyProcess } from "../host/processes.ts";
 import { startResync } from "../host/resync-timer.ts";
 import { readStatus } from "../host/status-file.ts";
 import { watchFiles } from "../host/watch-files.ts";
+import { watchRules } from "../host/watch-rules.ts";
 import type { Logger } from "../ports.ts";
 import { VERSION } from "../version.ts";
 import { createHost, LIBVIRT_NETWORKS } from "../wire.ts";
@@ -18,6 +20,7 @@ import { teardown } from "./teardown.ts";
 export async function run(context: Context, signal: AbortSignal): Promise<number> {
   const { paths } = context;
   const identity = await identify(context);
+  const config = resolve(paths.config);
   const logger = createLogger(chooseFormat(process.env, process.stdout.isTTY), "info", context.color);
   logger.log({ level: "info", event: "start", message: `kvmnatd ${VERSION} starts with ${paths.config}` });
   let portMap: PortMap | undefined;
@@ -36,8 +39,8 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
     },
   });
   const stopWatching = watchFiles(
-    [paths.dnsmasqDir, paths.config, LIBVIRT_NETWORKS],
-    (path) => loop.hint(path === paths.config ? "config" : nameOf(path), "file"),
+    { folders: [resolve(paths.dnsmasqDir), LIBVIRT_NETWORKS], file: config },
+    (path) => loop.hint(path === config ? "config" : nameOf(path), "file"),
     (error) =>
       logger.log({
         level: "error",
@@ -47,7 +50,10 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   );
   const onHup = (): void => loop.hint("SIGHUP", "file");
   process.on("SIGHUP", onHup);
-  const links = watchLinks(() => loop.hint("address or link changed", "file"), signal);
+  const watches = [
+    watchLinks(() => loop.hint("address or link changed", "file"), signal),
+    watchRules(() => loop.hint("ruleset changed", "rules"), signal),
+  ];
   try {
     await loop.run(signal);
     await stop(context, logger, portMap);
@@ -56,7 +62,7 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
     stopResync();
     await stopWatching();
   }
-  await links;
+  await Promise.all(watches);
   return EXIT.ok;
 }
 

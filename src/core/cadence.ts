@@ -2,6 +2,7 @@
  * When the next pass runs. Pure: the clock is an argument.
  *
  *   hint ------> now, but PASS_GAP_MS after the start of the pass before
+ *   rules hint > now, but RULES_GAP_MS after the start of the pass before
  *   file hint -> and once more SECOND_LOOK_MS later
  *   success ---> when a lease expires or linger ends
  *   failure ---> after 0.25 s, 0.5 s, 1 s ... 30 s
@@ -11,6 +12,8 @@
 export const SECOND_LOOK_MS = 150;
 /** Between the starts of two passes: a file rewritten 500 times a second must not take the processor. */
 export const PASS_GAP_MS = 100;
+/** The same for passes that only the ruleset asks for. */
+export const RULES_GAP_MS = 900;
 const RETRY_FIRST_MS = 250;
 const RETRY_MAX_MS = 30_000;
 /** setTimeout takes 31 bits; what is further away is simply looked at earlier. */
@@ -35,6 +38,13 @@ export function onHint(cadence: Cadence, nowMs: number): Cadence {
 /** The same for a file, which may change again unseen right after: look once more when the events have settled. */
 export function onFileHint(cadence: Cadence, nowMs: number): Cadence {
   return { ...onHint(cadence, nowMs), secondLookAtMs: nowMs + SECOND_LOOK_MS };
+}
+
+/** The ruleset has changed, maybe by us: look, but a neighbour who changes it all the time costs a pass a second. */
+export function onRulesHint(cadence: Cadence, nowMs: number): Cadence {
+  const quietMs = nowMs - (cadence.lastStartMs ?? Number.NEGATIVE_INFINITY);
+  const waits = quietMs >= 0 && quietMs < RULES_GAP_MS;
+  return waits ? due(cadence, nowMs + RULES_GAP_MS - quietMs) : onHint(cadence, nowMs);
 }
 
 /** A pass begins: it serves everything that was due. */

@@ -1,8 +1,17 @@
-import { IDLE, onFailure, onFileHint, onHint, onStart, onSuccess, sleepMs } from "../core/cadence.ts";
+import {
+  IDLE,
+  onFailure,
+  onFileHint,
+  onHint,
+  onRulesHint,
+  onStart,
+  onSuccess,
+  sleepMs,
+} from "../core/cadence.ts";
 import type { Cadence } from "../core/cadence.ts";
 import { describeOccupied, findOccupied } from "../core/occupied.ts";
 import type { PortMap } from "../core/port-map.ts";
-import { toForwardStatus } from "../core/status.ts";
+import { STATUS_SCHEMA, toForwardStatus } from "../core/status.ts";
 import type { DaemonStatus, Problem } from "../core/status.ts";
 import { ConfigError, KvmnatdError } from "../errors.ts";
 import type { Host, Logger } from "../ports.ts";
@@ -15,9 +24,14 @@ export type DaemonIdentity = Pick<
   "version" | "pid" | "startTicks" | "networkNamespace" | "config" | "startedAt"
 >;
 
+/** `file`: look once more when the events have settled. `rules`: our own changes are among them, do not hurry. */
+export type HintKind = "plain" | "file" | "rules";
+
+const ON_HINT = { plain: onHint, file: onFileHint, rules: onRulesHint } as const;
+
 export interface Loop {
-  /** Something may have changed: look now. `file`: and once more, when the events have settled. */
-  hint(trigger: string, kind?: "file"): void;
+  /** Something may have changed: look. */
+  hint(trigger: string, kind?: HintKind): void;
   /**
    * Passes until the signal; one at a time, none of them lost.
    * @throws ConfigError when there is no good config at start
@@ -43,9 +57,9 @@ export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): 
   const triggers = new Set(["start"]);
   let wake: () => void = () => undefined;
 
-  function hint(trigger: string, kind?: "file"): void {
+  function hint(trigger: string, kind: HintKind = "plain"): void {
     triggers.add(trigger);
-    cadence = (kind === "file" ? onFileHint : onHint)(cadence, host.now());
+    cadence = ON_HINT[kind](cadence, host.now());
     wake();
   }
 
@@ -98,12 +112,11 @@ export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): 
     for (const entry of result.entries) logger.log(entry);
     if (changed || trigger.includes("resync")) occupied = await findOccupiedPorts(result);
     const problems = [...result.problems, ...occupied];
-    tellProblems(problems);
     if (result.failed) triggers.add("retry");
     cadence = result.failed
       ? onFailure(cadence, host.now())
       : onSuccess(cadence, host.now(), result.wakeAtMs);
-    await writeStatus(result, problems);
+    tellProblems([...problems, ...(await writeStatus(result, problems))]);
   }
 
   async function findOccupiedPorts(result: PassResult): Promise<readonly Problem[]> {
@@ -134,9 +147,9 @@ export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): 
   }
 
   /** A full or read-only /run must not stop the forwards: told, tried again at the next pass. */
-  async function writeStatus(result: PassResult, problems: readonly Problem[]): Promise<void> {
+  async function writeStatus(result: PassResult, problems: readonly Problem[]): Promise<readonly Problem[]> {
     const status: DaemonStatus = {
-      schema: 1,
+      schema: STATUS_SCHEMA,
       ...identity,
       updatedAt: new Date(host.now()).toISOString(),
       pass,
@@ -146,9 +159,10 @@ export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): 
     };
     try {
       await host.writeStatus(status);
+      return [];
     } catch (error) {
       if (!(error instanceof KvmnatdError)) throw error;
-      tellProblems([...problems, { code: error.code, message: error.message, severity: "warning" }]);
+      return [{ code: error.code, message: error.message, severity: "warning" }];
     }
   }
 

@@ -1,7 +1,7 @@
 import { networkOf, parseIp } from "../core/address.ts";
 import type { Ip } from "../core/address.ts";
 import type { Subnet } from "../core/network.ts";
-import { followCommand, runCommand } from "./run-command.ts";
+import { followForEver, runCommand } from "./run-command.ts";
 import type { Links } from "../ports.ts";
 
 interface AddressRow {
@@ -40,27 +40,7 @@ function toSubnet(row: AddressRow): readonly Subnet[] {
   return [{ cidr: networkOf(own, row.prefixlen), own }];
 }
 
-const RESTART_MS = 1000;
-
 /** Calls `onChange` whenever a link or an address of the host changes, until the signal. */
 export async function watchLinks(onChange: () => void, signal: AbortSignal): Promise<void> {
-  while (!signal.aborted) {
-    await followCommand(["ip", "monitor", "link", "address"], onChange, signal);
-    // It ends only when it is killed or missing: try again, but not in a circle.
-    await pause(RESTART_MS, signal);
-  }
-}
-
-async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  await new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener(
-      "abort",
-      () => {
-        clearTimeout(timer);
-        resolve();
-      },
-      { once: true },
-    );
-  });
+  await followForEver(["ip", "monitor", "link", "address"], onChange, signal);
 }

@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import { execa, ExecaError } from "execa";
 import { CommandError, KvmnatdError } from "../errors.ts";
 
@@ -46,11 +47,22 @@ export async function runCommand(
   }
 }
 
-/**
- * Runs a program that goes on for ever and hands on each line that it prints.
- * @returns when it has ended, for whatever reason; the caller decides whether to start it again
- */
-export async function followCommand(
+const RESTART_MS = 1000;
+
+/** Hands on each line of a program that never ends by itself; it is started again when it does, until the signal. */
+export async function followForEver(
+  argv: readonly string[],
+  onLine: (line: string) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  while (!signal.aborted) {
+    await followCommand(argv, onLine, signal);
+    // It was killed or is missing: not in a circle.
+    await setTimeout(RESTART_MS, undefined, { signal, ref: false }).catch(() => undefined);
+  }
+}
+
+async function followCommand(
   argv: readonly string[],
   onLine: (line: string) => void,
   signal: AbortSignal,
@@ -64,8 +76,13 @@ export async function followCommand(
     env: commandEnv(),
     cancelSignal: signal,
   });
-  for await (const line of running) onLine(line);
-  await running;
+  try {
+    for await (const line of running) onLine(line);
+    await running;
+  } catch (error) {
+    // How it ended is all the same: it is started again.
+    if (!(error instanceof ExecaError)) throw error;
+  }
 }
 
 /** C messages, for what we read; sbin, which a user's PATH may lack. */
