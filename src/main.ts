@@ -102,4 +102,8 @@ async function main(): Promise<number> {
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code !== "EPIPE") throw error;
 });
-process.exit(await main());
+const exitCode = await main();
+// What is written to a pipe is written later; process.exit does not wait for it.
+for (const stream of [process.stdout, process.stderr])
+  await new Promise((written) => stream.write("", written));
+process.exit(exitCode);
