@@ -6,7 +6,7 @@ import { errnoOf } from "./run-command.ts";
 import type { BridgeFiles } from "../ports.ts";
 
 /** A bridge's name goes into rules: nothing but what an interface is really named. */
-const STATUS_FILE = /^([A-Za-z0-9_.:-]{1,15})\.status$/;
+const BRIDGE_FILE = /^([A-Za-z0-9_.:-]{1,15})\.(?:status|macs)$/;
 
 /**
  * Reads libvirt's lease and domain files.
@@ -24,7 +24,7 @@ export async function readLeaseFiles(
 async function listBridges(folder: string): Promise<readonly string[]> {
   try {
     const names = await readdir(folder);
-    return names.flatMap((name) => STATUS_FILE.exec(name)?.[1] ?? []).toSorted();
+    return [...new Set(names.flatMap((name) => BRIDGE_FILE.exec(name)?.[1] ?? []))].toSorted();
   } catch (error) {
     if (errnoOf(error) !== undefined) return [];
     throw error;
