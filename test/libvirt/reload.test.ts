@@ -1,0 +1,121 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { until } from "../support/lab.ts";
+import { createGuest, createStage, NOTHING } from "../support/libvirt.ts";
+import type { LabGuest, Libvirt, Stage } from "../support/libvirt.ts";
+
+const CONFIG = `
+guests:
+  devstack:
+    ports: [1122:22]
+`;
+
+interface Picture {
+  readonly answer: string;
+  /** Our jump in FORWARD comes before the one to libvirt's reject. */
+  readonly beforeReject: boolean;
+  /** Rules of libvirt and the admin. */
+  readonly foreign: string;
+}
+
+/** libvirt rewrites its rules in each of these cases, and a packet proves the order each time. */
+describe("libvirt rewrites its rules", () => {
+  let stage: Stage;
+  let libvirt: Libvirt;
+  let guest: LabGuest;
+  let address: string;
+  let right: Picture;
+
+  beforeAll(async () => {
+    stage = await createStage(CONFIG);
+    ({ libvirt } = stage);
+    await libvirt.start();
+    await libvirt.startNetwork();
+    // Rules of an admin, before and behind libvirt's.
+    await sh(
+      "iptables -N ADMIN; iptables -A ADMIN -s 203.0.113.0/24 -j DROP -m comment --comment 'mine: \"keep\"'",
+    );
+    await sh("iptables -A FORWARD -j ADMIN; iptables -I INPUT -i lan0 -p tcp --dport 25 -j REJECT");
+    await sh("iptables -t nat -A PREROUTING -p tcp --dport 8080 -j REDIRECT --to-ports 80");
+    const foreign = await stage.foreignRules();
+    guest = await createGuest(libvirt, "devstack", "52:54:00:6c:3c:01");
+    await guest.serve(22);
+    await guest.powerOn();
+    address = await guest.takeLease();
+    right = { answer: `devstack at ${address} sees 10.99.0.2`, beforeReject: true, foreign };
+    await stage.startDaemon();
+    await stage.becomes("active");
+  });
+  afterAll(() => stage.close());
+  beforeEach(({ onTestFailed }) => onTestFailed(() => stage.dump()));
+
+  async function sh(script: string): Promise<string> {
+    return (await libvirt.lab.exec(["sh", "-ec", script])).stdout.trim();
+  }
+
+  /** What a client gets, once it gets anything; the way through FORWARD; and everybody else's rules. */
+  async function look(): Promise<Picture> {
+    const answer = await until("a client gets an answer", async () => {
+      const greeting = await libvirt.dial(1122);
+      return greeting !== NOTHING && greeting;
+    });
+    const rules = (await sh("iptables -S FORWARD")).split("\n");
+    const place = (chain: string): number => rules.findIndex((rule) => rule.endsWith(`-j ${chain}`));
+    const [ours, libvirts] = [place("KVMNATD-FWD"), place("LIBVIRT_FWI")];
+    return { answer, beforeReject: ours !== -1 && ours < libvirts, foreign: await stage.foreignRules() };
+  }
+
+  const hasJump = async (): Promise<boolean> => (await sh("iptables -S FORWARD")).includes("KVMNATD-FWD");
+
+  it("has put its own rules beside those of others", async () => {
+    expect(await look()).toEqual(right);
+  });
+
+  it("SIGHUP", async () => {
+    await libvirt.reload();
+    expect(await look()).toEqual(right);
+  });
+
+  it("net-update", async () => {
+    await libvirt.reserve(guest.mac, address);
+    expect(await look()).toEqual(right);
+  });
+
+  it("restart of libvirtd", async () => {
+    await libvirt.restart();
+    expect(await look()).toEqual(right);
+  });
+
+  it("a flush of FORWARD, with nothing else to wake the daemon", async () => {
+    await stage.rests();
+    await sh("iptables -F FORWARD");
+    // libvirt's jumps come back with its next restart only; the admin's own is nobody's to restore but the admin's.
+    expect(await until("kvmnatd's jump is back", hasJump)).toBe(true);
+  });
+
+  it("restart of libvirtd after that flush: its jumps come before ours", async () => {
+    await sh("iptables -F FORWARD");
+    await libvirt.lab.exec(["kill", "-HUP", `${(await stage.status()).pid}`]);
+    await until("kvmnatd's jump is back", hasJump);
+    await libvirt.restart();
+    await sh("iptables -A FORWARD -j ADMIN");
+    expect(await look()).toEqual(right);
+  });
+
+  it("net-destroy and net-start", async () => {
+    await libvirt.stopNetwork();
+    await stage.becomes("pending");
+    await libvirt.startNetwork();
+    // net-start plugs no running guest in again: libvirt forgets the port, as with real taps.
+    await guest.powerOn();
+    expect(await look()).toEqual(right);
+    await stage.becomes("active");
+  });
+
+  it("leaves nothing behind after teardown", async () => {
+    await stage.stopDaemon();
+    expect(await sh("iptables-save")).toContain("KVMNATD-");
+    expect((await stage.kvmnatd("teardown")).exitCode).toBe(0);
+    expect(await sh("iptables-save; ip6tables-save; nft list ruleset")).not.toMatch(/kvmnatd/i);
+    expect(await stage.foreignRules()).toBe(right.foreign);
+  });
+});
