@@ -5,7 +5,7 @@ import { EXIT } from "./errors.ts";
 import { VERSION } from "./version.ts";
 import { DEFAULT_CONFIG, DEFAULT_DNSMASQ_DIR } from "./wire.ts";
 
-export type CommandName =
+type CommandName =
   "run" | "check" | "plan" | "apply" | "status" | "leases" | "teardown" | "demo" | "schema" | "completion";
 
 /** What the command line asks for. */

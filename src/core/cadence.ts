@@ -13,7 +13,7 @@ export const SECOND_LOOK_MS = 150;
 /** Between the starts of two passes: a file rewritten 500 times a second must not take the processor. */
 export const PASS_GAP_MS = 100;
 /** The same for passes that only the ruleset asks for. */
-export const RULES_GAP_MS = 900;
+const RULES_GAP_MS = 900;
 const RETRY_FIRST_MS = 250;
 const RETRY_MAX_MS = 30_000;
 /** setTimeout takes 31 bits; what is further away is simply looked at earlier. */

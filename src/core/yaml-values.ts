@@ -9,7 +9,7 @@ export type YamlNode = { readonly offset: number; readonly anchor?: string | und
   | { readonly kind: "map"; readonly items: readonly YamlPair[] }
 );
 
-export interface YamlPair {
+interface YamlPair {
   readonly key: { readonly text: string; readonly plain: boolean; readonly offset: number };
   readonly value: YamlNode;
 }

@@ -25,7 +25,7 @@ export type DaemonIdentity = Pick<
 >;
 
 /** `file`: look once more when the events have settled. `rules`: our own changes are among them, do not hurry. */
-export type HintKind = "plain" | "file" | "rules";
+type HintKind = "plain" | "file" | "rules";
 
 const ON_HINT = { plain: onHint, file: onFileHint, rules: onRulesHint } as const;
 

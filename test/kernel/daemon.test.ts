@@ -1,3 +1,4 @@
+import { writeFile } from "node:fs/promises";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { until } from "../support/lab.ts";
 import type { Daemon } from "../support/lab.ts";
@@ -229,7 +230,6 @@ describe("signals and second daemons", () => {
 
 describe("the other variant", () => {
   it("a config that changes from nft to legacy takes the rules along, and leaves none behind", async () => {
-    const { writeFile } = await import("node:fs/promises");
     await writeFile(world.config, `iptables: legacy\n${GUESTS}`);
     await until("legacy has the rules", async () =>
       (await world.lab.exec(["iptables-legacy-save", "-t", "nat"])).stdout.includes(`${WEB.address}:22`),

@@ -13,7 +13,7 @@ export function mac(text: string): Mac {
   return demand(parseMac(text), text);
 }
 
-export function cidr(text: string): Cidr {
+function cidr(text: string): Cidr {
   return demand(parseCidr(text), text);
 }
 
@@ -24,8 +24,8 @@ function demand<T>(value: T | undefined, text: string): T {
 
 export const MAC_A: Mac = mac("52:54:00:6c:3c:01");
 export const MAC_B: Mac = mac("52:54:00:6c:3c:02");
-export const ANY: Listen = { kind: "any", family: 4 };
-export const WHERE = { file: "kvmnatd.yaml" };
+const ANY: Listen = { kind: "any", family: 4 };
+const WHERE = { file: "kvmnatd.yaml" };
 export const NOW = 1_795_000_000_000;
 
 export function lease(address: string, owner: Mac, more: Partial<Lease> = {}): Lease {

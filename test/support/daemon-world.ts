@@ -5,7 +5,7 @@ import { createWorld, DB, HOST, leaseRow, libvirtRules, WEB } from "./world.ts";
 import type { LeaseRow, World } from "./world.ts";
 
 /** As much of `status --json` as the tests look at. */
-export interface Status {
+interface Status {
   readonly running: boolean;
   readonly problems: readonly {
     readonly code: string;

@@ -7,7 +7,7 @@ const PROGRAM = resolve(import.meta.dirname, "../../dist/kvmnatd.js");
 const POLL_MS = 20;
 const SOON_MS = 10_000;
 
-export interface ExecOptions {
+interface ExecOptions {
   /** A network namespace made in the lab by `ip netns add`. */
   readonly netns?: string;
   readonly input?: string;

@@ -4,7 +4,7 @@ import type { Daemon, ExecResult, Lab, LogLine } from "./lab.ts";
 /** What a client sees when the published port leads nowhere. */
 export const NOTHING = "nothing";
 
-export const HOST_ADDRESS = "10.99.0.1";
+const HOST_ADDRESS = "10.99.0.1";
 
 const DNSMASQ_FOLDER = "/var/lib/libvirt/dnsmasq";
 const STATUS_FILE = `${DNSMASQ_FOLDER}/virbr0.status`;
@@ -83,13 +83,13 @@ export interface Libvirt {
 }
 
 /** A row of virbr0.status. */
-export interface LeaseRow {
+interface LeaseRow {
   readonly "ip-address": string;
   readonly "mac-address": string;
   readonly "expiry-time": number;
 }
 
-export async function createLibvirt(lab: Lab): Promise<Libvirt> {
+async function createLibvirt(lab: Lab): Promise<Libvirt> {
   const sh = (script: string): Promise<string> => runScript(lab, script);
   await sh(PREPARE + CLIENT);
   const virsh = (command: string): Promise<string> => sh(`virsh -q ${command}`);
@@ -212,14 +212,14 @@ async function runScript(lab: Lab, script: string): Promise<string> {
 }
 
 /** A forward as `status --json` shows it. */
-export interface ShownForward {
+interface ShownForward {
   readonly guest: string;
   readonly state: string;
   readonly address: string | null;
   readonly why: string | null;
 }
 
-export interface ShownStatus {
+interface ShownStatus {
   readonly pid: number;
   /** Number of the daemon's last pass. */
   readonly pass: number;
