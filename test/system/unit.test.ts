@@ -1,0 +1,64 @@
+import { execFileSync, spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+
+const UNIT = resolve(import.meta.dirname, "../../systemd/kvmnatd.service");
+const folder = mkdtempSync(join(tmpdir(), "kvmnatd-unit-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+describe("the systemd unit", () => {
+  it("is accepted by systemd, once its program is there", () => {
+    // systemd looks for the program; here it is another one that surely exists.
+    const file = join(folder, "kvmnatd.service");
+    writeFileSync(file, readFileSync(UNIT, "utf8").replace("/usr/local/bin/kvmnatd run", "/bin/true"));
+    const { status, stdout, stderr } = spawnSync("systemd-analyze", ["verify", "--man=no", file], {
+      encoding: "utf8",
+    });
+    expect({ status, said: stdout + stderr }).toEqual({ status: 0, said: "" });
+  });
+
+  it("does not start a bad config over and over", () => {
+    expect(readFileSync(UNIT, "utf8")).toMatch(/^RestartPreventExitStatus=78$/m);
+  });
+});
+
+describe("the built program", () => {
+  const program = resolve(import.meta.dirname, "../../dist/kvmnatd.js");
+
+  it("runs alone, with no node_modules beside it", () => {
+    const copy = join(folder, "kvmnatd");
+    execFileSync("install", ["-m", "755", program, copy]);
+    const { version } = JSON.parse(readFileSync(resolve(program, "../../package.json"), "utf8")) as {
+      version: string;
+    };
+    expect(execFileSync(copy, ["--version"], { encoding: "utf8", cwd: folder }).trim()).toBe(version);
+    writeFileSync(join(folder, "c.yaml"), "guests:\n  web: {ports: [1122:22]}\n");
+    expect(
+      execFileSync(copy, ["check", "-c", join(folder, "c.yaml")], { encoding: "utf8", cwd: folder }),
+    ).toMatch(/valid/);
+  });
+
+  it.each([
+    ["no command", [], 64],
+    ["an unknown command", ["rum"], 64],
+    ["an unknown option", ["plan", "--jason"], 64],
+    ["too much", ["check", "extra"], 64],
+    ["an unknown shell", ["completion", "tcsh"], 64],
+    ["--help", ["--help"], 0],
+    ["help of a command", ["help", "plan"], 0],
+    ["--version", ["--version"], 0],
+    ["schema", ["schema"], 0],
+    ["completion", ["completion", "bash"], 0],
+  ])("%s: exit code %#", (_what, args, expected) => {
+    expect(spawnSync(process.execPath, [program, ...args]).status).toBe(expected);
+  });
+
+  it("writes a long answer into a pipe to its end", () => {
+    const schema = execFileSync("sh", ["-c", `${process.execPath} ${program} schema | cat`], {
+      encoding: "utf8",
+    });
+    expect(JSON.parse(schema)).toMatchObject({ type: "object" });
+  });
+});
