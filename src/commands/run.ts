@@ -19,6 +19,10 @@ import { teardown } from "./teardown.ts";
 /** `kvmnatd run`: the daemon, until the signal. */
 export async function run(context: Context, signal: AbortSignal): Promise<number> {
   const { paths } = context;
+  // From the first moment: unheard, SIGHUP would kill, and `systemctl reload` may come at once.
+  let look: () => void = () => undefined;
+  const onHup = (): void => look();
+  process.on("SIGHUP", onHup);
   const identity = await identify(context);
   const config = resolve(paths.config);
   const logger = createLogger(chooseFormat(process.env, process.stdout.isTTY), "info", context.color);
@@ -48,8 +52,7 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
         message: `files are not watched: ${String(error)}; resync still is`,
       }),
   );
-  const onHup = (): void => loop.hint("SIGHUP", "file");
-  process.on("SIGHUP", onHup);
+  look = () => loop.hint("SIGHUP", "file");
   const watches = [
     watchLinks(() => loop.hint("address or link changed", "file"), signal),
     watchRules(() => loop.hint("ruleset changed", "rules"), signal),

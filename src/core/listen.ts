@@ -25,7 +25,7 @@ const UNREACHABLE: ReadonlyArray<readonly [net: Cidr, why: string]> = (
 const LOOPBACK: Cidr = parseCidr("127.0.0.0/8") as Cidr;
 
 /**
- * Reads an entry of `listen`: an address or the name of an interface.
+ * Reads an entry of `listen`, or `host_ip` of the long form: an address or the name of an interface.
  * @param loopback whether `reach.loopback` is on
  */
 export function parseListen(text: string, loopback: boolean): Reading<Listen> {
@@ -39,14 +39,14 @@ export function parseListen(text: string, loopback: boolean): Reading<Listen> {
   );
 }
 
-/** Reads `host_ip`: one address of the host; `0.0.0.0` and `::` are all of their family. */
+/** Reads HOST_IP of the short form: one address of the host; `0.0.0.0` and `::` are all of their family. */
 export function parseHostIp(text: string, loopback: boolean): Reading<Listen> {
   const ip = parseIp(text);
   if (ip === undefined) {
     const name = looksLikeAddress(text) ? undefined : parseInterfaceName(text, "an interface");
     const hint =
       name !== undefined && "value" in name
-        ? "; write an address (interfaces are named in listen)"
+        ? "; write an address (an interface goes into listen, or into host_ip of the long form)"
         : bare(text);
     return refuse("host-ip", `"${printable(text)}" is no address of the host${hint}`);
   }

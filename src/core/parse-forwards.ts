@@ -1,7 +1,7 @@
 import { formatCidr, parseCidr } from "./address.ts";
 import type { Cidr } from "./address.ts";
 import { refuse } from "./fault.ts";
-import { formatListen, parseHostIp } from "./listen.ts";
+import { formatListen, parseHostIp, parseListen } from "./listen.ts";
 import type { Forward, Listen } from "./port-map.ts";
 import { parsePortRange, parsePortText, PROTOCOLS, refuseUnequal } from "./port-syntax.ts";
 import type { PortText } from "./port-syntax.ts";
@@ -93,7 +93,10 @@ function readListen(
   if (long && Object.hasOwn(entry, "host_ip") && entry.host_ip === undefined) return undefined;
   const hostIp = long ? entry.host_ip : shortHostIp;
   if (hostIp === undefined) return defaults.listen;
-  const listen = report.take(long ? [...path, "host_ip"] : path, parseHostIp(hostIp, defaults.loopback));
+  // Before the colon of a short form a word is more often a slip than an interface.
+  const listen = long
+    ? report.take([...path, "host_ip"], parseListen(hostIp, defaults.loopback))
+    : report.take(path, parseHostIp(hostIp, defaults.loopback));
   return listen && [listen];
 }
 

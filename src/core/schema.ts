@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { DURATION_PATTERN, MAC_PATTERN, PORT_PATTERN, RANGE_PATTERN } from "./schema-patterns.ts";
 
 export interface RawPort {
   readonly published: string;
@@ -48,7 +49,8 @@ export type SchemaIssue = z.core.$ZodIssue;
  * reads YAML's own types, so the JSON Schema says "or a number" where people leave out quotes.
  */
 const word = (): z.ZodString => z.string().meta({ type: ["string", "number", "boolean"] });
-const port = (): z.ZodString => z.string().meta({ type: ["string", "integer"] });
+const port = (): z.ZodString =>
+  z.string().meta({ type: ["string", "integer"], pattern: RANGE_PATTERN, minimum: 1, maximum: 65_535 });
 
 // JSON Schema's patterns have no flag for "any case".
 const BOOLEAN = ["true", "false", "on", "off", "yes", "no"].map((text) =>
@@ -70,7 +72,10 @@ const allow = z
 const portSchema = z.strictObject({
   published: port().describe("Port of the host, or a range such as 30000-30099."),
   target: port().describe("Port of the guest, or a range as long as the published one."),
-  host_ip: z.string().optional().describe("Address of the host to publish on, in place of listen."),
+  host_ip: z
+    .string()
+    .optional()
+    .describe("Address of the host, or name of an interface, to publish on in place of listen."),
   protocol: z
     .enum(["tcp", "udp", "sctp", "both"])
     .optional()
@@ -80,7 +85,11 @@ const portSchema = z.strictObject({
 
 const guestSchema = z.strictObject({
   domain: word().optional().describe("libvirt's name of the guest. Default: the key."),
-  mac: z.string().optional().describe("The guest's MAC address; the key is a label then."),
+  mac: z
+    .string()
+    .optional()
+    .describe("The guest's MAC address; the key is a label then.")
+    .meta({ pattern: MAC_PATTERN }),
   address: z.string().optional().describe("The guest's fixed IPv4 or IPv6 address, when it has no lease."),
   hostname: word()
     .optional()
@@ -97,7 +106,10 @@ const guestSchema = z.strictObject({
         z
           .string()
           .describe("[HOST_IP:]PUBLISHED[-END]:TARGET[-END][/tcp|udp|sctp|both], such as 1122:22.")
-          .meta({ examples: ["1122:22", "192.168.1.101:5353:53/udp", "30000-30099:40000-40099/udp"] }),
+          .meta({
+            pattern: PORT_PATTERN,
+            examples: ["1122:22", "192.168.1.101:5353:53/udp", "30000-30099:40000-40099/udp"],
+          }),
         portSchema,
       ]),
     )
@@ -149,7 +161,8 @@ const configSchema = z.strictObject({
     .string()
     .optional()
     .describe("How long a forward stays after its lease vanished: 500ms, 5s, 2m, 1h or 0. Default: 5s.")
-    .meta({ type: ["string", "integer"] }),
+    // Of the bare numbers only 0 needs no unit.
+    .meta({ type: ["string", "integer"], pattern: DURATION_PATTERN, minimum: 0, maximum: 0 }),
   on_stop: z
     .enum(["keep", "remove"])
     .optional()

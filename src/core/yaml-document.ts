@@ -20,6 +20,9 @@ export interface YamlDocument {
 
 type PlaceOf = (offset: number) => Place & { readonly line: number };
 
+/** Far above any config. Who reads the file looks at its size too, but a pipe has none. */
+const MAX_BYTES = 1024 * 1024;
+
 /** After these the tree is as meant, so the rest can be checked too. */
 const TREE_IS_SOUND: ReadonlySet<string> = new Set([
   "yaml-tag",
@@ -30,9 +33,11 @@ const TREE_IS_SOUND: ReadonlySet<string> = new Set([
 
 /**
  * Reads YAML 1.2 with anchors and merge keys.
- * @returns undefined as value when the text is no YAML or holds nothing
+ * @returns undefined as value when the text is no YAML, holds nothing or is larger than 1 MiB
  */
 export function parseYaml(source: string, file: string): Parsed<YamlDocument | undefined> {
+  const bytes = new TextEncoder().encode(source).length;
+  if (bytes > MAX_BYTES) return { value: undefined, issues: [largeConfig(file, bytes)] };
   const text = source.replace(/^\uFEFF/, "");
   const document = parseDocument(text, {
     schema: "failsafe",
@@ -65,6 +70,11 @@ function isTreeSound({ code }: Issue): boolean {
 function emptyConfig(file: string): Issue {
   const message = "the config is empty; write `guests: {}` for none";
   return { code: "config-empty", message, where: { file }, severity: "error" };
+}
+
+function largeConfig(file: string, bytes: number): Issue {
+  const message = `the config is ${bytes} bytes; ${MAX_BYTES} is the most`;
+  return { code: "config-large", message, where: { file }, severity: "error" };
 }
 
 /** The first error of each line: what follows on it is mostly its echo. */

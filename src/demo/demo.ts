@@ -1,8 +1,6 @@
 import { spawn } from "node:child_process";
-import { access, constants } from "node:fs/promises";
-import { delimiter, join } from "node:path";
 import { EXIT, KvmnatdError } from "../errors.ts";
-import { errnoOf } from "../host/run-command.ts";
+import { findProgram, programFolders } from "../host/run-command.ts";
 import { tellStory } from "./story.ts";
 
 export interface DemoOptions {
@@ -44,23 +42,11 @@ async function requirePrograms(): Promise<void> {
       "the demo makes network namespaces, which needs root; run `sudo kvmnatd demo`",
     );
   const missing = [];
-  for (const program of Object.keys(PROGRAMS))
-    if (!(await isInstalled(program))) missing.push(PROGRAMS[program]);
+  for (const [program, debian] of Object.entries(PROGRAMS))
+    if ((await findProgram(program)) === undefined) missing.push(debian);
   if (missing.length === 0) return;
   const packages = [...new Set(missing)].join(" ");
   throw new KvmnatdError("demo", `the demo needs these Debian packages: apt-get install ${packages}`);
-}
-
-async function isInstalled(program: string): Promise<boolean> {
-  for (const folder of [...(process.env["PATH"] ?? "").split(delimiter), "/usr/sbin", "/sbin"]) {
-    try {
-      await access(join(folder, program), constants.X_OK);
-      return true;
-    } catch (error) {
-      if (errnoOf(error) === undefined) throw error;
-    }
-  }
-  return false;
 }
 
 /**
@@ -70,12 +56,11 @@ async function isInstalled(program: string): Promise<boolean> {
 async function enterNamespaces({ selfCommand, signal }: DemoOptions): Promise<number> {
   const unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
   const args = ["--pdeathsig", "KILL", ...unshare, ...selfCommand, "demo"];
-  const path = `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin`;
   // A session of its own: Ctrl-C comes to us alone, and we end everything at once.
   const inside = spawn("setpriv", args, {
     stdio: ["ignore", "inherit", "inherit"],
     detached: true,
-    env: { ...process.env, PATH: path, [INSIDE]: "1" },
+    env: { ...process.env, PATH: programFolders().join(":"), [INSIDE]: "1" },
   });
   signal.addEventListener("abort", () => inside.kill("SIGKILL"), { once: true });
   const code = await new Promise<number | null>((resolve, reject) => {

@@ -1,9 +1,9 @@
-import { access, readFile } from "node:fs/promises";
+import { readFile, realpath } from "node:fs/promises";
 import type { Family } from "../core/address.ts";
 import { parseSave } from "../core/parse-save.ts";
 import type { Actual, Variant } from "../core/ruleset.ts";
 import { KvmnatdError } from "../errors.ts";
-import { errnoOf, runCommand } from "./run-command.ts";
+import { errnoOf, findProgram, runCommand } from "./run-command.ts";
 import type { Iptables } from "../ports.ts";
 
 /** Seconds that iptables-legacy waits for its lock (/run/xtables.lock); iptables-nft takes none. */
@@ -17,6 +17,11 @@ const RESTORE_TIMEOUT_MS = 15_000;
  */
 export async function chooseIptables(setting: Variant | "auto"): Promise<Iptables> {
   if (setting !== "auto") return { variant: setting, infix: `-${setting}` };
+  // The name of the real file tells in a tenth of a millisecond what `--version` tells in three.
+  const file = await findProgram("iptables-save");
+  const name = file === undefined ? "" : await realpath(file);
+  if (/-(nft|legacy)(-multi)?$/.test(name))
+    return { variant: name.includes("nft") ? "nft" : "legacy", infix: "" };
   const { stdout } = await runCommand(["iptables", "--version"]);
   return { variant: stdout.includes("nf_tables") ? "nft" : "legacy", infix: "" };
 }
@@ -29,7 +34,7 @@ export async function otherIptables(used: Iptables, family: Family): Promise<Ipt
   const other: Iptables =
     used.variant === "nft" ? { variant: "legacy", infix: "-legacy" } : { variant: "nft", infix: "-nft" };
   if (other.variant === "legacy" && !(await hasLegacyTables(family))) return undefined;
-  return (await exists(other, family)) ? other : undefined;
+  return (await findProgram(program(other, family, "save"))) === undefined ? undefined : other;
 }
 
 /** @throws KvmnatdError when a table that kvmnatd needs cannot be read by iptables */
@@ -68,18 +73,6 @@ async function hasLegacyTables(family: Family): Promise<boolean> {
     if (errnoOf(error) !== undefined) return false;
     throw error;
   }
-}
-
-async function exists(tool: Iptables, family: Family): Promise<boolean> {
-  for (const folder of [...(process.env["PATH"] ?? "").split(":"), "/usr/sbin", "/sbin"]) {
-    try {
-      await access(`${folder}/${program(tool, family, "save")}`);
-      return true;
-    } catch (error) {
-      if (errnoOf(error) === undefined) throw error;
-    }
-  }
-  return false;
 }
 
 function program(tool: Iptables, family: Family, verb: "save" | "restore"): string {

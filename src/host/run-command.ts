@@ -1,3 +1,4 @@
+import { access } from "node:fs/promises";
 import { setTimeout } from "node:timers/promises";
 import { execa, ExecaError } from "execa";
 import { CommandError, KvmnatdError } from "../errors.ts";
@@ -85,9 +86,28 @@ async function followCommand(
   }
 }
 
-/** C messages, for what we read; sbin, which a user's PATH may lack. */
+/** Where programs are looked for; a user's PATH may lack sbin. */
+export function programFolders(): readonly string[] {
+  const path = (process.env["PATH"] ?? "").split(":");
+  return [...path.filter((folder) => folder !== ""), "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+}
+
+/** @returns the program's file; undefined where it is not installed */
+export async function findProgram(name: string): Promise<string | undefined> {
+  for (const folder of programFolders()) {
+    try {
+      await access(`${folder}/${name}`);
+      return `${folder}/${name}`;
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error;
+    }
+  }
+  return undefined;
+}
+
+/** C messages, because we read them. */
 function commandEnv(): Record<string, string> {
-  return { LC_ALL: "C", PATH: `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin:/usr/bin:/bin` };
+  return { LC_ALL: "C", PATH: programFolders().join(":") };
 }
 
 function toCommandError(

@@ -1,6 +1,6 @@
 import { writeFile } from "node:fs/promises";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { until } from "../support/lab.ts";
+import { PROGRAM, until } from "../support/lab.ts";
 import type { Daemon } from "../support/lab.ts";
 import { createDaemonWorld, GUESTS } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
@@ -226,6 +226,33 @@ describe("signals and second daemons", () => {
       expect(stdout).toContain("does not run");
     },
   );
+});
+
+describe("where the log goes", () => {
+  it("under journald: readable text with a priority", async () => {
+    await daemon.stop();
+    const run = `${process.execPath} ${PROGRAM} run -c ${world.config} --dnsmasq-dir ${world.dnsmasqDir}`;
+    // systemd names the socket that it gave as standard output; here it is a pipe.
+    const script = `(exec 3>&1; exec env JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/3) ${run}) | cat`;
+    const child = world.lab.spawn(["sh", "-c", script]);
+    await child.waitForLine(/^<6>kvmnatd \d+\.\d+\.\d+ starts with /);
+    await world.leases(leaseRow({ mac: WEB.mac, address: "192.168.122.77" }));
+    await child.waitForLine(/^<6>\+ iptables -t nat .*192\.168\.122\.77:22$/);
+    await world.configure("guests: [");
+    await child.waitForLine(/^<3>.*kvmnatd\.yaml: line \d+: /);
+    expect(child.lines.filter((line) => !/^<[2-7]>/.test(line))).toEqual([]);
+  });
+
+  it("on a terminal: for people, in colour unless NO_COLOR says no", async () => {
+    await daemon.stop();
+    const run = `${process.execPath} ${PROGRAM} run -c ${world.config} --dnsmasq-dir ${world.dnsmasqDir}`;
+    const child = world.lab.spawn(["script", "-qec", run, "/dev/null"], {
+      env: { NO_COLOR: "1", TERM: "xterm" },
+    });
+    const line = await child.waitForLine(/kvmnatd .* starts with/);
+    expect(line.trim()).toMatch(/^\[\d\d:\d\d:\d\d\] INFO: kvmnatd [\d.]+ starts with \S+$/);
+    await child.kill("SIGTERM");
+  });
 });
 
 describe("the other variant", () => {

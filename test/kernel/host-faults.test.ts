@@ -1,12 +1,12 @@
 import { mkdir, writeFile } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
+import { PROGRAM } from "../support/lab.ts";
 import { createDaemonWorld } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
 import { CLIENT, DB, leaseRow, WEB } from "../support/world.ts";
 
 /** The host fails in some way: working forwards go on, the fault is told, and all is right by itself afterwards. */
-const PROGRAM = resolve(import.meta.dirname, "../../dist/kvmnatd.js");
 let world: DaemonWorld;
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 const ELSEWHERE = { mac: WEB.mac, address: "192.168.122.12" };

@@ -3,7 +3,8 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
-const PROGRAM = resolve(import.meta.dirname, "../../dist/kvmnatd.js");
+/** The built program. */
+export const PROGRAM: string = resolve(import.meta.dirname, "../../dist/kvmnatd.js");
 const POLL_MS = 20;
 const SOON_MS = 10_000;
 

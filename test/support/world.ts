@@ -1,6 +1,6 @@
 import { mkdir, rename, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { createLab, writeConfig } from "./lab.ts";
+import { createLab, until, writeConfig } from "./lab.ts";
 import type { ExecResult, Lab, LabProcess } from "./lab.ts";
 
 const PEER = resolve(import.meta.dirname, "peer.ts");
@@ -57,7 +57,7 @@ export function leaseRow6(guest: { readonly mac: string; readonly v6: string }):
 }
 
 const NETWORK = `
-net() { ip link add $1 type bridge stp_state 0 forward_delay 0; ip address add $2/24 dev $1; ip address add $3/64 dev $1 nodad; ip link set $1 up; }
+net() { ip link add $1 type bridge stp_state 0 forward_delay 0 mcast_snooping 0; ip address add $2/24 dev $1; ip address add $3/64 dev $1 nodad; ip link set $1 up; }
 guest() { # NAME BRIDGE MAC ADDRESS GATEWAY V6 GATEWAY6
   ip netns add $1
   ip link add $1-tap type veth peer name eth0 address $3 netns $1
@@ -88,6 +88,14 @@ export async function createWorld(): Promise<World> {
   const dnsmasqDir = join(lab.dir, "dnsmasq");
   await mkdir(dnsmasqDir);
   await lab.exec(["sh", "-ec", NETWORK]);
+  // The first neighbour discovery may be lost, and the next comes a second later: that is before the tests.
+  for (const address of [WEB.address, WEB.v6, DB.address, DB.v6, FAR.address, FAR.v6, CLIENT, "fd01::2"])
+    await until(`${address} answers the host`, async () => {
+      const { exitCode } = await lab.exec(["busybox", "ping", "-c", "1", "-W", "1", address], {
+        check: false,
+      });
+      return exitCode === 0;
+    });
   const at = (from: string): { readonly netns?: string } => (from === "host" ? {} : { netns: from });
   const replace = async (name: string, value: unknown): Promise<void> => {
     await writeFile(join(dnsmasqDir, `${name}.new`), `${JSON.stringify(value, undefined, 2)}\n`);

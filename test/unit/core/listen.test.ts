@@ -58,7 +58,7 @@ describe("an entry of listen", () => {
   });
 });
 
-describe("host_ip", () => {
+describe("HOST_IP of the short form", () => {
   it.each([
     ["0.0.0.0", { value: { kind: "any", family: 4 } }],
     ["10.0.0.1", { value: { kind: "address", address: "10.0.0.1" } }],

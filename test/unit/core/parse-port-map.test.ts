@@ -374,6 +374,18 @@ describe("a port", () => {
     ]);
   });
 
+  it("may name an interface in the long form's host_ip", () => {
+    expect(forwardOf("{published: 80, target: 80, host_ip: eth0}").listen).toEqual([
+      { kind: "interface", name: "eth0" },
+    ]);
+    const on = (hostIp: string): readonly string[] =>
+      told(`guests: {a: {ports: ['10.0.0.1:80:80', {published: 80, target: 81, host_ip: ${hostIp}}]}}`);
+    expect(on("eth0")).toEqual([]);
+    expect(on("10.0.0.1")).toEqual(["1:40 port-overlap"]);
+    expect(on("sixteen_chars_16")).toEqual([expect.stringMatching(/interface-long$/)]);
+    expect(on("a/b")).toEqual([expect.stringMatching(/ listen$/)]);
+  });
+
   it("has in its own allow a replacement for the guest's", () => {
     const text =
       "guests: {a: {allow: [10.1.2.3/8, 10.0.0.0/8], ports: ['1:1', {published: 2, target: 2, allow: [192.0.2.7]}]}}";

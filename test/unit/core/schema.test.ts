@@ -56,6 +56,16 @@ describe("the JSON Schema", () => {
     [{ guests: { a: { ports: [{ published: 80 }] } } }, false],
     [{ guests: { a: { allow: [] } } }, false],
     [{ guests: {}, on_stop: "never" }, false],
+    [{ guests: { a: { ports: ["22"] } } }, false],
+    [{ guests: { a: { ports: ["22:22/icmp"] } } }, false],
+    [{ guests: { a: { ports: ["[2001:db8::1]:0x50:80/both", "10.0.0.1:80-81:80-81/sctp"] } } }, true],
+    [{ guests: { a: { ports: [{ published: 0, target: 80 }] } } }, false],
+    [{ guests: { a: { ports: [{ published: 65_536, target: 80 }] } } }, false],
+    [{ guests: { a: { mac: "52:54:00:6C:3c" } } }, false],
+    [{ guests: { a: { mac: "52-54-00-6C-3c-02" } } }, true],
+    [{ guests: {}, linger: "5 s" }, false],
+    [{ guests: {}, linger: 5 }, false],
+    [{ guests: {}, linger: "500ms" }, true],
   ])("accepts %j: %s", (value, expected) => {
     const schema = z.fromJSONSchema(configJsonSchema());
     expect(schema.safeParse(value).success).toBe(expected);

@@ -79,6 +79,17 @@ describe("merge keys", () => {
 });
 
 describe("faults", () => {
+  it.each([
+    ["a".repeat(1024 * 1024 - 3), []],
+    ["a".repeat(1024 * 1024 - 2), ["config-large"]],
+    // Half as many characters as bytes.
+    ["ü".repeat(512 * 1024), ["config-large"]],
+  ])("of a text above 1 MiB are one: its size", (value, expected) => {
+    const { issues } = parseYaml(`a: ${value}`, "f");
+    expect(issues.map(({ code }) => code)).toEqual(expected);
+    for (const { where } of issues) expect(where).toEqual({ file: "f" });
+  });
+
   it("of several lines are all told, one for each line", () => {
     const { value, issues } = parseYaml("a: @x\nb: [1\nc: `y\n", "f");
     expect(value).toBeUndefined();

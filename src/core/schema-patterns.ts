@@ -1,0 +1,14 @@
+/*
+ * What an editor may check while people type. Never narrower than the parsers, whose messages say more:
+ * what these let through (ranges reversed, ports above 65535 as text) is refused by parse-port-map.ts.
+ */
+const PORT = "([0-9]+|0[xX][0-9a-fA-F]+)";
+const RANGE = `${PORT}(-${PORT})?`;
+const HOST_IP = "([0-9.]+|\\[[0-9a-fA-F:.]+\\]):";
+
+/** A port or a range of them. */
+export const RANGE_PATTERN: string = `^${RANGE}$`;
+/** The short form of a port. */
+export const PORT_PATTERN: string = `^(${HOST_IP})?${RANGE}:${RANGE}(/(tcp|udp|sctp|both))?$`;
+export const MAC_PATTERN: string = "^[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}$";
+export const DURATION_PATTERN: string = "^(0+|[0-9]{1,9}(ms|s|m|h))$";

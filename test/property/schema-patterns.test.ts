@@ -1,0 +1,70 @@
+import * as fc from "fast-check";
+import { expect, it } from "vitest";
+import { parseMac } from "../../src/core/address.ts";
+import { parseDuration } from "../../src/core/duration.ts";
+import { parseHostIp } from "../../src/core/listen.ts";
+import { parsePortRange, parsePortText } from "../../src/core/port-syntax.ts";
+import {
+  DURATION_PATTERN,
+  MAC_PATTERN,
+  PORT_PATTERN,
+  RANGE_PATTERN,
+} from "../../src/core/schema-patterns.ts";
+
+/** Text of the given pieces, so that much of it is nearly right. */
+function textOf(...pieces: readonly string[]): fc.Arbitrary<string> {
+  return fc.array(fc.constantFrom(...pieces), { maxLength: 7 }).map((parts) => parts.join(""));
+}
+
+function isPort(text: string): boolean {
+  const reading = parsePortText(text);
+  if ("fault" in reading) return false;
+  const { hostIp } = reading.value;
+  return hostIp === undefined || "value" in parseHostIp(hostIp, true);
+}
+
+const ranges = fc.constantFrom("22", "0x50", "0X1f", "022", "8-9", "0x8-9", "9-8", "22-", "70000", "");
+/** In the order of the form, each part right or wrong by its own. */
+const ports = fc
+  .tuple(
+    fc.constantFrom("", "", "10.0.0.1:", "0.0.0.0:", "[2001:db8::1]:", "[::]:", "2001:db8::1:", "eth0:", ":"),
+    ranges,
+    fc.constantFrom(":", ":", "-", ""),
+    ranges,
+    fc.constantFrom("", "/tcp", "/udp", "/sctp", "/both", "/", "/TCP"),
+  )
+  .map((parts) => parts.join(""));
+const hex = fc.stringMatching(/^[0-9a-fA-F]{2}$/);
+const macs = fc
+  .tuple(fc.array(hex, { minLength: 5, maxLength: 7 }), fc.constantFrom(":", "-", ""))
+  .map(([parts, separator]) => parts.join(separator));
+
+// An editor that marks what the daemon takes would teach people to ignore it.
+it.each<[string, string, fc.Arbitrary<string>, (text: string) => boolean]>([
+  ["port", PORT_PATTERN, ports, isPort],
+  [
+    "range",
+    RANGE_PATTERN,
+    textOf("1", "20", "0x5", "-", "65535", ""),
+    (text) => "value" in parsePortRange(text),
+  ],
+  ["MAC", MAC_PATTERN, macs, (text) => parseMac(text) !== undefined],
+  [
+    "duration",
+    DURATION_PATTERN,
+    textOf("0", "5", "24", "ms", "s", "m", "h", " "),
+    (text) => "value" in parseDuration(text),
+  ],
+])("the pattern of a %s takes whatever its parser takes", (_, pattern, texts, isTaken) => {
+  const matcher = new RegExp(pattern, "u");
+  let taken = 0;
+  fc.assert(
+    fc.property(texts, (text) => {
+      if (!isTaken(text)) return;
+      taken += 1;
+      expect(text).toMatch(matcher);
+    }),
+    { numRuns: 5000 },
+  );
+  expect(taken).toBeGreaterThan(20);
+});
