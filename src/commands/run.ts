@@ -1,4 +1,4 @@
-import { resolve } from "node:path";
+import { basename, resolve } from "node:path";
 import { createLoop } from "../daemon/loop.ts";
 import type { DaemonIdentity } from "../daemon/loop.ts";
 import type { PortMap } from "../core/port-map.ts";
@@ -102,5 +102,5 @@ async function identify(context: Context): Promise<DaemonIdentity> {
 }
 
 function nameOf(path: string): string {
-  return path.slice(path.lastIndexOf("/") + 1);
+  return path.startsWith(LIBVIRT_NETWORKS) ? "libvirt's networks" : basename(path);
 }

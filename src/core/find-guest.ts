@@ -43,7 +43,10 @@ export function findGuest(guest: Guest, family: Family, holder: Holder | undefin
     (each) => guest.network === undefined || each.bridge === guest.network,
   );
   if (networks.length === 0)
-    return { state: "down", why: `network ${guest.network ?? "of libvirt"} is not there` };
+    return {
+      state: "down",
+      why: `network ${guest.network ?? "virbr0, or any other of libvirt,"} is not there`,
+    };
   const up = networks.filter((network) => network.subnets.length > 0);
   if (up.length === 0)
     return { state: "down", why: `network ${networks.map((each) => each.bridge).join(", ")} is down` };

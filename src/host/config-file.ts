@@ -1,4 +1,5 @@
 import { open } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import type { Issue } from "../core/issue.ts";
 import { ConfigError } from "../errors.ts";
 import { errnoOf } from "./run-command.ts";
@@ -14,10 +15,12 @@ export async function readConfigFile(file: string): Promise<ConfigFile> {
   try {
     const handle = await open(file);
     try {
-      const { size, mtimeMs, uid, gid, mode } = await handle.stat();
-      if (size > MAX_BYTES) throw unusable(file, `is ${size} bytes; a config has ${MAX_BYTES} at most`);
-      const bytes = await handle.readFile();
-      return { text: decode(bytes, file), changedAtMs: mtimeMs, untrusted: distrust(file, uid, gid, mode) };
+      const { mtimeMs, uid, gid, mode } = await handle.stat();
+      return {
+        text: decode(await readWhole(handle, file), file),
+        changedAtMs: mtimeMs,
+        untrusted: distrust(file, uid, gid, mode),
+      };
     } finally {
       await handle.close();
     }
@@ -25,6 +28,18 @@ export async function readConfigFile(file: string): Promise<ConfigFile> {
     const code = errnoOf(error);
     if (code === undefined) throw error;
     throw unusable(file, READ_FAULTS[code] ?? `cannot be read (${code})`);
+  }
+}
+
+/** Also of a pipe or a device, which has no size and perhaps no end. */
+async function readWhole(handle: FileHandle, file: string): Promise<Uint8Array> {
+  const buffer = new Uint8Array(MAX_BYTES + 1);
+  let length = 0;
+  for (;;) {
+    const { bytesRead } = await handle.read(buffer, length, buffer.length - length, null);
+    length += bytesRead;
+    if (length > MAX_BYTES) throw unusable(file, "is larger than 1 MiB; no config is");
+    if (bytesRead === 0) return buffer.subarray(0, length);
   }
 }
 

@@ -1,6 +1,7 @@
-import { mkdir, rename, rm, writeFile } from "node:fs/promises";
+import { chmod, chown, mkdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { PROGRAM } from "../support/lab.ts";
 import { createDaemonWorld } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
 import { CLIENT, DB, leaseRow, leaseRow6, WEB } from "../support/world.ts";
@@ -71,6 +72,34 @@ describe("a file that cannot be read at all", () => {
     await mkdir(file);
     await world.complains("lease-file", /cannot be read \(EISDIR\)/);
     expect(await world.web()).toBe(WEB_ANSWERS);
+  });
+
+  it("not ours to read", async () => {
+    await world.lab.exec(["sh", "-c", "kill -TERM $(pgrep -of 'kvmnatd.js run')"]);
+    // Root may read everything unless these two are taken away.
+    const drop = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"];
+    const command = [
+      ...drop,
+      process.execPath,
+      PROGRAM,
+      "run",
+      "-c",
+      world.config,
+      "--dnsmasq-dir",
+      world.dnsmasqDir,
+    ];
+    const daemon = world.lab.spawn(command);
+    await daemon.waitForLine(/config loaded/);
+    await world.becomes("web", "active");
+    await chown(file, 1000, 1000);
+    await chmod(file, 0o600);
+    await world.complains("lease-file", /cannot be read \(EACCES\)/);
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    await world.leases();
+    await world.isWell();
+    await daemon.kill("SIGTERM");
+    expect(await daemon.exited).toBe(0);
+    await world.start();
   });
 
   it.each([["missing"], ["of 0 bytes"]])("%s: no fault, and the last good leases stay", async (how) => {
