@@ -60,8 +60,7 @@ function diffChain(
   desired: readonly RuleText[],
   actual: readonly RuleText[],
 ): Diff {
-  const wanted = desired.map(ruleKey);
-  const kept = keepInOrder(wanted, actual.map(ruleKey));
+  const kept = keepInOrder(...comparable(desired, actual));
   const removed = actual.filter((_, index) => !kept.actual.has(index));
   const additions: Change[] = [];
   let length = kept.actual.size;
@@ -71,6 +70,18 @@ function diffChain(
     length += 1;
   }
   return [...removed.map((rule): Change => ({ kind: "remove", table, chain, rule })), ...additions];
+}
+
+/** Keys of both; where the very text is on both sides, as it mostly is, that saves taking the rule apart. */
+function comparable(
+  desired: readonly RuleText[],
+  actual: readonly RuleText[],
+): [wanted: readonly string[], actual: readonly string[]] {
+  const [wantedTexts, actualTexts] = [new Set(desired), new Set(actual)];
+  return [
+    desired.map((rule) => (actualTexts.has(rule) ? rule : ruleKey(rule))),
+    actual.map((rule) => (wantedTexts.has(rule) ? rule : ruleKey(rule))),
+  ];
 }
 
 /**

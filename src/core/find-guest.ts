@@ -28,6 +28,7 @@ export interface Target {
 
 export interface World {
   readonly networks: readonly Network[];
+  readonly usable: readonly Lease[];
   readonly nowMs: number;
   readonly lingerMs: number;
 }
@@ -189,15 +190,18 @@ function explainAbsence(
   return { state: "gone", why: `no live ${family === 6 ? "IPv6 " : ""}lease of ${names}` };
 }
 
-function usableLeases(networks: readonly Network[], family: Family, world: World): readonly Lease[] {
+/** Live leases at addresses that can be a guest's. Once a pass: there may be as many guests as leases. */
+export function findUsableLeases(networks: readonly Network[], nowMs: number): readonly Lease[] {
   return networks.flatMap((network) =>
     (network.leases ?? []).filter(
-      (lease) =>
-        familyOf(lease.address) === family &&
-        isLive(lease, world.nowMs) &&
-        refuseAddress(lease.address, network) === undefined,
+      (lease) => isLive(lease, nowMs) && refuseAddress(lease.address, network) === undefined,
     ),
   );
+}
+
+function usableLeases(networks: readonly Network[], family: Family, world: World): readonly Lease[] {
+  const bridges = networks.map((network) => network.bridge);
+  return world.usable.filter((lease) => bridges.includes(lease.bridge) && familyOf(lease.address) === family);
 }
 
 function sameName(hostname: string | undefined, wanted: string): boolean {

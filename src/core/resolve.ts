@@ -1,6 +1,6 @@
 import { familyOf } from "./address.ts";
 import type { Family } from "./address.ts";
-import { findGuest } from "./find-guest.ts";
+import { findGuest, findUsableLeases } from "./find-guest.ts";
 import type { Finding, Holder, Target, World } from "./find-guest.ts";
 import { isLive } from "./lease.ts";
 import type { HostAddresses, Network } from "./network.ts";
@@ -27,7 +27,8 @@ export function resolveForwards(
   holders: readonly Holder[],
   nowMs: number,
 ): Resolution {
-  const world: World = { networks, nowMs, lingerMs: portMap.lingerMs };
+  const usable = findUsableLeases(networks, nowMs);
+  const world: World = { networks, usable, nowMs, lingerMs: portMap.lingerMs };
   const forwards: ResolvedForward[] = [];
   const kept: Holder[] = [];
   const wakes: number[] = [];
