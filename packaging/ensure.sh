@@ -15,16 +15,27 @@ ensure_npm() {
   stamp=node_modules/.kvmnatd-lock
   cmp -s package-lock.json "$stamp" && return 0
   echo "Installing npm packages ..." >&2
-  log=$(mktemp)
-  # An old Node of the system's warns about newer packages; they run under the `node` package, which comes along.
-  if ! npm ci --no-audit --no-fund >"$log" 2>&1; then
-    cat "$log" >&2
-    rm -f "$log"
-    echo "npm ci failed; see above" >&2
-    exit 1
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  # npm silently leaves out optional packages, the platforms' binaries, whose `engines` the Node that it runs under
+  # does not fit. Debian's is such a one: then a newer pair of both does the work.
+  if ! node -e "$FITS"; then
+    quietly npm install --prefix "$scratch" --no-save --no-audit --no-fund node@24 npm@11
+    PATH=$scratch/node_modules/.bin:$PATH
   fi
-  rm -f "$log"
+  # EBADENGINE warnings mean nothing here: what is installed runs under the `node` package, which comes along.
+  quietly npm ci --no-audit --no-fund
   cp package-lock.json "$stamp"
+}
+
+FITS='const [major, minor] = process.versions.node.split(".").map(Number);
+process.exit(major > 22 || (major === 22 && minor >= 12) || (major === 20 && minor >= 19) ? 0 : 1)'
+
+quietly() { # COMMAND...: its output is shown only if it fails
+  "$@" >"$scratch/log" 2>&1 && return 0
+  cat "$scratch/log" >&2
+  echo "$* failed; see above" >&2
+  exit 1
 }
 
 is_there() { # PACKAGE:PROGRAM
