@@ -2,8 +2,8 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { performance } from "node:perf_hooks";
 import { setTimeout as pause } from "node:timers/promises";
-import { createLab, startDaemon } from "../support/lab.ts";
-import type { Lab } from "../support/lab.ts";
+import { createLab, PROGRAM, startDaemon } from "../support/lab.ts";
+import type { Daemon, Lab } from "../support/lab.ts";
 import { createFloor } from "./floor.ts";
 import { startMonitor } from "./monitor.ts";
 import type { Monitor } from "./monitor.ts";
@@ -58,10 +58,11 @@ async function measure(lab: Lab, monitor: Monitor, forwards: number): Promise<vo
     monitor,
     world,
     options: ["-c", world.config, "--dnsmasq-dir", world.leaseFolder],
+    nodeOptions: await readNodeOptions(),
     moves: 0,
   };
   print("start -> rules in place", await measureStarts(bench));
-  const daemon = await startDaemon(lab, bench.options);
+  const daemon = await startShipped(bench);
   await pause(REST_MS);
   const memory = [await residentMb(bench)];
   const follow = await measureMoves(bench);
@@ -81,8 +82,20 @@ interface Bench {
   readonly monitor: Monitor;
   readonly world: World;
   readonly options: readonly string[];
+  readonly nodeOptions: string;
   /** Each move goes to another address than the one before. */
   moves: number;
+}
+
+/** As its users start it: options of the program's first line decide half of its memory. */
+async function startShipped({ lab, options, nodeOptions }: Bench): Promise<Daemon> {
+  return startDaemon(lab, options, { NODE_OPTIONS: nodeOptions });
+}
+
+/** Node's own options in the first line of the built program. */
+async function readNodeOptions(): Promise<string> {
+  const [firstLine = ""] = (await readFile(PROGRAM, "utf8")).split("\n", 1);
+  return /\bnode (-.*)$/.exec(firstLine)?.[1] ?? "";
 }
 
 function nextAddress(bench: Bench): string {
@@ -100,7 +113,7 @@ async function measureStarts(bench: Bench): Promise<readonly number[]> {
     await world.move(address);
     const seen = monitor.seen(`${address}:${MOVER.target}`);
     const start = performance.now();
-    const daemon = await startDaemon(lab, options);
+    const daemon = await startShipped(bench);
     samples.push((await seen) - start);
     await daemon.stop();
   }

@@ -251,7 +251,10 @@ export interface Stage {
 export async function createStage(config: string): Promise<Stage> {
   const lab = await createLab();
   const sh = (script: string): Promise<string> => runScript(lab, script);
-  const libvirt = await createLibvirt(lab);
+  const libvirt = await createLibvirt(lab).catch(async (error: unknown) => {
+    await lab.close();
+    throw error;
+  });
   const options = ["-c", await writeConfig(lab, config)];
   const daemons: Daemon[] = [];
   const log = (): readonly LogLine[] => daemons.flatMap((daemon) => daemon.log());
