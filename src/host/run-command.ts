@@ -36,6 +36,7 @@ export async function runCommand(
       ...(input === undefined ? { stdin: "ignore" } : { input }),
       ...(signal === undefined ? {} : { cancelSignal: signal }),
       env: { ...env, ...commandEnv() },
+      cwd: "/",
       timeout: timeoutMs,
       forceKillAfterDelay: 1000,
       stripFinalNewline: false,
@@ -48,7 +49,7 @@ export async function runCommand(
   }
 }
 
-const RESTART_MS = 1000;
+const RESTART_MS = 5000;
 
 /** Hands on each line of a program that never ends by itself; it is started again when it does, until the signal. */
 export async function followForEver(
@@ -75,6 +76,7 @@ async function followCommand(
     buffer: false,
     reject: false,
     env: commandEnv(),
+    cwd: "/",
     cancelSignal: signal,
   });
   try {
@@ -105,7 +107,7 @@ export async function findProgram(name: string): Promise<string | undefined> {
   return undefined;
 }
 
-/** C messages, because we read them. */
+/** C messages, because we read them. (The programs run in `/`: the folder that we were started in may be gone.) */
 function commandEnv(): Record<string, string> {
   return { LC_ALL: "C", PATH: programFolders().join(":") };
 }

@@ -69,7 +69,7 @@ export async function createLab(): Promise<Lab> {
   await new Promise((done) => holder.stdout.once("data", done));
   const pid = await childOf(holder.pid ?? 0);
   // --root: in a chroot, entering the mounts alone would lead out of it.
-  const enter = ["nsenter", "--target", `${pid}`, "--net", "--mount", "--pid", "--root", "--"];
+  const enter = ["nsenter", "--target", `${pid}`, "--net", "--mount", "--pid", "--root", "--wd", "--"];
   const env = { RUNTIME_DIRECTORY: join(dir, "run"), NO_COLOR: "1" };
   const lab: Lab = {
     enter,
@@ -122,7 +122,7 @@ async function execute(
   });
   clearTimeout(timer);
   if (check && exitCode !== 0)
-    throw new Error(`${args.slice(7).join(" ")}: exit code ${exitCode}\n${stdout}${stderr}`);
+    throw new Error(`${args.slice(8).join(" ")}: exit code ${exitCode}\n${stdout}${stderr}`);
   return { stdout, stderr, exitCode };
 }
 

@@ -40,6 +40,11 @@ describe("the built program", () => {
     ).toMatch(/valid/);
   });
 
+  it("runs in a folder that is gone", () => {
+    const script = `mkdir gone && cd gone && rmdir ../gone && exec ${process.execPath} ${program} check -c ${folder}/c.yaml`;
+    expect(execFileSync("sh", ["-c", script], { encoding: "utf8", cwd: folder })).toMatch(/valid/);
+  });
+
   it.each([
     ["no command", [], 64],
     ["an unknown command", ["rum"], 64],
