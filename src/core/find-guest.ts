@@ -190,18 +190,22 @@ function explainAbsence(
   return { state: "gone", why: `no live ${family === 6 ? "IPv6 " : ""}lease of ${names}` };
 }
 
-/** Live leases at addresses that can be a guest's. Once a pass: there may be as many guests as leases. */
+/**
+ * Live leases at addresses that can be a guest's. Once a pass: there may be as many guests as leases. Of two for one
+ * address the later row counts, as libvirt's helper appends; an expired row hides no live one.
+ */
 export function findUsableLeases(networks: readonly Network[], nowMs: number): readonly Lease[] {
-  return networks.flatMap((network) =>
+  const usable = networks.flatMap((network) =>
     (network.leases ?? []).filter(
       (lease) => isLive(lease, nowMs) && refuseAddress(lease.address, network) === undefined,
     ),
   );
+  return [...new Map(usable.map((lease) => [lease.address, lease])).values()];
 }
 
 function usableLeases(networks: readonly Network[], family: Family, world: World): readonly Lease[] {
-  const bridges = networks.map((network) => network.bridge);
-  return world.usable.filter((lease) => bridges.includes(lease.bridge) && familyOf(lease.address) === family);
+  const bridges = new Set(networks.map((network) => network.bridge));
+  return world.usable.filter((lease) => bridges.has(lease.bridge) && familyOf(lease.address) === family);
 }
 
 function sameName(hostname: string | undefined, wanted: string): boolean {

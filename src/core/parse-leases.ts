@@ -14,18 +14,15 @@ type Row<T> = { readonly row: T } | { readonly fault: string };
 
 /**
  * Reads libvirt's `<bridge>.status`.
- * @returns the rows that are whole, in the file's order (of two rows for one address the later, as libvirt's helper
- *   appends); undefined when the file as a whole says nothing (0 bytes, not JSON, not a list): what was known stays.
+ * @returns the rows that are whole, in the file's order; undefined when the file as a whole says nothing (0 bytes,
+ *   not JSON, not a list): what was known stays.
  */
 export function parseLeases(
   bytes: Uint8Array,
   file: string,
   bridge: string,
 ): Parsed<readonly Lease[] | undefined> {
-  const parsed = parseRows(bytes, file, (row) => parseLease(row, bridge));
-  if (parsed.value === undefined) return { value: undefined, issues: parsed.issues };
-  const byAddress = new Map(parsed.value.map((lease) => [lease.address, lease]));
-  return { value: [...byAddress.values()], issues: parsed.issues };
+  return parseRows(bytes, file, (row) => parseLease(row, bridge));
 }
 
 /** Reads libvirt's `<bridge>.macs`; the same rules as for {@link parseLeases}. */

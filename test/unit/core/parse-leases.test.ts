@@ -147,11 +147,6 @@ describe("what guests say of themselves is data", () => {
   });
 });
 
-it("of two rows for one address the later counts, as libvirt's helper appends", () => {
-  const { value } = parse([ROW, { ...ROW, "mac-address": "52:54:00:6c:3c:02" }]);
-  expect(value?.map((lease) => lease.mac)).toEqual(["52:54:00:6c:3c:02"]);
-});
-
 describe(".macs", () => {
   it("gives domains, also with odd names, and drops what is no MAC", () => {
     const rows = [

@@ -98,6 +98,22 @@ describe("addresses that can be no guest's", () => {
   });
 });
 
+describe("two rows for one address", () => {
+  const both = (second: Partial<ReturnType<typeof lease>>): Network =>
+    network({
+      ...running,
+      leases: [lease("192.168.122.11", MAC_A), lease("192.168.122.11", MAC_B, second)],
+    });
+
+  it("an expired one hides no live one", () => {
+    expect(outcome(resolve([web], [both({ expiresAtMs: NOW - 1 })])).at).toBe("192.168.122.11");
+  });
+
+  it("of live ones the later counts, as libvirt's helper appends", () => {
+    expect(outcome(resolve([web], [both({})])).at).toBe("pending");
+  });
+});
+
 describe("hostname", () => {
   const laptop = guest("laptop", { kind: "hostname", hostname: "My-Laptop" });
   const named = (address: string, owner: typeof MAC_A): ReturnType<typeof lease> =>
