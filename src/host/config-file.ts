@@ -1,4 +1,4 @@
-import { open } from "node:fs/promises";
+import { open, stat } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import type { Issue } from "../core/issue.ts";
 import { ConfigError } from "../errors.ts";
@@ -13,6 +13,7 @@ const MAX_BYTES = 1024 * 1024;
  */
 export async function readConfigFile(file: string): Promise<ConfigFile> {
   try {
+    await refusePipe(file);
     const handle = await open(file);
     try {
       const { mtimeMs, uid, gid, mode } = await handle.stat();
@@ -29,6 +30,12 @@ export async function readConfigFile(file: string): Promise<ConfigFile> {
     if (code === undefined) throw error;
     throw unusable(file, READ_FAULTS[code] ?? `cannot be read (${code})`);
   }
+}
+
+/** To open a named pipe is to wait for somebody who writes; a shell's `<(...)` and standard input are there already. */
+async function refusePipe(file: string): Promise<void> {
+  const ready = /^\/(dev|proc)\//.test(file);
+  if (!ready && (await stat(file)).isFIFO()) throw unusable(file, "is a named pipe; the config is a file");
 }
 
 /** Also of a pipe or a device, which has no size and perhaps no end. */

@@ -49,7 +49,10 @@ async function readParsed<T>(
   parse: (bytes: Uint8Array, file: string) => Parsed<T | undefined>,
 ): Promise<Parsed<T | undefined>> {
   try {
-    const { size } = await stat(file);
+    const stats = await stat(file);
+    // To open a named pipe is to wait for somebody who writes into it.
+    if (!stats.isFile()) return unread(file, "is not a file");
+    const { size } = stats;
     if (size > LEASE_FILE_MAX_BYTES)
       return unread(file, `is ${size} bytes; libvirt itself reads 32 MiB at most`);
     return parse(await readFile(file), file);
