@@ -38,10 +38,13 @@ function newLines(): () => readonly string[] {
 describe("a lease that moves", () => {
   it("takes the forward along, with one line why and a line a rule", async () => {
     expect(await world.web()).toBe(WEB_ANSWERS);
+    await world.settles();
     const said = newLines();
     // web's lease is now at db's address, as if db had gone and web had got its address.
     await world.writeLeases("virbr0", [leaseRow({ mac: WEB.mac, address: DB.address })]);
     await until("the client reaches the new address", async () => (await world.web()) === `db 22 ${CLIENT}`);
+    // Packets may be faster than the line that tells of them.
+    await daemon.waitForLine(/"\+ iptables .*--dport 1122 .*192\.168\.122\.12:22"/);
     const lines = said();
     const why = lines.findIndex((line) => line.startsWith(`web: ${WEB.address} -> ${DB.address}`));
     expect(lines.slice(why, why + 3)).toEqual([

@@ -2,7 +2,7 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { PROGRAM } from "../support/lab.ts";
-import { createDaemonWorld } from "../support/daemon-world.ts";
+import { createDaemonWorld, GUESTS } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
 import { CLIENT, DB, leaseRow, WEB } from "../support/world.ts";
 
@@ -13,11 +13,14 @@ const ELSEWHERE = { mac: WEB.mac, address: "192.168.122.12" };
 
 afterEach(() => world.close());
 
-async function begin(variant: "nft" | "legacy", env: Readonly<Record<string, string>> = {}): Promise<void> {
+/** A daemon that does its work; programs can be shadowed in the folder, which is before all others in its PATH. */
+async function begin(variant: "nft" | "legacy"): Promise<{ readonly bin: string }> {
   world = await createDaemonWorld(variant);
-  await world.start(env);
+  const bin = await shadows();
+  await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
   await world.isWell();
   expect(await world.web()).toBe(WEB_ANSWERS);
+  return { bin };
 }
 
 /** web's lease moves to where db was. */
@@ -25,11 +28,10 @@ async function moveWeb(): Promise<void> {
   await world.leases(leaseRow(ELSEWHERE), leaseRow({ mac: DB.mac, address: "192.168.122.99" }));
 }
 
-/** A folder before all others in PATH, for programs that fail on purpose. */
-async function shadow(): Promise<{ readonly bin: string; readonly env: Readonly<Record<string, string>> }> {
-  const bin = join("/tmp", `kvmnatd-shadow-${process.pid}-${Math.random().toString(36).slice(2)}`);
+async function shadows(): Promise<string> {
+  const bin = join(world.lab.dir, "bin");
   await mkdir(bin);
-  return { bin, env: { PATH: `${bin}:${process.env["PATH"] ?? ""}:/usr/sbin:/sbin` } };
+  return bin;
 }
 
 async function shadowed(bin: string, program: string, script: string): Promise<void> {
@@ -38,8 +40,7 @@ async function shadowed(bin: string, program: string, script: string): Promise<v
 
 describe("iptables-restore", () => {
   it("that fails is tried again until it works", async () => {
-    const { bin, env } = await shadow();
-    await begin("nft", env);
+    const { bin } = await begin("nft");
     await shadowed(
       bin,
       "iptables-nft-restore",
@@ -55,8 +56,7 @@ describe("iptables-restore", () => {
   });
 
   it("that hangs is stopped, and everything goes on", { timeout: 90_000 }, async () => {
-    const { bin, env } = await shadow();
-    await begin("nft", env);
+    const { bin } = await begin("nft");
     await shadowed(bin, "iptables-nft-restore", "exec sleep 1000");
     await moveWeb();
     await expect
@@ -69,6 +69,22 @@ describe("iptables-restore", () => {
     await world.isWell();
     expect(await world.web()).toBe(`db 22 ${CLIENT}`);
   });
+});
+
+it("iptables-restore under its plain name, which `auto` takes, is tried again as well", async () => {
+  world = await createDaemonWorld("nft");
+  const bin = join(world.lab.dir, "plain");
+  await mkdir(bin);
+  await writeFile(world.config, `iptables: auto\n${GUESTS}`);
+  // Fails twice, then works: it counts in a file beside itself.
+  const count = `echo x >>${bin}/count; [ $(wc -l <${bin}/count) -gt 2 ] || { echo 'no luck' >&2; exit 4; }`;
+  await shadowed(bin, "iptables-restore", `${count}\nexec /usr/sbin/iptables-restore "$@"`);
+  await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
+  await expect.poll(() => world.web(), { timeout: 10_000 }).toBe(WEB_ANSWERS);
+  await world.isWell();
+  const said = world.log().map(({ msg }) => msg);
+  expect(said).toContainEqual(expect.stringMatching(/^iptables-restore .*no luck \(exit code 4\)/));
+  expect(said).toContainEqual(expect.stringMatching(/^over: iptables-restore /));
 });
 
 it("xtables' lock, held for 10 s by another, is waited for", { timeout: 90_000 }, async () => {
@@ -115,14 +131,15 @@ it("a table with native nftables rules is named, and is no more once they are go
 
 it("iptables that is missing is named with its package, and used once it is there", async () => {
   world = await createDaemonWorld("nft");
-  const { bin, env } = await shadow();
+  const bin = await shadows();
   // A host without iptables: only what else the daemon needs is in PATH.
   await world.lab.exec([
     "sh",
     "-c",
     `mount -t tmpfs tmpfs ${bin} && cp -a /usr/sbin/. ${bin}/ && rm ${bin}/*tables* && mount --bind ${bin} /usr/sbin`,
   ]);
-  await world.start(env);
+  // What it runs comes from elsewhere than /usr/sbin, which is then not busy.
+  await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
   await world.complains("command", /iptables-nft-save: not found; install the package iptables/);
   await world.lab.exec(["umount", "/usr/sbin"]);
   await world.isWell();
@@ -152,13 +169,69 @@ it("without CAP_NET_ADMIN it says what it lacks", async () => {
   expect(stderr).toMatch(/kvmnatd needs root or CAP_NET_ADMIN/);
 });
 
-it("a runtime folder that cannot be written stops no forward", async () => {
+it("a daemon without CAP_NET_ADMIN says so, harms nothing and stays up", async () => {
+  await begin("nft");
+  await world.lab.exec(["sh", "-c", "kill -KILL $(pgrep -of 'kvmnatd.js run')"]);
+  await moveWeb();
+  const command = [process.execPath, PROGRAM, "run", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
+  const drop = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
+  const powerless = world.lab.spawn([...drop, ...command]);
+  await powerless.waitForLine(/kvmnatd needs root or CAP_NET_ADMIN/);
+  expect(await world.web()).toBe(WEB_ANSWERS);
+  await powerless.kill("SIGTERM");
+  expect(await powerless.exited).toBe(0);
+  await world.start();
+  await world.isWell();
+  expect(await world.web()).toBe(`db 22 ${CLIENT}`);
+});
+
+it("rules that cannot be read stay as they are", async () => {
+  const { bin } = await begin("nft");
+  await shadowed(bin, "iptables-nft-save", "echo 'no memory' >&2; exit 1");
+  await moveWeb();
+  await world.complains("command", /iptables-nft-save.*no memory/);
+  expect(await world.web()).toBe(WEB_ANSWERS);
+  await world.lab.exec(["rm", "-r", bin]);
+  await world.isWell();
+  expect(await world.web()).toBe(`db 22 ${CLIENT}`);
+});
+
+it("without nft to tell of changes, leases are followed and SIGHUP heals", async () => {
   world = await createDaemonWorld("nft");
-  const folder = join(world.lab.dir, "ro");
+  const bin = await shadows();
+  await shadowed(bin, "nft", "echo 'Operation not supported' >&2; exit 1");
+  const daemon = await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
+  await world.isWell();
+  await world.settles();
+  for (const table of ["nat", "filter"]) await world.lab.exec(["iptables-nft", "-t", table, "-F"]);
+  expect(await world.web()).toBe("denied");
+  await daemon.kill("SIGHUP");
+  await expect.poll(() => world.web(), { timeout: 5000 }).toBe(WEB_ANSWERS);
+  await moveWeb();
+  await expect.poll(() => world.web(), { timeout: 5000 }).toBe(`db 22 ${CLIENT}`);
+});
+
+it("xtables' lock that cannot be opened is told, and all is well once it can", async () => {
+  await begin("legacy");
+  await world.lab.exec(["sh", "-c", "rm /run/xtables.lock && mount -o remount,ro /run"]);
+  await moveWeb();
+  await world.complains("command", /iptables-legacy-.*xtables\.lock/);
+  expect(await world.web()).toBe(WEB_ANSWERS);
+  await world.lab.exec(["mount", "-o", "remount,rw", "/run"]);
+  await world.isWell();
+  expect(await world.web()).toBe(`db 22 ${CLIENT}`);
+});
+
+it.each([
+  ["read-only", "EROFS", "mount -t tmpfs -o ro tmpfs $1"],
+  ["full", "ENOSPC", "mount -t tmpfs -o size=4k tmpfs $1; head -c 4096 /dev/zero > $1/full"],
+])("a %s runtime folder stops no forward", async (_what, code, make) => {
+  world = await createDaemonWorld("nft");
+  const folder = join(world.lab.dir, "other");
   await mkdir(folder);
-  await world.lab.exec(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder]);
+  await world.lab.exec(["sh", "-ec", make, "sh", folder]);
   const daemon = await world.start({ RUNTIME_DIRECTORY: folder });
-  await daemon.waitForLine(/status\.json cannot be written \(EROFS\)/);
+  await daemon.waitForLine(new RegExp(`status\\.json cannot be written \\(${code}\\)`));
   await expect.poll(() => world.web(), { timeout: 5000 }).toBe(WEB_ANSWERS);
   await moveWeb();
   await expect.poll(() => world.web(), { timeout: 5000 }).toBe(`db 22 ${CLIENT}`);

@@ -12,6 +12,9 @@ import {
   leaseRow,
   leaseRow6,
   libvirtRules,
+  libvirtRules6,
+  NETWORKS,
+  NETWORKS_V6,
   WEB,
 } from "../support/world.ts";
 import type { World } from "../support/world.ts";
@@ -25,7 +28,10 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
   beforeAll(async () => {
     world = await createWorld();
     await world.lab.exec([`iptables-${variant}-restore`, "--noflush"], {
-      input: libvirtRules("virbr0", "192.168.122.0/24"),
+      input: libvirtRules(NETWORKS),
+    });
+    await world.lab.exec([`ip6tables-${variant}-restore`, "--noflush"], {
+      input: libvirtRules6(NETWORKS_V6),
     });
     await world.serve("web", "web", [
       "tcp:22",
@@ -38,9 +44,9 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
       "tcp:9010",
     ]);
     await world.serve("db", "db", ["tcp:22", "tcp:9000", "udp:53"]);
-    await world.serve("far", "far", ["tcp:22"]);
+    await world.serve("far", "far", ["tcp:22", "udp:53"]);
     await world.writeLeases("virbr0", [leaseRow(WEB), leaseRow6(WEB), leaseRow(DB)]);
-    await world.writeLeases("virbr1", [leaseRow(FAR)]);
+    await world.writeLeases("virbr1", [leaseRow(FAR), leaseRow6(FAR)]);
     await world.writeMacs("virbr0", { web: [WEB.mac], db: [DB.mac] });
     await world.writeMacs("virbr1", { far: [FAR.mac] });
   });
@@ -62,8 +68,8 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
 
   const tcp = (from: string, host: string, port: number, source?: string): Promise<string> =>
     world.ask(from, "tcp", host, port, source);
-  const udp = (from: string, host: string, port: number): Promise<string> =>
-    world.ask(from, "udp", host, port);
+  const udp = (from: string, host: string, port: number, source?: string): Promise<string> =>
+    world.ask(from, "udp", host, port, source);
 
   it("tcp arrives, and the guest sees the client's own address", async () => {
     await publish("  web: {ports: [1122:22, 1180:80]}");
@@ -112,9 +118,28 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     await publish("  web: {ports: [1122:22]}\n  far: {ports: [1322:22]}");
     expect(await tcp("web", HOST, 1122)).toMatch(/^web 22 /);
     expect(await tcp("db", HOST, 1122)).toMatch(/^web 22 /);
-    expect(await tcp("far", HOST, 1122)).toBe(`web 22 ${FAR.address}`);
+    // libvirt masquerades whatever leaves a network, also for its next one.
+    expect(await tcp("far", HOST, 1122)).toBe("web 22 192.168.122.1");
     expect(await tcp("web", "192.168.122.1", 1122)).toMatch(/^web 22 /);
     expect(await tcp("db", HOST, 1322)).toMatch(/^far 22 /);
+  });
+
+  it("guests reach ranges and udp likewise", async () => {
+    await publish("  web: {ports: [19000-19009:9000-9009, 5301:53/udp]}\n  far: {ports: [5302:53/udp]}");
+    for (const guest of ["web", "db", "far"]) {
+      expect(await tcp(guest, HOST, 19_005)).toMatch(/^web 9005 /);
+      expect(await udp(guest, HOST, 5301)).toMatch(/^web 53 /);
+      expect(await udp(guest, HOST, 5302)).toMatch(/^far 53 /);
+      expect(await tcp(guest, HOST, 19_010)).toBe("denied");
+    }
+  });
+
+  it("libvirt's wall between two networks stands for all that is not published", async () => {
+    await publish("  web: {ports: [1122:22]}\n  far: {ports: [1322:22]}");
+    expect(await tcp("db", FAR.address, 22)).toBe("denied");
+    expect(await tcp("far", WEB.address, 22)).toBe("denied");
+    expect(await tcp("client", FAR.address, 22)).toBe("denied");
+    expect(await tcp("client", HOST, 1322)).toBe(`far 22 ${CLIENT}`);
   });
 
   it("reach.guests: false keeps guests out, and nobody else", async () => {
@@ -178,6 +203,34 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     expect(await tcp("host", HOST_V6, 1122)).toMatch(/^web 22 /);
     expect(await tcp("web", HOST_V6, 1122)).toMatch(/^web 22 /);
     expect(await tcp("client", HOST, 1122)).toBe("denied");
+  });
+
+  it("IPv6 has the same walls: no direct way in, allowlists, udp, policy DROP", async () => {
+    await publish(
+      `  web: {ports: [1122:22, 5301:53/udp, {published: 1180, target: 80, allow: ["fd01::3/128", 10.0.0.0/8]}]}\n  far: {ports: [1322:22]}`,
+      `listen: [lan0]`,
+    );
+    expect(await tcp("client", WEB.v6, 22)).toBe("denied");
+    expect(await tcp("far", WEB.v6, 22)).toBe("denied");
+    expect(await udp("client", HOST_V6, 5301)).toBe("web 53 fd01::2");
+    expect(await tcp("client", HOST_V6, 1180)).toBe("denied");
+    expect(await tcp("client", HOST_V6, 1180, "fd01::3")).toBe("web 80 fd01::3");
+    expect(await tcp("db", HOST_V6, 1122)).toMatch(/^web 22 /);
+    expect(await tcp("far", HOST_V6, 1122)).toBe(`web 22 ${FAR.v6}`);
+    expect(await tcp("web", HOST_V6, 1322)).toMatch(/^far 22 /);
+    await world.lab.exec([`ip6tables-${variant}`, "-P", "FORWARD", "DROP"]);
+    try {
+      expect(await tcp("client", HOST_V6, 1122)).toBe("web 22 fd01::2");
+    } finally {
+      await world.lab.exec([`ip6tables-${variant}`, "-P", "FORWARD", "ACCEPT"]);
+    }
+  });
+
+  it("routing that is off is switched on", async () => {
+    await world.lab.exec(["sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"]);
+    const { stdout } = await world.run("apply", `iptables: ${variant}\nguests:\n  web: {ports: [1122:22]}\n`);
+    expect(stdout).toMatch(/net\.ipv4\.ip_forward was 0: set to 1/);
+    expect(await tcp("client", HOST, 1122)).toBe(`web 22 ${CLIENT}`);
   });
 
   it("guests go out to the same port of others undisturbed", async () => {

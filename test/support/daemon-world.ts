@@ -1,7 +1,8 @@
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { startDaemon, until, writeConfig } from "./lab.ts";
 import type { Daemon, LogLine } from "./lab.ts";
-import { createWorld, DB, HOST, leaseRow, libvirtRules, WEB } from "./world.ts";
+import { createWorld, DB, HOST, leaseRow, libvirtRules, NETWORKS, WEB } from "./world.ts";
 import type { LeaseRow, World } from "./world.ts";
 
 /** As much of `status --json` as the tests look at. */
@@ -33,14 +34,24 @@ export interface DaemonWorld extends World {
   becomes(guest: string, state: string, why?: RegExp): Promise<void>;
   /** Waits for a problem of this code to be told. */
   complains(code: string, message?: RegExp): Promise<void>;
-  /** Waits until there is no problem that is more than a warning. */
+  /** Waits until a daemon runs, all its forwards are active and it has no problem that is more than a warning. */
   isWell(): Promise<void>;
+  /**
+   * Waits until the daemon has nothing more to look at: it looks once more after file and link events, and would
+   * see what a test does next before it is told of it.
+   */
+  settles(): Promise<void>;
   /** Asks guest `web` through the host. */
   web(): Promise<string>;
   rules(table: "nat" | "filter" | "raw"): Promise<string>;
   log(): readonly LogLine[];
   close(): Promise<void>;
 }
+
+/** The second look comes 150 ms after an event, at most 100 ms after the pass before it. */
+const QUIET_MS = 1100;
+/** The last retry of a failure is made up to 30 s after the one before it. */
+const WELL_MS = 40_000;
 
 export const GUESTS = "guests:\n  web: {ports: [1122:22]}\n  db: {ports: [1222:22]}\n";
 
@@ -53,7 +64,7 @@ export async function createDaemonWorld(
   const head = `iptables: ${variant}\n${rest}`;
   const config = await writeConfig(lab, head + GUESTS);
   await lab.exec([`iptables-${variant}-restore`, "--noflush"], {
-    input: libvirtRules("virbr0", "192.168.122.0/24"),
+    input: libvirtRules(NETWORKS),
   });
   await world.serve("web", "web", ["tcp:22", "udp:53"]);
   await world.serve("db", "db", ["tcp:22", "udp:53"]);
@@ -95,14 +106,32 @@ export async function createDaemonWorld(
       await until(
         "no problem is left",
         async () => {
-          const { problems, forwards } = await status();
+          const { running, problems, forwards } = await status();
           return (
+            running &&
+            forwards.length > 0 &&
             problems.every(({ severity }) => severity === "warning") &&
             forwards.every(({ state }) => state === "active")
           );
         },
-        20_000,
+        WELL_MS,
       );
+    },
+    settles: async () => {
+      const pass = async (): Promise<unknown> => {
+        const { pass: latest } = JSON.parse(await readFile(join(lab.dir, "run/status.json"), "utf8")) as {
+          pass: number;
+        };
+        return latest;
+      };
+      let last: unknown;
+      let since = 0;
+      await until("the daemon makes no more passes", async () => {
+        const now = await pass();
+        if (now !== last) since = Date.now();
+        last = now;
+        return Date.now() - since > QUIET_MS;
+      });
     },
     web: () => world.ask("client", "tcp", HOST, 1122),
     rules: async (table) => (await lab.exec([`iptables-${variant}-save`, "-t", table])).stdout,

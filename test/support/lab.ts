@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import type { ChildProcess, ChildProcessWithoutNullStreams } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -62,12 +63,10 @@ export async function createLab(): Promise<Lab> {
   const dir = await mkdtemp(join(tmpdir(), "kvmnatd-lab-"));
   // --pdeathsig: when the test runner is killed, its labs go too.
   const args = ["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"];
-  const holder = spawn("setpriv", [...args, "--mount-proc", "sh", "-c", "echo up; exec sleep infinity"], {
-    // unshare complains of its child's SIGKILL, which is how every lab ends.
-    stdio: ["ignore", "pipe", "ignore"],
-  });
-  await new Promise((done) => holder.stdout.once("data", done));
+  const holder = spawn("setpriv", [...args, "--mount-proc", "sh", "-c", "echo up; exec sleep infinity"]);
+  await isUp(holder);
   const pid = await childOf(holder.pid ?? 0);
+  const launched: ChildProcess[] = [];
   // --root: in a chroot, entering the mounts alone would lead out of it.
   const enter = ["nsenter", "--target", `${pid}`, "--net", "--mount", "--pid", "--root", "--wd", "--"];
   const env = { RUNTIME_DIRECTORY: join(dir, "run"), NO_COLOR: "1" };
@@ -75,18 +74,40 @@ export async function createLab(): Promise<Lab> {
     enter,
     dir,
     exec: (command, options = {}) => execute([...enter, ...inNetns(command, options)], options, env),
-    spawn: (command, options = {}) => launch([...enter, ...inNetns(command, options)], options, env),
+    spawn: (command, options = {}) => {
+      const child = start([...enter, ...inNetns(command, options)], options, env);
+      launched.push(child);
+      return follow(child);
+    },
     kvmnatd: (given, own = {}) =>
       lab.exec([process.execPath, PROGRAM, ...given], { check: false, env: own, timeoutMs: 30_000 }),
     close: async () => {
       const ended = new Promise((done) => holder.once("close", done));
       process.kill(pid, "SIGKILL");
+      // A lab ends when all its processes are reaped, which a stopped nsenter does not do.
+      for (const child of launched) child.kill("SIGCONT");
       await ended;
       await rm(dir, { recursive: true, force: true });
     },
   };
-  await lab.exec(["sh", "-ec", SETUP]);
+  try {
+    await lab.exec(["sh", "-ec", SETUP]);
+  } catch (error) {
+    await lab.close();
+    throw error;
+  }
   return lab;
+}
+
+/** @throws with the complaint of unshare: mostly that this is not root */
+async function isUp(holder: ChildProcessWithoutNullStreams): Promise<void> {
+  let complaint = "";
+  holder.stderr.on("data", (chunk: Buffer) => (complaint += chunk.toString()));
+  await new Promise((done, fail) => {
+    holder.stdout.once("data", done);
+    holder.once("error", fail);
+    holder.once("close", (code) => fail(new Error(`no lab (exit code ${code}): ${complaint.trim()}`)));
+  });
 }
 
 function inNetns(command: readonly string[], { netns }: ExecOptions): readonly string[] {
@@ -107,9 +128,13 @@ async function execute(
   env: Readonly<Record<string, string>>,
 ): Promise<ExecResult> {
   const { input = "", timeoutMs = 20_000, check = true } = options;
-  const [file = "", ...args] = argv;
-  const child = spawn(file, args, { env: { ...process.env, ...env, ...options.env } });
-  const timer = setTimeout(() => child.kill("SIGKILL"), timeoutMs);
+  const child = start(argv, options, env);
+  const command = argv.slice(argv.indexOf("--") + 1).join(" ");
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    killInside(child, "SIGKILL").catch(() => child.kill("SIGKILL"));
+  }, timeoutMs);
   let stdout = "";
   let stderr = "";
   child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
@@ -121,18 +146,20 @@ async function execute(
     child.once("close", (code) => done(code ?? -1));
   });
   clearTimeout(timer);
-  if (check && exitCode !== 0)
-    throw new Error(`${args.slice(8).join(" ")}: exit code ${exitCode}\n${stdout}${stderr}`);
+  if (late) throw new Error(`${command}: not within ${timeoutMs} ms\n${stdout}${stderr}`);
+  if (check && exitCode !== 0) throw new Error(`${command}: exit code ${exitCode}\n${stdout}${stderr}`);
   return { stdout, stderr, exitCode };
 }
 
-function launch(
-  argv: readonly string[],
+function start(
+  [file = "", ...args]: readonly string[],
   options: ExecOptions,
   env: Readonly<Record<string, string>>,
-): LabProcess {
-  const [file = "", ...args] = argv;
-  const child = spawn(file, args, { env: { ...process.env, ...env, ...options.env } });
+): ChildProcessWithoutNullStreams {
+  return spawn(file, args, { env: { ...process.env, ...env, ...options.env } });
+}
+
+function follow(child: ChildProcessWithoutNullStreams): LabProcess {
   const lines: string[] = [];
   for (const stream of [child.stdout, child.stderr]) collectLines(stream, lines);
   const exited = new Promise<number>((done) => child.once("close", (code) => done(code ?? -1)));
@@ -142,15 +169,20 @@ function launch(
     exited,
     waitForLine: (pattern, timeoutMs = SOON_MS) =>
       until(
-        `a line like ${String(pattern)} among:\n${lines.slice(-20).join("\n")}`,
+        () => `a line like ${String(pattern)} among:\n${lines.slice(-20).join("\n")}`,
         () => lines.find((line) => pattern.test(line)),
         timeoutMs,
       ),
-    kill: async (signal) => {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      process.kill(await childOf(child.pid ?? 0), signal);
-    },
+    kill: (signal) => killInside(child, signal),
   };
+}
+
+/** Signals the program behind nsenter; killing nsenter alone would leave it running, and its pipes open. */
+async function killInside(nsenter: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (nsenter.exitCode !== null || nsenter.signalCode !== null) return;
+  process.kill(await childOf(nsenter.pid ?? 0), signal);
+  // nsenter stops itself when its program is stopped, and has to be woken by itself.
+  if (signal === "SIGCONT") nsenter.kill(signal);
 }
 
 function collectLines(stream: NodeJS.ReadableStream, lines: string[]): void {
@@ -164,10 +196,11 @@ function collectLines(stream: NodeJS.ReadableStream, lines: string[]): void {
 
 /**
  * Asks until there is an answer.
+ * @param what is waited for; a function, where it is to tell how things stand when the time is over
  * @throws with `what` when there is none in time
  */
 export async function until<T>(
-  what: string,
+  what: string | (() => string),
   probe: () => Promise<T | undefined | false> | T | undefined | false,
   timeoutMs: number = SOON_MS,
 ): Promise<T> {
@@ -175,7 +208,8 @@ export async function until<T>(
   for (;;) {
     const answer = await probe();
     if (answer !== undefined && answer !== false) return answer;
-    if (Date.now() > endsAt) throw new Error(`not within ${timeoutMs} ms: ${what}`);
+    if (Date.now() > endsAt)
+      throw new Error(`not within ${timeoutMs} ms: ${typeof what === "string" ? what : what()}`);
     await new Promise((done) => setTimeout(done, POLL_MS));
   }
 }

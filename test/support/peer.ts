@@ -6,8 +6,8 @@ import { createSocket } from "node:dgram";
 import { connect, createServer } from "node:net";
 import { createInterface } from "node:readline";
 
-/** Long enough for a busy machine, short enough to say "nobody": ICMP rejects are rate-limited, some never come. */
-const DEADLINE_MS = 800;
+/** Long enough for one lost packet on a busy machine; ICMP rejects are rate-limited, so that some never come. */
+const DEADLINE_MS = 2000;
 
 const plain = (address: string | undefined): string => (address ?? "").replace("::ffff:", "");
 

@@ -9,7 +9,7 @@ const PEER = resolve(import.meta.dirname, "peer.ts");
  *                     +--------------- host ----------------+
  *  client             | lan0               virbr0           |---- web  192.168.122.11  fd00:122::11
  *  198.51.100.2, .3 --| 198.51.100.1, .9   192.168.122.1    |---- db   192.168.122.12
- *  fd01::2            | fd01::1            fd00:122::1      |
+ *  fd01::2, ::3       | fd01::1            fd00:122::1      |
  *                     |                    virbr1 10.7.0.1  |---- far  10.7.0.13
  *                     +-------------------------------------+
  */
@@ -56,7 +56,10 @@ export function leaseRow6(guest: { readonly mac: string; readonly v6: string }):
   return leaseRow({ mac: guest.mac, address: guest.v6 }, { iaid: "1", "server-duid": "00:01" });
 }
 
+// Without duplicate address detection (accept_dad): a world whose links go on changing for seconds wakes the daemon
+// in the middle of a test, and the log then names another reason than the test's.
 const NETWORK = `
+echo 0 > /proc/sys/net/ipv6/conf/all/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
 net() { ip link add $1 type bridge stp_state 0 forward_delay 0 mcast_snooping 0; ip address add $2/24 dev $1; ip address add $3/64 dev $1 nodad; ip link set $1 up; }
 guest() { # NAME BRIDGE MAC ADDRESS GATEWAY V6 GATEWAY6
   ip netns add $1
@@ -77,7 +80,7 @@ ip address add ${HOST}/24 dev lan0; ip address add ${HOST_SECOND}/24 dev lan0; i
 ip link set lan0 up
 ip -n client link set lo up; ip -n client link set eth0 up
 ip -n client address add ${CLIENT}/24 dev eth0; ip -n client address add ${CLIENT_SECOND}/24 dev eth0
-ip -n client address add fd01::2/64 dev eth0 nodad
+ip -n client address add fd01::3/64 dev eth0 nodad; ip -n client address add fd01::2/64 dev eth0 nodad
 ip -n client route add default via ${HOST}; ip -n client route add default via ${HOST_V6}
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
@@ -143,10 +146,53 @@ for each in iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy; do
 done
 `;
 
-/** The rules of libvirt's iptables backend for a network, as libvirt 9 to 12 make them. */
-export function libvirtRules(bridge: string, subnet: string): string {
-  const accept = (chain: string, protocol: string, port: number, dir: string): string =>
-    `-A ${chain} ${dir} ${bridge} -p ${protocol} -m ${protocol} --dport ${port} -j ACCEPT`;
+/** A network of libvirt's: its bridge and its subnet. */
+type LibvirtNetwork = readonly [bridge: string, subnet: string];
+
+export const NETWORKS: readonly LibvirtNetwork[] = [
+  ["virbr0", "192.168.122.0/24"],
+  ["virbr1", "10.7.0.0/24"],
+];
+export const NETWORKS_V6: readonly LibvirtNetwork[] = [
+  ["virbr0", "fd00:122::/64"],
+  ["virbr1", "fd00:7::/64"],
+];
+
+/** What libvirt's iptables backend makes for active networks, as `iptables-save` shows it for libvirt 9 to 12. */
+export function libvirtRules(networks: readonly LibvirtNetwork[]): string {
+  return `${filterRules(networks, "icmp-port-unreachable", [67, 68])}*nat
+:LIBVIRT_PRT - [0:0]
+-I POSTROUTING -j LIBVIRT_PRT
+${networks.flatMap(masquerade).join("\n")}
+COMMIT
+*mangle
+:LIBVIRT_PRT - [0:0]
+-I POSTROUTING -j LIBVIRT_PRT
+${networks.map(([bridge]) => `-A LIBVIRT_PRT -o ${bridge} -p udp -m udp --dport 68 -j CHECKSUM --checksum-fill`).join("\n")}
+COMMIT
+`;
+}
+
+/** The same for ip6tables; IPv6 is routed, not masqueraded. */
+export function libvirtRules6(networks: readonly LibvirtNetwork[]): string {
+  return filterRules(networks, "icmp6-port-unreachable", [547, 546]);
+}
+
+/** @param dhcp the server's port and the client's */
+function filterRules(
+  networks: readonly LibvirtNetwork[],
+  reject: string,
+  [server, client]: readonly [number, number],
+): string {
+  const rules = networks.flatMap(([bridge, subnet]) => [
+    ...services("LIBVIRT_INP", `-i ${bridge}`, server),
+    ...services("LIBVIRT_OUT", `-o ${bridge}`, client),
+    `-A LIBVIRT_FWI -d ${subnet} -o ${bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT`,
+    `-A LIBVIRT_FWI -o ${bridge} -j REJECT --reject-with ${reject}`,
+    `-A LIBVIRT_FWO -s ${subnet} -i ${bridge} -j ACCEPT`,
+    `-A LIBVIRT_FWO -i ${bridge} -j REJECT --reject-with ${reject}`,
+    `-A LIBVIRT_FWX -i ${bridge} -o ${bridge} -j ACCEPT`,
+  ]);
   return `*filter
 :LIBVIRT_FWI - [0:0]
 :LIBVIRT_FWO - [0:0]
@@ -158,23 +204,27 @@ export function libvirtRules(bridge: string, subnet: string): string {
 -I FORWARD -j LIBVIRT_FWI
 -I FORWARD -j LIBVIRT_FWX
 -I OUTPUT -j LIBVIRT_OUT
--A LIBVIRT_FWI -d ${subnet} -o ${bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A LIBVIRT_FWI -o ${bridge} -j REJECT --reject-with icmp-port-unreachable
--A LIBVIRT_FWO -s ${subnet} -i ${bridge} -j ACCEPT
--A LIBVIRT_FWO -i ${bridge} -j REJECT --reject-with icmp-port-unreachable
--A LIBVIRT_FWX -i ${bridge} -o ${bridge} -j ACCEPT
-${accept("LIBVIRT_INP", "udp", 53, "-i")}
-${accept("LIBVIRT_INP", "udp", 67, "-i")}
-${accept("LIBVIRT_OUT", "udp", 53, "-o")}
-${accept("LIBVIRT_OUT", "udp", 68, "-o")}
-COMMIT
-*nat
-:LIBVIRT_PRT - [0:0]
--I POSTROUTING -j LIBVIRT_PRT
--A LIBVIRT_PRT -s ${subnet} -d 224.0.0.0/24 -j RETURN
--A LIBVIRT_PRT -s ${subnet} ! -d ${subnet} -p tcp -j MASQUERADE --to-ports 1024-65535
--A LIBVIRT_PRT -s ${subnet} ! -d ${subnet} -p udp -j MASQUERADE --to-ports 1024-65535
--A LIBVIRT_PRT -s ${subnet} ! -d ${subnet} -j MASQUERADE
+${rules.join("\n")}
 COMMIT
 `;
+}
+
+/** DNS and DHCP. */
+function services(chain: string, side: string, dhcp: number): readonly string[] {
+  return [53, dhcp].flatMap((port) =>
+    ["udp", "tcp"].map(
+      (protocol) => `-A ${chain} ${side} -p ${protocol} -m ${protocol} --dport ${port} -j ACCEPT`,
+    ),
+  );
+}
+
+function masquerade([, subnet]: LibvirtNetwork): readonly string[] {
+  const outside = `-A LIBVIRT_PRT -s ${subnet} ! -d ${subnet}`;
+  return [
+    `-A LIBVIRT_PRT -s ${subnet} -d 224.0.0.0/24 -j RETURN`,
+    `-A LIBVIRT_PRT -s ${subnet} -d 255.255.255.255/32 -j RETURN`,
+    `${outside} -p tcp -j MASQUERADE --to-ports 1024-65535`,
+    `${outside} -p udp -j MASQUERADE --to-ports 1024-65535`,
+    `${outside} -j MASQUERADE`,
+  ];
 }
