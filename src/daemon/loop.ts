@@ -27,6 +27,9 @@ export type DaemonIdentity = Pick<
 /** `file`: look once more when the events have settled. `rules`: our own changes are among them, do not hurry. */
 type HintKind = "plain" | "file" | "rules";
 
+/** What the last whole pass found. */
+type Known = Pick<DaemonStatus, "iptables" | "forwards" | "problems">;
+
 const ON_HINT = { plain: onHint, file: onFileHint, rules: onRulesHint } as const;
 
 export interface Loop {
@@ -53,6 +56,7 @@ export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): 
   let memory: PassMemory = {};
   let pass = 0;
   let occupied: readonly Problem[] = [];
+  let known: Known = { iptables: null, forwards: [], problems: [] };
   let problemsTold: ReadonlySet<string> = new Set();
   const triggers = new Set(["start"]);
   let wake: () => void = () => undefined;
@@ -94,9 +98,10 @@ export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): 
     } catch (error) {
       if (!(error instanceof KvmnatdError) || (error instanceof ConfigError && memory.snapshot === undefined))
         throw error;
-      tellProblems([{ code: error.code, message: error.message, severity: "error" }]);
       triggers.add("retry");
       cadence = onFailure(cadence, host.now());
+      // What could not be looked at is not over, and the rules in the kernel are as they were.
+      await publish([{ code: error.code, message: error.message, severity: "error" }, ...known.problems]);
     }
   }
 
@@ -111,12 +116,16 @@ export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): 
     }
     for (const entry of result.entries) logger.log(entry);
     if (changed || trigger.includes("resync")) occupied = await findOccupiedPorts(result);
-    const problems = [...result.problems, ...occupied];
+    known = {
+      iptables: result.view.tool?.variant ?? null,
+      forwards: result.view.resolution.forwards.map((each) => toForwardStatus(each, result.failing)),
+      problems: [...result.problems, ...occupied],
+    };
     if (result.failed) triggers.add("retry");
     cadence = result.failed
       ? onFailure(cadence, host.now())
       : onSuccess(cadence, host.now(), result.wakeAtMs);
-    tellProblems([...problems, ...(await writeStatus(result, problems))]);
+    await publish(known.problems);
   }
 
   async function findOccupiedPorts(result: PassResult): Promise<readonly Problem[]> {
@@ -146,23 +155,15 @@ export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): 
     problemsTold = now;
   }
 
-  /** A full or read-only /run must not stop the forwards: told, tried again at the next pass. */
-  async function writeStatus(result: PassResult, problems: readonly Problem[]): Promise<readonly Problem[]> {
-    const status: DaemonStatus = {
-      schema: STATUS_SCHEMA,
-      ...identity,
-      updatedAt: new Date(host.now()).toISOString(),
-      pass,
-      iptables: result.view.tool?.variant ?? null,
-      problems,
-      forwards: result.view.resolution.forwards.map((each) => toForwardStatus(each, result.failing)),
-    };
+  /** Into status and log. A full or read-only /run must not stop the forwards: told, tried again at the next pass. */
+  async function publish(problems: readonly Problem[]): Promise<void> {
+    const updatedAt = new Date(host.now()).toISOString();
     try {
-      await host.writeStatus(status);
-      return [];
+      await host.writeStatus({ schema: STATUS_SCHEMA, ...identity, updatedAt, pass, ...known, problems });
+      tellProblems(problems);
     } catch (error) {
       if (!(error instanceof KvmnatdError)) throw error;
-      return [{ code: error.code, message: error.message, severity: "warning" }];
+      tellProblems([...problems, { code: error.code, message: error.message, severity: "warning" }]);
     }
   }
 

@@ -196,6 +196,23 @@ it("rules that cannot be read stay as they are", async () => {
   expect(await world.web()).toBe(`db 22 ${CLIENT}`);
 });
 
+it("links that cannot be read are told beside what was wrong before, which is not over", async () => {
+  const { bin } = await begin("nft");
+  await world.configure("not a map\n");
+  await world.complains("config", /stays in force/);
+  await shadowed(bin, "ip", "echo 'no memory' >&2; exit 1");
+  await moveWeb();
+  await world.complains("command", /ip -json .*no memory/);
+  await world.complains("config", /stays in force/);
+  await world.becomes("web", "active");
+  expect(await world.web()).toBe(WEB_ANSWERS);
+  expect(world.log().filter(({ msg }) => msg.startsWith("over:"))).toStrictEqual([]);
+  await world.configure(GUESTS);
+  await world.lab.exec(["rm", "-r", bin]);
+  await world.isWell();
+  expect(await world.web()).toBe(`db 22 ${CLIENT}`);
+});
+
 it("without nft to tell of changes, leases are followed and SIGHUP heals", async () => {
   world = await createDaemonWorld("nft");
   const bin = await shadows();
