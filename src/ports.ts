@@ -4,7 +4,7 @@ import type { DomainMacs, Lease } from "./core/lease.ts";
 import type { HostAddresses, Subnet } from "./core/network.ts";
 import type { LogEntry, LogLevel } from "./core/narrate.ts";
 import type { Listener } from "./core/occupied.ts";
-import type { Actual, Variant } from "./core/ruleset.ts";
+import type { Actual, LibvirtTable, Variant } from "./core/ruleset.ts";
 import type { DaemonStatus } from "./core/status.ts";
 
 export interface ConfigFile {
@@ -55,6 +55,9 @@ export interface Host {
   chooseIptables(setting: Variant | "auto"): Promise<Iptables>;
   otherIptables(used: Iptables, family: Family): Promise<Iptables | undefined>;
   readRules(tool: Iptables, family: Family): Promise<Actual>;
+  findLibvirtTables(): Promise<ReadonlySet<Family>>;
+  readLibvirtTable(family: Family): Promise<LibvirtTable | undefined>;
+  runNft(text: string): Promise<void>;
   restoreRules(tool: Iptables, family: Family, text: string): Promise<void>;
   readSysctl(path: string): Promise<string | undefined>;
   writeSysctl(path: string, value: string): Promise<void>;

@@ -1,6 +1,7 @@
 import { readConfigFile } from "./host/config-file.ts";
 import { chooseIptables, otherIptables, readRules, restoreRules } from "./host/iptables.ts";
 import { readLeaseFiles } from "./host/lease-files.ts";
+import { findLibvirtTables, readLibvirtTable, runNft } from "./host/nftables.ts";
 import { readLinks } from "./host/network.ts";
 import { readListeners } from "./host/processes.ts";
 import { isCron } from "./host/resync-timer.ts";
@@ -34,6 +35,9 @@ export function createHost(paths: Paths): Host {
     otherIptables,
     readRules,
     restoreRules,
+    findLibvirtTables,
+    readLibvirtTable,
+    runNft,
     readSysctl,
     writeSysctl,
     writeStatus: (status) => writeStatus(paths.runtimeDir, status),

@@ -1,5 +1,6 @@
 import { formatCidr, formatPorts } from "./address.ts";
 import type { Family, Ip } from "./address.ts";
+import { nftForwardRules } from "./libvirt-table.ts";
 import type { Network, Subnet } from "./network.ts";
 import { ownerComment, sharedComment } from "./owner.ts";
 import type { Guest, PortMap } from "./port-map.ts";
@@ -29,6 +30,8 @@ interface Link {
 
 /**
  * Resolved forwards x networks -> the ruleset of one family.
+ * @param nftBridges those whose rules libvirt keeps in its own nftables table
+ *
  * Nothing at all where the family is not used or no network is up: a chain made before libvirt's own
  * would only have to be moved when libvirt puts its jumps in front of it.
  */
@@ -37,6 +40,7 @@ export function buildDesired(
   forwards: readonly ResolvedForward[],
   networks: readonly Network[],
   family: Family,
+  nftBridges: ReadonlySet<string>,
 ): Desired {
   const links = linksOf(networks, family);
   const ours = forwards.filter((forward) => forward.family === family);
@@ -56,6 +60,9 @@ export function buildDesired(
       nat: new Map([[DNAT, unique(dnat)], ...(snat.length === 0 ? [] : [[SNAT, snat] as const])]),
     },
     jumps: [...jumps(links, reach, loopback, snat.length > 0), ...(loopback ? guards(links) : [])],
+    libvirt: links
+      .filter((link) => nftBridges.has(link.bridge))
+      .flatMap(({ bridge, subnet }) => nftForwardRules(bridge, subnet.cidr)),
   };
 }
 

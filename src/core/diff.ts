@@ -1,8 +1,12 @@
+import { diffLibvirtTable } from "./libvirt-table.ts";
+import type { NftChange } from "./libvirt-table.ts";
 import type { Actual, Chains, Desired, Jump, RuleText, Table } from "./ruleset.ts";
 import { isOwnedChain, isOwnedRule, ruleKey, splitOptions, TABLES, targetOf } from "./ruleset.ts";
 
 /** One step between actual and desired. */
-export type Change =
+export type Change = IptablesChange | NftChange;
+
+export type IptablesChange =
   | { readonly kind: "create-chain" | "delete-chain"; readonly table: Table; readonly chain: string }
   | { readonly kind: "remove"; readonly table: Table; readonly chain: string; readonly rule: RuleText }
   | {
@@ -27,12 +31,13 @@ export type Diff = readonly Change[];
  *       no     |    yes    | no   | none: foreign, never touched
  */
 export function diffRulesets(desired: Desired, actual: Actual): Diff {
-  return TABLES.flatMap((table) => [
+  const iptables = TABLES.flatMap((table): Diff => [
     ...createdChains(desired.chains[table], actual.tables[table], table),
     ...ownChains(desired.chains[table], actual.tables[table], table),
     ...jumpChanges(desired, actual, table),
     ...deletedChains(desired.chains[table], actual.tables[table], table),
   ]);
+  return [...iptables, ...diffLibvirtTable(desired.libvirt, actual.libvirt)];
 }
 
 function createdChains(desired: Chains, actual: Chains, table: Table): Diff {

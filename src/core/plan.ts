@@ -1,11 +1,33 @@
 import type { Family } from "./address.ts";
-import type { Change, Diff } from "./diff.ts";
+import type { Change, Diff, IptablesChange } from "./diff.ts";
+import { LIBVIRT_TABLE, renderNft, renderNftChange } from "./libvirt-table.ts";
+import type { NftChange } from "./libvirt-table.ts";
 import type { Table } from "./ruleset.ts";
+
+/** One run of a program, with its input. */
+export interface Operation {
+  readonly program: "iptables-restore" | "nft";
+  readonly input: string;
+}
+
+/** What lets in comes before what redirects; on the way back the other way round. Nothing for an empty diff. */
+export function planOperations(family: Family, diff: Diff): readonly Operation[] {
+  const nft = diff.filter(isNft);
+  const operations: readonly Operation[] = [
+    { program: "nft", input: renderNft(family, nft) },
+    { program: "iptables-restore", input: renderRestore(diff) },
+  ];
+  return (isGrowing(nft) ? operations : operations.toReversed()).filter(({ input }) => input !== "");
+}
+
+function isNft(change: Change): change is NftChange {
+  return change.table === LIBVIRT_TABLE;
+}
 
 /** One atomic step: a `*table ... COMMIT` of iptables-restore. */
 interface Section {
   readonly table: Table;
-  readonly changes: readonly Change[];
+  readonly changes: readonly IptablesChange[];
 }
 
 /**
@@ -13,7 +35,8 @@ interface Section {
  * then what redirects; on the way back the other way round. Each section is all or nothing.
  */
 function planSections(diff: Diff): readonly Section[] {
-  const of = (table: Table): readonly Change[] => diff.filter((change) => change.table === table);
+  const of = (table: Table): readonly IptablesChange[] =>
+    diff.filter((change): change is IptablesChange => change.table === table);
   const [raw, filter, nat] = [of("raw"), of("filter"), of("nat")];
   const sections: Section[] = [
     ...(isGrowing(raw) ? [{ table: "raw", changes: raw } as const] : []),
@@ -29,7 +52,7 @@ function isGrowing(changes: readonly Change[]): boolean {
   return changes.some((change) => change.kind === "add");
 }
 
-/** Input for `iptables-restore --noflush`; empty for an empty diff. */
+/** Input for `iptables-restore --noflush`; empty where it asks for nothing in iptables' tables. */
 export function renderRestore(diff: Diff): string {
   return planSections(diff)
     .map(
@@ -41,11 +64,18 @@ export function renderRestore(diff: Diff): string {
 
 /** A change in the words of a command line, for people: `iptables -t nat -A KVMNATD-DNAT ...`. */
 export function commandOf(family: Family, change: Change): string {
+  if (isNft(change)) {
+    // A handle tells a reader nothing: the rule does.
+    const ip = family === 4 ? "ip" : "ip6";
+    return change.kind === "remove"
+      ? `nft delete rule ${ip} ${change.table} ${change.chain} ${change.rule}`
+      : `nft ${renderNftChange(family, change)}`;
+  }
   const words = change.kind === "create-chain" ? `-N ${change.chain}` : renderChange(change);
   return `${family === 4 ? "iptables" : "ip6tables"} -t ${change.table} ${words}`;
 }
 
-function renderChange(change: Change): string {
+function renderChange(change: IptablesChange): string {
   switch (change.kind) {
     case "create-chain":
       return `:${change.chain} - [0:0]`;

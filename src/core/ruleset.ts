@@ -17,6 +17,8 @@ export interface Desired {
   /** Chains of ours, whole. */
   readonly chains: Readonly<Record<Table, Chains>>;
   readonly jumps: readonly Jump[];
+  /** Rules of our chain in libvirt's own nftables table; none where libvirt uses iptables. */
+  readonly libvirt: readonly RuleText[];
 }
 
 /** A rule of ours in a chain of the kernel's, mostly a jump to a chain of ours. */
@@ -31,6 +33,17 @@ export interface Jump {
 /** What the kernel has, in one family. Foreign chains are there to be looked at, never to be written. */
 export interface Actual {
   readonly tables: Readonly<Record<Table, Chains>>;
+  /** Absent where libvirt's nftables backend is not in use. */
+  readonly libvirt?: LibvirtTable;
+}
+
+/** libvirt's own nftables table, by chain. */
+export type LibvirtTable = ReadonlyMap<string, readonly NftRule[]>;
+
+/** A rule in nft's own words, and the number that nft deletes it by. */
+export interface NftRule {
+  readonly rule: RuleText;
+  readonly handle: number;
 }
 
 const NO_CHAINS: Readonly<Record<Table, Chains>> = {
@@ -38,7 +51,7 @@ const NO_CHAINS: Readonly<Record<Table, Chains>> = {
   filter: new Map(),
   nat: new Map(),
 };
-export const NOTHING_DESIRED: Desired = { chains: NO_CHAINS, jumps: [] };
+export const NOTHING_DESIRED: Desired = { chains: NO_CHAINS, jumps: [], libvirt: [] };
 
 /** Splits a rule's text into words; iptables-save puts a word in double quotes and escapes `"` and `\` in it. */
 function splitWords(rule: RuleText): readonly string[] {

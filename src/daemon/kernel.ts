@@ -1,17 +1,27 @@
 import type { Family } from "../core/address.ts";
 import { diffRulesets } from "../core/diff.ts";
 import type { Change, Diff } from "../core/diff.ts";
-import { renderRestore } from "../core/plan.ts";
+import { LIBVIRT_TABLE } from "../core/libvirt-table.ts";
+import { planOperations } from "../core/plan.ts";
 import { NOTHING_DESIRED, optionOf, ruleKey } from "../core/ruleset.ts";
-import type { Actual, Desired } from "../core/ruleset.ts";
+import type { Actual, Desired, LibvirtTable } from "../core/ruleset.ts";
 import { KvmnatdError, VerifyError } from "../errors.ts";
 import type { Host, Iptables } from "../ports.ts";
 
-/** The ruleset of one family in one of iptables' variants. */
+/** The ruleset of one family in one of iptables' variants; with libvirt's own table in the one that is in use. */
 export interface Side {
   readonly family: Family;
   readonly tool: Iptables;
   readonly actual: Actual;
+}
+
+export const FAMILIES: readonly Family[] = [4, 6];
+
+/** One family; without sides when its rules cannot be read. */
+export interface SidesOrError {
+  readonly family: Family;
+  readonly sides: readonly Side[];
+  readonly error?: KvmnatdError;
 }
 
 /** What a pass did to one side. */
@@ -23,10 +33,33 @@ export interface Outcome {
   readonly error?: KvmnatdError;
 }
 
-/** Reads the rules of a family: of the variant in use, and of the other one where that has any. */
-export async function readSides(host: Host, tool: Iptables, family: Family): Promise<readonly Side[]> {
-  const [actual, other] = await Promise.all([host.readRules(tool, family), host.otherIptables(tool, family)]);
-  const used: Side = { family, tool, actual };
+/** Reads the rules of both families, or says what keeps it from it. A family stops neither the other nor the pass. */
+export async function readAllSides(host: Host, tool: Iptables): Promise<readonly SidesOrError[]> {
+  const libvirt = host.findLibvirtTables();
+  const reading = FAMILIES.map(async (family): Promise<SidesOrError> => {
+    try {
+      return { family, sides: await readSides(host, tool, family, libvirt) };
+    } catch (error) {
+      if (error instanceof KvmnatdError) return { family, sides: [], error };
+      throw error;
+    }
+  });
+  return Promise.all(reading);
+}
+
+/** Of the variant in use, and of the other one where that has any rules. */
+async function readSides(
+  host: Host,
+  tool: Iptables,
+  family: Family,
+  libvirtTables: Promise<ReadonlySet<Family>>,
+): Promise<readonly Side[]> {
+  const [iptables, other, libvirt] = await Promise.all([
+    host.readRules(tool, family),
+    host.otherIptables(tool, family),
+    libvirtTables.then((found) => (found.has(family) ? host.readLibvirtTable(family) : undefined)),
+  ]);
+  const used: Side = { family, tool, actual: withLibvirt(iptables, libvirt) };
   if (other === undefined) return [used];
   return [used, { family, tool: other, actual: await host.readRules(other, family) }];
 }
@@ -36,8 +69,8 @@ export async function applyTo(host: Host, side: Side, desired: Desired): Promise
   const diff = diffRulesets(desired, side.actual);
   if (diff.length === 0) return { applied: [], remaining: [] };
   await closeLoopback(host, diff);
-  const failure = await restore(host, side, diff);
-  const after = await host.readRules(side.tool, side.family);
+  const failure = await carryOut(host, side, diff);
+  const after = await readAgain(host, side);
   const remaining = diffRulesets(desired, after);
   const applied = subtract(diff, remaining);
   if (remaining.length === 0) return { applied, remaining };
@@ -51,14 +84,30 @@ export async function applyTo(host: Host, side: Side, desired: Desired): Promise
   return { applied, remaining, error };
 }
 
-async function restore(host: Host, side: Side, diff: Diff): Promise<KvmnatdError | undefined> {
-  try {
-    await host.restoreRules(side.tool, side.family, renderRestore(diff));
-    return undefined;
-  } catch (error) {
-    if (error instanceof KvmnatdError) return error;
-    throw error;
+/** One program that fails does not keep the other from its work. */
+async function carryOut(host: Host, { tool, family }: Side, diff: Diff): Promise<KvmnatdError | undefined> {
+  let failure: KvmnatdError | undefined;
+  for (const { program, input } of planOperations(family, diff)) {
+    try {
+      await (program === "nft" ? host.runNft(input) : host.restoreRules(tool, family, input));
+    } catch (error) {
+      if (!(error instanceof KvmnatdError)) throw error;
+      failure ??= error;
+    }
   }
+  return failure;
+}
+
+async function readAgain(host: Host, { tool, family, actual }: Side): Promise<Actual> {
+  const [iptables, libvirt] = await Promise.all([
+    host.readRules(tool, family),
+    actual.libvirt === undefined ? undefined : host.readLibvirtTable(family),
+  ]);
+  return withLibvirt(iptables, libvirt);
+}
+
+function withLibvirt(actual: Actual, libvirt: LibvirtTable | undefined): Actual {
+  return libvirt === undefined ? actual : { ...actual, libvirt };
 }
 
 /** Without the guard rule route_localnet lets guests at the host's 127.0.0.1: the sysctl goes first. */
@@ -111,5 +160,8 @@ function subtract(diff: Diff, remaining: Diff): Diff {
 }
 
 function keyOf(change: Change): string {
-  return [change.kind, change.table, change.chain, "rule" in change ? ruleKey(change.rule) : ""].join(" ");
+  const rule = "rule" in change ? change.rule : "";
+  // ruleKey knows iptables' words only.
+  const key = change.table === LIBVIRT_TABLE ? rule : ruleKey(rule);
+  return [change.kind, change.table, change.chain, key].join(" ");
 }

@@ -3,6 +3,7 @@ import { buildDesired } from "../core/desired.ts";
 import type { Holder } from "../core/find-guest.ts";
 import { readHolders } from "../core/holders.ts";
 import type { Issue } from "../core/issue.ts";
+import { findNftBridges } from "../core/libvirt-table.ts";
 import type { HostAddresses, Network } from "../core/network.ts";
 import { resolveForwards } from "../core/resolve.ts";
 import type { Resolution } from "../core/resolve.ts";
@@ -11,20 +12,14 @@ import { NOTHING_DESIRED } from "../core/ruleset.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { ConfigError } from "../errors.ts";
 import type { Host, Iptables } from "../ports.ts";
-import { readSides } from "./kernel.ts";
-import type { Side } from "./kernel.ts";
+import { FAMILIES, readAllSides } from "./kernel.ts";
+import type { SidesOrError } from "./kernel.ts";
 import { mergeBridges, readPortMap, toNetworks } from "./snapshot.ts";
 import type { Snapshot } from "./snapshot.ts";
 
-export const FAMILIES: readonly Family[] = [4, 6];
-
 /** One family: what should be, and what the kernel has, or why it cannot be read. */
-export interface FamilyView {
-  readonly family: Family;
+export interface FamilyView extends SidesOrError {
   readonly desired: Desired;
-  /** The variant in use first; empty when the rules cannot be read. */
-  readonly sides: readonly Side[];
-  readonly error?: KvmnatdError;
 }
 
 /** Everything that a pass has read, and what follows from it. Nothing is changed yet. */
@@ -68,7 +63,13 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
   const resolution = resolveForwards(portMap, networks, links.addresses, incumbents, host.now());
   const families = kernel.families.map((each): FamilyView => ({
     ...each,
-    desired: buildDesired(portMap, resolution.forwards, networks, each.family),
+    desired: buildDesired(
+      portMap,
+      resolution.forwards,
+      networks,
+      each.family,
+      findNftBridges(each.sides[0]?.actual),
+    ),
   }));
   return {
     snapshot: { portMap: config.portMap, configText, bridges },
@@ -85,38 +86,26 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
   };
 }
 
-type Reading = Omit<FamilyView, "desired">;
-
 interface Kernel {
   readonly tool: Iptables | undefined;
-  readonly families: readonly Reading[];
+  readonly families: readonly SidesOrError[];
   readonly actual: ReadonlyMap<Family, Actual>;
 }
 
-/** A family that cannot be read stops neither the other one nor the rest of the pass. */
 async function readKernel(host: Host, setting: "auto" | "nft" | "legacy"): Promise<Kernel> {
   let tool: Iptables;
   try {
     tool = await host.chooseIptables(setting);
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
-    const families = FAMILIES.map((family): Reading => ({ family, sides: [], error }));
+    const families = FAMILIES.map((family): SidesOrError => ({ family, sides: [], error }));
     return { tool: undefined, families, actual: new Map() };
   }
-  const families = await Promise.all(FAMILIES.map((family) => readFamily(host, tool, family)));
+  const families = await readAllSides(host, tool);
   const actual = families.flatMap(({ family, sides: [used] }) =>
     used === undefined ? [] : [[family, used.actual] as const],
   );
   return { tool, families, actual: new Map(actual) };
-}
-
-async function readFamily(host: Host, tool: Iptables, family: Family): Promise<Reading> {
-  try {
-    return { family, sides: await readSides(host, tool, family) };
-  } catch (error) {
-    if (error instanceof KvmnatdError) return { family, sides: [], error };
-    throw error;
-  }
 }
 
 /** Where nothing is desired, rules that cannot be read are no fault: a host without IPv6 has no ip6tables. */

@@ -76,7 +76,7 @@ function desiredOf({ guests, reach }: State): Desired {
     ),
   });
   const { forwards } = resolveForwards(map, [up], new Map(), [], NOW);
-  return buildDesired(map, forwards, [up], 4);
+  return buildDesired(map, forwards, [up], 4, new Set());
 }
 
 function start(rules: readonly string[]): FakeIptables {

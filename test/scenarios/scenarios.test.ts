@@ -39,7 +39,7 @@ it.each(readdirSync(STORIES))("%s", (name) => {
   const holders = readHolders(portMap, new Map([[4, kernel.read()]]));
 
   const { forwards } = resolveForwards(portMap, [network], host, holders, NOW);
-  const diff = diffRulesets(buildDesired(portMap, forwards, [network], 4), kernel.read());
+  const diff = diffRulesets(buildDesired(portMap, forwards, [network], 4, new Set()), kernel.read());
   const changes = diff.map((change) => ({ family: 4 as const, change }));
   const said = narrate(tellHolders(holders), tellGuests(forwards), changes, "story", 1);
   kernel.restore(renderRestore(diff));
