@@ -7,7 +7,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # What a program's name says about its package, for hosts without dpkg.
-DEMO="iptables:iptables iproute2:ip dnsmasq-base:dnsmasq udhcpc:udhcpc util-linux:unshare"
+DEMO="iptables:iptables iproute2:ip dnsmasq-base:dnsmasq conntrack:conntrack udhcpc:udhcpc
+  util-linux:unshare"
 TEST="$DEMO nftables:nft socat:socat libvirt-daemon-system:libvirtd libvirt-clients:virsh python3-minimal:python3
   procps:ps libcap2-bin:capsh systemd:systemd-analyze zsh:zsh fish:fish"
 

@@ -1,4 +1,5 @@
 import type { Family } from "./core/address.ts";
+import type { StaleFlows } from "./core/flows.ts";
 import type { Issue } from "./core/issue.ts";
 import type { DomainMacs, Lease } from "./core/lease.ts";
 import type { HostAddresses, Subnet } from "./core/network.ts";
@@ -59,6 +60,8 @@ export interface Host {
   readLibvirtTable(family: Family): Promise<LibvirtTable | undefined>;
   runNft(text: string): Promise<void>;
   restoreRules(tool: Iptables, family: Family, text: string): Promise<void>;
+  listFlows(family: Family): Promise<readonly string[]>;
+  removeFlows(stale: StaleFlows, family: Family): Promise<number>;
   readSysctl(path: string): Promise<string | undefined>;
   writeSysctl(path: string, value: string): Promise<void>;
   writeStatus(status: DaemonStatus): Promise<void>;

@@ -1,4 +1,5 @@
 import { readConfigFile } from "./host/config-file.ts";
+import { listFlows, removeFlows } from "./host/conntrack.ts";
 import { chooseIptables, otherIptables, readRules, restoreRules } from "./host/iptables.ts";
 import { readLeaseFiles } from "./host/lease-files.ts";
 import { findLibvirtTables, readLibvirtTable, runNft } from "./host/nftables.ts";
@@ -38,6 +39,8 @@ export function createHost(paths: Paths): Host {
     findLibvirtTables,
     readLibvirtTable,
     runNft,
+    listFlows,
+    removeFlows,
     readSysctl,
     writeSysctl,
     writeStatus: (status) => writeStatus(paths.runtimeDir, status),

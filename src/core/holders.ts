@@ -1,10 +1,9 @@
-import { parseIp } from "./address.ts";
 import type { Family } from "./address.ts";
 import type { Holder } from "./find-guest.ts";
 import { ownerName, parseOwner } from "./owner.ts";
 import type { PortMap } from "./port-map.ts";
 import type { Actual } from "./ruleset.ts";
-import { commentOf, isOwnedChain, optionOf } from "./ruleset.ts";
+import { commentOf, destinationOf, isOwnedChain } from "./ruleset.ts";
 
 /**
  * Who holds the forwards, as the kernel's own rules say it: this is how incumbents outlive the daemon.
@@ -18,18 +17,11 @@ export function readHolders(portMap: PortMap, actual: ReadonlyMap<Family, Actual
     for (const rule of rules) {
       const owner = parseOwner(commentOf(rule) ?? "");
       const guest = owner === undefined ? undefined : names.get(owner.name);
-      const address = parseIp(destinationAddress(optionOf(rule, "--to-destination") ?? ""));
+      const address = destinationOf(rule);
       if (owner === undefined || guest === undefined || address === undefined) continue;
       const { identity, mac } = owner;
       holders.set(`${family} ${guest}`, { guest, identity, address, ...(mac === undefined ? {} : { mac }) });
     }
   }
   return [...holders.values()];
-}
-
-/** `192.168.122.11:22`, `192.168.122.11`, `[fd00::1]:22`, `fd00::1`. */
-function destinationAddress(destination: string): string {
-  const bracketed = /^\[([^\]]*)\]/.exec(destination)?.[1];
-  if (bracketed !== undefined) return bracketed;
-  return destination.includes(".") ? destination.replace(/:.*$/, "") : destination;
 }

@@ -1,3 +1,5 @@
+import { parseIp } from "./address.ts";
+import type { Ip } from "./address.ts";
 import { CHAIN_PREFIX, MARK } from "./owner.ts";
 
 export type Table = "raw" | "filter" | "nat";
@@ -101,6 +103,14 @@ export function optionOf(rule: RuleText, ...flags: readonly string[]): string | 
 /** The chain or target that a rule goes to. */
 export function targetOf(rule: RuleText): string | undefined {
   return optionOf(rule, "-j", "-g");
+}
+
+/** The address in `--to-destination`: `192.168.122.11:22`, `192.168.122.11`, `[fd00::1]:22`, `fd00::1`. */
+export function destinationOf(rule: RuleText): Ip | undefined {
+  const destination = optionOf(rule, "--to-destination") ?? "";
+  const bracketed = /^\[([^\]]*)\]/.exec(destination)?.[1];
+  if (bracketed !== undefined) return parseIp(bracketed);
+  return parseIp(destination.includes(".") ? destination.replace(/:.*$/, "") : destination);
 }
 
 export function commentOf(rule: RuleText): string | undefined {

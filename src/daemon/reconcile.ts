@@ -6,6 +6,7 @@ import { printable } from "../core/printable.ts";
 import type { Problem } from "../core/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../ports.ts";
+import { cleanFlows } from "./flows.ts";
 import { applyTo, clear, openLoopback } from "./kernel.ts";
 import type { Outcome } from "./kernel.ts";
 import { observe } from "./observe.ts";
@@ -14,6 +15,8 @@ import type { FamilyView, Memory, View } from "./observe.ts";
 /** What one pass hands to the next. */
 export interface PassMemory extends Memory {
   readonly told?: ToldByGuest;
+  /** Absent at start: connections that began while no daemon ran may lead astray. */
+  readonly cleaned?: ReadonlySet<Family>;
 }
 
 export interface PassResult {
@@ -47,6 +50,7 @@ export async function reconcile(
   const changes = outcomes.flatMap(({ family, outcome }) =>
     outcome.applied.map((change): FamilyChange => ({ family, change })),
   );
+  const flows = await cleanFlows(host, view, changes, memory.cleaned ?? new Set());
   const told = tellGuests(view.resolution.forwards);
   const before = memory.told ?? tellHolders(view.incumbents);
   const kernelRead = view.families[0]?.sides.length !== 0;
@@ -56,13 +60,15 @@ export async function reconcile(
       snapshot: view.snapshot,
       ...(kernelRead ? { holders: view.resolution.holders } : {}),
       told,
+      cleaned: flows.cleaned,
     },
-    entries: [...narrate(before, told, changes, trigger, pass), ...sysctls.entries],
+    entries: [...narrate(before, told, changes, trigger, pass), ...sysctls.entries, ...flows.entries],
     problems: [
       ...inputProblems(view),
       ...waitingFor(host, view),
       ...outcomes.flatMap(problemOf),
       ...sysctls.problems,
+      ...flows.problems,
     ],
     failing: failingGuests(view, outcomes),
     failed: outcomes.some(({ outcome }) => outcome.error !== undefined) || sysctls.problems.length > 0,

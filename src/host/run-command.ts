@@ -19,7 +19,12 @@ export interface CommandOutput {
 const TIMEOUT_MS = 20_000;
 
 /** Debian package by program, for the message when one is missing. */
-const PACKAGES: Readonly<Record<string, string>> = { ip: "iproute2", ss: "iproute2", nft: "nftables" };
+const PACKAGES: Readonly<Record<string, string>> = {
+  ip: "iproute2",
+  ss: "iproute2",
+  nft: "nftables",
+  conntrack: "conntrack (conntrack-tools on Fedora and its kin)",
+};
 
 /**
  * Runs a program to its end.

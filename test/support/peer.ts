@@ -1,6 +1,7 @@
 // Run by node in a namespace of a lab: a server that says who was reached and who asked, or a client that prints it.
 //   peer.ts serve NAME tcp:22 udp:53 ...
 //   peer.ts ask tcp|udp HOST PORT [SOURCE]
+//   peer.ts send HOST PORT       asks by udp, from one socket, every 20 ms; prints each answer
 //   peer.ts hold HOST PORT       an open TCP connection: echoes each line of stdin through the server
 import { createSocket } from "node:dgram";
 import { connect, createServer } from "node:net";
@@ -54,6 +55,13 @@ function hold(host: string, port: number): void {
   createInterface({ input: process.stdin }).on("line", (line) => socket.write(`${line}\n`));
 }
 
+function sendOn(host: string, port: number): void {
+  const socket = createSocket(host.includes(":") ? "udp6" : "udp4");
+  socket.on("error", () => undefined);
+  socket.on("message", (data) => process.stdout.write(`${data.toString()}\n`));
+  setInterval(() => socket.send("?", port, host, () => undefined), 20);
+}
+
 const [mode, ...args] = process.argv.slice(2);
 if (mode === "serve") {
   const [name = "", ...ports] = args;
@@ -61,6 +69,8 @@ if (mode === "serve") {
     const [protocol, port] = each.split(":");
     (protocol === "udp" ? serveUdp : serveTcp)(name, Number(port));
   }
+} else if (mode === "send") {
+  sendOn(args[0] ?? "", Number(args[1]));
 } else if (mode === "hold") {
   hold(args[0] ?? "", Number(args[1]));
 } else {

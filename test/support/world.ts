@@ -32,6 +32,8 @@ export interface World {
   /** Asks from a namespace (`host`: the host itself); the answer `NAME PORT CLIENT`, or `denied`. */
   ask(from: string, protocol: "tcp" | "udp", host: string, port: number, source?: string): Promise<string>;
   serve(netns: string, name: string, ports: readonly string[]): Promise<LabProcess>;
+  /** A UDP client that never pauses, so that conntrack never forgets it. */
+  send(from: string, host: string, port: number): LabProcess;
   /** An open TCP connection. */
   hold(from: string, host: string, port: number): LabProcess;
   /** Replaces a lease file as libvirt's helper does. */
@@ -124,6 +126,7 @@ export async function createWorld(): Promise<World> {
       for (const port of ports) await server.waitForLine(new RegExp(`^listening ${port.replace(":", " ")}$`));
       return server;
     },
+    send: (from, host, port) => lab.spawn([process.execPath, PEER, "send", host, `${port}`], at(from)),
     hold: (from, host, port) => lab.spawn([process.execPath, PEER, "hold", host, `${port}`], at(from)),
     writeLeases: (bridge, rows) => replace(`${bridge}.status`, rows),
     writeMacs: (bridge, domains) =>

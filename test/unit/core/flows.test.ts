@@ -1,0 +1,141 @@
+import { describe, expect, it } from "vitest";
+import { doubtAfter, doubtAll, findStaleFlows, parseFlow } from "../../../src/core/flows.ts";
+import type { Doubt, Expectation } from "../../../src/core/flows.ts";
+import { resolveForwards } from "../../../src/core/resolve.ts";
+import { domain, guest, ip, lease, MAC_A, network, NOW, portMap } from "../../support/build-values.ts";
+
+const HOST = "192.168.1.100";
+const HOSTS = new Map([["eth0", [ip(HOST)]]]);
+/** Captured: conntrack-tools 1.4.7. */
+const LINE =
+  "udp      17 29 src=198.51.100.2 dst=192.168.1.100 sport=40000 dport=5353 src=192.168.122.11 dst=198.51.100.2 sport=53 dport=40000 [ASSURED] mark=0 use=1";
+
+interface Ask {
+  readonly protocol?: "tcp" | "udp";
+  readonly state?: string;
+  readonly source?: string;
+  readonly asked?: string;
+  readonly port?: number;
+  readonly answerer?: string;
+  readonly answerPort?: number;
+}
+
+function line(ask: Ask): string {
+  const { protocol = "udp", state, source = "198.51.100.2", asked = HOST, port = 5353 } = ask;
+  const { answerer = "192.168.122.11", answerPort = 53 } = ask;
+  const head = `${protocol}      17 29 ${state === undefined ? "" : `${state} `}src=${source} dst=${asked} sport=40000 dport=${port}`;
+  return `${head} src=${answerer} dst=${source} sport=${answerPort} dport=40000 [ASSURED] mark=0 use=1`;
+}
+
+function expectation(more: Partial<Expectation["reach"]> = {}, allow: readonly string[] = []): Expectation {
+  const reach = { guests: true, host: true, loopback: false, ...more };
+  const map = portMap(
+    [
+      guest("web", domain("web"), [
+        { protocol: "udp", published: 5353, target: 53, allow },
+        { protocol: "tcp", published: 22, target: 22, allow },
+      ]),
+    ],
+    { reach },
+  );
+  const up = network({
+    leases: [lease("192.168.122.11", MAC_A)],
+    domains: [{ bridge: "virbr0", domain: "web", macs: [MAC_A] }],
+  });
+  const { forwards } = resolveForwards(map, [up], HOSTS, [], NOW);
+  return { forwards, reach, addresses: HOSTS, networks: [up] };
+}
+
+function stale(ask: Ask, given = expectation(), doubt?: Doubt): boolean {
+  return findStaleFlows([line(ask)], doubt ?? doubtAll(given.forwards, 4), given, 4).length > 0;
+}
+
+describe("a line of conntrack -L", () => {
+  it.each([
+    ["udp", LINE, { protocol: "udp", port: 5353, answerer: "192.168.122.11", answerPort: 53 }],
+    ["without an answer yet", LINE.replace(" src=192", " [UNREPLIED] src=192"), { port: 5353 }],
+    ["with counters", LINE.replace("dport=5353", "dport=5353 packets=1 bytes=29"), { port: 5353 }],
+    ["tcp", line({ protocol: "tcp", state: "SYN_SENT" }), { protocol: "tcp", state: "SYN_SENT" }],
+    ["offloaded, without a timeout", LINE.replace("17 29", "17"), { port: 5353 }],
+  ])("%s", (_what, text, flow) => {
+    expect(parseFlow(text)).toMatchObject(flow);
+  });
+
+  it.each([
+    [
+      "icmp",
+      "icmp     1 29 src=10.0.0.1 dst=10.0.0.2 type=8 code=0 id=1 src=10.0.0.2 dst=10.0.0.1 type=0 code=0 id=1 use=1",
+    ],
+    ["nothing", ""],
+  ])("%s is none", (_what, text) => {
+    expect(parseFlow(text)).toBeUndefined();
+  });
+});
+
+describe("leads astray", () => {
+  it.each<[string, Ask, boolean]>([
+    ["leads where it should", {}, false],
+    ["leads to another guest", { answerer: "192.168.122.12" }, true],
+    ["leads to another port of the guest", { answerPort: 54 }, true],
+    ["is answered by the host", { answerer: HOST, answerPort: 5353 }, true],
+    ["asks somebody else's port of that number", { asked: "203.0.113.5", answerer: "203.0.113.5" }, false],
+    ["asks 127.0.0.1, which is not published", { asked: "127.0.0.1", answerer: "127.0.0.1" }, false],
+    ["asks another port", { port: 5354, answerer: "192.168.122.12" }, false],
+    ["asks by another protocol", { protocol: "tcp", answerer: "192.168.122.12" }, false],
+    [
+      "is a login on the host",
+      { protocol: "tcp", state: "ESTABLISHED", port: 22, answerer: HOST, answerPort: 22 },
+      false,
+    ],
+    [
+      "still knocks at the host",
+      { protocol: "tcp", state: "SYN_SENT", port: 22, answerer: HOST, answerPort: 22 },
+      true,
+    ],
+  ])("%s", (_what, ask, expected) => {
+    expect(stale(ask)).toBe(expected);
+  });
+
+  it("not where the host or guests are not to reach it", () => {
+    const bypass = { answerer: HOST, answerPort: 5353 };
+    expect(stale({ ...bypass, source: HOST })).toBe(true);
+    expect(stale({ ...bypass, source: HOST }, expectation({ host: false }))).toBe(false);
+    expect(stale({ ...bypass, source: "192.168.122.50" })).toBe(true);
+    expect(stale({ ...bypass, source: "192.168.122.50" }, expectation({ guests: false }))).toBe(false);
+  });
+
+  it("who is no longer allowed, and only who", () => {
+    const given = expectation({}, ["10.0.0.0/8"]);
+    const rule = (source: string): string =>
+      `-s ${source} -p udp -m udp --dport 5353 -m comment --comment "kvmnatd:web" -j DNAT --to-destination 192.168.122.11:53`;
+    const doubt = doubtAfter(
+      [
+        {
+          family: 4,
+          change: { kind: "remove", table: "nat", chain: "KVMNATD-DNAT", rule: rule("198.51.100.0/24") },
+        },
+      ],
+      4,
+    );
+    expect(findStaleFlows([line({}), line({ source: "10.1.1.1" })], doubt, given, 4)).toMatchObject([
+      { flow: { source: "198.51.100.2" }, bySource: true, guest: "web" },
+    ]);
+  });
+
+  it("a forward that is gone: all that it led", () => {
+    const doubt: Doubt = {
+      ports: [{ protocol: "udp", range: { first: 7000, last: 7099 } }],
+      formerTargets: new Set([ip("192.168.122.11")]),
+    };
+    expect(stale({ port: 7042, answerPort: 7042 }, expectation(), doubt)).toBe(true);
+    expect(stale({ port: 7042, answerPort: 7042, answerer: HOST }, expectation(), doubt)).toBe(false);
+    expect(stale({ port: 7100, answerPort: 7100 }, expectation(), doubt)).toBe(false);
+  });
+
+  it("many clients alike are removed by one command", () => {
+    const lines = Array.from({ length: 1000 }, (_, index) =>
+      line({ source: `198.51.${index % 250}.2`, answerer: "192.168.122.12" }),
+    );
+    expect(findStaleFlows(lines, doubtAll(expectation().forwards, 4), expectation(), 4)).toHaveLength(1);
+  });
+});
