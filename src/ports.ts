@@ -1,4 +1,5 @@
 import type { Family } from "./core/address.ts";
+import type { Answers, Question } from "./core/choose-lease.ts";
 import type { StaleFlows } from "./core/flows.ts";
 import type { Issue } from "./core/issue.ts";
 import type { DomainMacs, Lease } from "./core/lease.ts";
@@ -52,6 +53,7 @@ export interface Host {
   readConfig(): Promise<ConfigFile>;
   readLeaseFiles(bridges: readonly string[] | undefined): Promise<readonly BridgeFiles[]>;
   readLinks(): Promise<Links>;
+  askNeighbours(questions: readonly Question[]): Promise<Answers>;
   readListeners(): Promise<readonly Listener[]>;
   chooseIptables(setting: Variant | "auto"): Promise<Iptables>;
   otherIptables(used: Iptables, family: Family): Promise<Iptables | undefined>;

@@ -3,6 +3,7 @@ import { listFlows, removeFlows } from "./host/conntrack.ts";
 import { chooseIptables, otherIptables, readRules, restoreRules } from "./host/iptables.ts";
 import { readLeaseFiles } from "./host/lease-files.ts";
 import { findLibvirtTables, readLibvirtTable, runNft } from "./host/nftables.ts";
+import { askNeighbours } from "./host/neighbours.ts";
 import { readLinks } from "./host/network.ts";
 import { readListeners } from "./host/processes.ts";
 import { isCron } from "./host/resync-timer.ts";
@@ -31,6 +32,7 @@ export function createHost(paths: Paths): Host {
     readConfig: () => readConfigFile(paths.config),
     readLeaseFiles: (bridges) => readLeaseFiles(paths.dnsmasqDir, bridges),
     readLinks,
+    askNeighbours,
     readListeners,
     chooseIptables,
     otherIptables,

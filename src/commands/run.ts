@@ -1,20 +1,16 @@
-import { basename, resolve } from "node:path";
 import { createLoop } from "../daemon/loop.ts";
 import type { DaemonIdentity } from "../daemon/loop.ts";
 import type { PortMap } from "../core/port-map.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
 import { chooseFormat, createLogger } from "../host/logger.ts";
-import { watchLinks } from "../host/network.ts";
 import { identifyProcess } from "../host/processes.ts";
 import { startResync } from "../host/resync-timer.ts";
 import { readStatus } from "../host/status-file.ts";
-import { watchFiles } from "../host/watch-files.ts";
-import { watchRules } from "../host/watch-rules.ts";
 import type { Logger } from "../ports.ts";
 import { VERSION } from "../version.ts";
-import { createHost, LIBVIRT_NETWORKS } from "../wire.ts";
 import type { Context } from "./context.ts";
 import { teardown } from "./teardown.ts";
+import { createWatches } from "./watches.ts";
 
 /** `kvmnatd run`: the daemon, until the signal. */
 export async function run(context: Context, signal: AbortSignal): Promise<number> {
@@ -24,15 +20,16 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   const onHup = (): void => look();
   process.on("SIGHUP", onHup);
   const identity = await identify(context);
-  const config = resolve(paths.config);
   const logger = createLogger(chooseFormat(process.env, process.stdout.isTTY), "info", context.color);
   logger.log({ level: "info", event: "start", message: `kvmnatd ${VERSION} starts with ${paths.config}` });
   let portMap: PortMap | undefined;
   let stopResync: () => void = () => undefined;
+  const watches = createWatches(paths);
   const loop = createLoop({
-    host: createHost(paths),
+    host: watches.host,
     logger,
     identity,
+    unheard: (variant) => watches.unheard(variant),
     onPortMap: (now) => {
       logger.setLevel(now.logLevel);
       if (now.resync !== portMap?.resync) {
@@ -42,21 +39,14 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
       portMap = now;
     },
   });
-  const stopWatching = watchFiles(
-    { folders: [resolve(paths.dnsmasqDir), LIBVIRT_NETWORKS], file: config },
-    (path) => loop.hint(path === config ? "config" : nameOf(path), "file"),
-    (error) =>
-      logger.log({
-        level: "error",
-        event: "watch",
-        message: `files are not watched: ${String(error)}; resync still is`,
-      }),
-  );
+  const onError = (error: unknown): void =>
+    logger.log({
+      level: "error",
+      event: "watch",
+      message: `files are not watched: ${String(error)}; resync still is`,
+    });
+  const stopWatching = watches.start((trigger, kind) => loop.hint(trigger, kind), onError);
   look = () => loop.hint("SIGHUP", "file");
-  const watches = [
-    watchLinks(() => loop.hint("address or link changed", "file"), signal),
-    watchRules(() => loop.hint("ruleset changed", "rules"), signal),
-  ];
   try {
     await loop.run(signal);
     await stop(context, logger, portMap);
@@ -65,7 +55,6 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
     stopResync();
     await stopWatching();
   }
-  await Promise.all(watches);
   return EXIT.ok;
 }
 
@@ -99,8 +88,4 @@ async function identify(context: Context): Promise<DaemonIdentity> {
       `kvmnatd runs already as process ${other.pid} with ${other.config}; stop it first (systemctl stop kvmnatd)`,
     );
   return { version: VERSION, ...self, config: paths.config, startedAt: new Date().toISOString() };
-}
-
-function nameOf(path: string): string {
-  return path.startsWith(LIBVIRT_NETWORKS) ? "libvirt's networks" : basename(path);
 }

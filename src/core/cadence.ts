@@ -1,10 +1,10 @@
 /*
  * When the next pass runs. Pure: the clock is an argument.
  *
- *   hint ------> now, but PASS_GAP_MS after the start of the pass before
- *   rules hint > now, but RULES_GAP_MS after the start of the pass before
+ *   hint ------> now, but PASS_GAP_MS after the start of the last pass that a hint asked for
+ *   rules hint > the same; the gap grows while such passes find nothing to do
  *   file hint -> and once more SECOND_LOOK_MS later
- *   success ---> when a lease expires or linger ends
+ *   success ---> when a lease expires, linger ends or a neighbour is to be asked again
  *   failure ---> after 0.25 s, 0.5 s, 1 s ... 30 s
  */
 
@@ -12,27 +12,45 @@
 export const SECOND_LOOK_MS = 150;
 /** Between the starts of two passes: a file rewritten 500 times a second must not take the processor. */
 export const PASS_GAP_MS = 100;
-/** The same for passes that only the ruleset asks for. */
-const RULES_GAP_MS = 900;
+/** The same after one, two, three and more passes in a row that somebody's rules asked for in vain. */
+const VAIN_GAPS_MS = [PASS_GAP_MS, 300, 950] as const;
+/** So many repairs within a minute are no accident: somebody undoes them again and again. */
+const REPAIRS_A_MINUTE = 60;
+const MINUTE_MS = 60_000;
+/** Without a hint for so long, what comes next is a new story. */
+const QUIET_MS = 2000;
 const RETRY_FIRST_MS = 250;
 const RETRY_MAX_MS = 30_000;
 /** setTimeout takes 31 bits; what is further away is simply looked at earlier. */
 const SLEEP_MAX_MS = 3_600_000;
+
+/** Who asked for a pass: something that may have changed, or somebody's rules alone. */
+type Asked = "hint" | "rules";
 
 export interface Cadence {
   /** When a pass is due; absent: nothing is to be done. */
   readonly dueAtMs?: number;
   /** When to look once more, whatever the pass before it found. */
   readonly secondLookAtMs?: number;
+  /** Who asked for the pass that is due; absent: time alone. */
+  readonly asked?: Asked;
+  /** The same of the pass that runs or ran last. */
+  readonly served?: Asked;
   readonly lastStartMs?: number;
+  /** Start of the last pass that was asked for: those that time alone makes must not make a change wait. */
+  readonly lastAskedMs?: number;
+  /** Passes in a row that somebody's rules asked for in vain. */
+  readonly vain: number;
+  /** When somebody's changes of the rules were put right, within the last minute. */
+  readonly repairedAtMs: readonly number[];
   readonly failures: number;
 }
 
-export const IDLE: Cadence = { failures: 0 };
+export const IDLE: Cadence = { failures: 0, vain: 0, repairedAtMs: [] };
 
 /** Something may have changed: look now. The first hint after a quiet time waits for nothing. */
 export function onHint(cadence: Cadence, nowMs: number): Cadence {
-  return due(cadence, Math.max(nowMs, earliest(cadence, nowMs)));
+  return { ...due(cadence, notBefore(cadence.lastAskedMs, PASS_GAP_MS, nowMs)), asked: "hint" };
 }
 
 /** The same for a file, which may change again unseen right after: look once more when the events have settled. */
@@ -40,24 +58,55 @@ export function onFileHint(cadence: Cadence, nowMs: number): Cadence {
   return { ...onHint(cadence, nowMs), secondLookAtMs: nowMs + SECOND_LOOK_MS };
 }
 
-/** The ruleset has changed, maybe by us: look, but a neighbour who changes it all the time costs a pass a second. */
+/** Somebody changed the rules: look, but a neighbour who changes them all the time costs a pass a second. */
 export function onRulesHint(cadence: Cadence, nowMs: number): Cadence {
-  const quietMs = nowMs - (cadence.lastStartMs ?? Number.NEGATIVE_INFINITY);
-  const waits = quietMs >= 0 && quietMs < RULES_GAP_MS;
-  return waits ? due(cadence, nowMs + RULES_GAP_MS - quietMs) : onHint(cadence, nowMs);
+  const { lastAskedMs, asked = "rules" } = cadence;
+  return { ...due(cadence, notBefore(lastAskedMs, rulesGapMs(cadence, nowMs), nowMs)), asked };
+}
+
+function rulesGapMs({ vain, repairedAtMs }: Cadence, nowMs: number): number {
+  const [shortest, longer, longest] = VAIN_GAPS_MS;
+  if (vain > 2 || lastMinute(repairedAtMs, nowMs).length >= REPAIRS_A_MINUTE) return longest;
+  return vain === 2 ? longer : shortest;
 }
 
 /** A pass begins: it serves everything that was due. */
 export function onStart(cadence: Cadence, nowMs: number): Cadence {
-  const { secondLookAtMs, failures } = cadence;
+  const { secondLookAtMs, asked, lastAskedMs, failures, repairedAtMs } = cadence;
   const later = secondLookAtMs !== undefined && secondLookAtMs > nowMs;
-  return { lastStartMs: nowMs, failures, ...(later ? { secondLookAtMs } : {}) };
+  const askedMs = asked === undefined ? lastAskedMs : nowMs;
+  // After a quiet time it is nobody who changes them all the time.
+  const quiet = nowMs - (lastAskedMs ?? Number.NEGATIVE_INFINITY) > QUIET_MS;
+  return {
+    failures,
+    repairedAtMs,
+    vain: quiet ? 0 : cadence.vain,
+    lastStartMs: nowMs,
+    ...(asked === undefined ? {} : { served: asked }),
+    ...(askedMs === undefined ? {} : { lastAskedMs: askedMs }),
+    ...(later ? { secondLookAtMs } : {}),
+  };
 }
 
-/** @param wakeAtMs when time alone will change the outcome */
-export function onSuccess(cadence: Cadence, nowMs: number, wakeAtMs: number | undefined): Cadence {
-  const calm: Cadence = { ...cadence, failures: 0 };
-  return wakeAtMs === undefined ? calm : due(calm, Math.max(wakeAtMs, earliest(cadence, nowMs)));
+export interface Success {
+  /** Whether the kernel was not as it should be. */
+  readonly changed: boolean;
+  /** When time alone will change the outcome, epoch ms. */
+  readonly wakeAtMs?: number | undefined;
+}
+
+export function onSuccess(cadence: Cadence, nowMs: number, { changed, wakeAtMs }: Success): Cadence {
+  const forRules = cadence.served === "rules";
+  const repairs = lastMinute(cadence.repairedAtMs, nowMs);
+  const calm: Cadence = {
+    ...cadence,
+    failures: 0,
+    vain: forRules && !changed ? cadence.vain + 1 : 0,
+    repairedAtMs: forRules && changed ? [...repairs, nowMs] : repairs,
+  };
+  return wakeAtMs === undefined
+    ? calm
+    : due(calm, Math.max(wakeAtMs, notBefore(cadence.lastStartMs, PASS_GAP_MS, nowMs)));
 }
 
 export function onFailure(cadence: Cadence, nowMs: number): Cadence {
@@ -79,7 +128,11 @@ function due(cadence: Cadence, atMs: number): Cadence {
 }
 
 /** A clock that was set back must not make a pass wait. */
-function earliest(cadence: Cadence, nowMs: number): number {
-  const next = (cadence.lastStartMs ?? Number.NEGATIVE_INFINITY) + PASS_GAP_MS;
-  return next - nowMs > PASS_GAP_MS ? nowMs : next;
+function notBefore(lastMs: number | undefined, gapMs: number, nowMs: number): number {
+  const next = (lastMs ?? Number.NEGATIVE_INFINITY) + gapMs;
+  return next - nowMs > gapMs ? nowMs : Math.max(next, nowMs);
+}
+
+function lastMinute(times: readonly number[], nowMs: number): readonly number[] {
+  return times.filter((at) => at <= nowMs && nowMs - at < MINUTE_MS);
 }

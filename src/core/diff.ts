@@ -154,6 +154,19 @@ function jumpsOfChain(table: Table, chain: string, jumps: readonly Jump[], chain
   return [...removed, ...added];
 }
 
+/** Which foreign rule rejects what our jumps would let in; undefined where none stands before them. */
+export function findBlocker(desired: Desired, actual: Actual): RuleText | undefined {
+  for (const jump of desired.jumps) {
+    if (jump.beforeRejectsOf === undefined) continue;
+    const chains = actual.tables[jump.table];
+    const rules = chains.get(jump.chain) ?? [];
+    const own = rules.findIndex((rule) => ruleKey(rule) === ruleKey(jump.rule));
+    const blocker = rules.slice(0, own + 1).find((rule) => rejectsAll(rule, jump, chains));
+    if (blocker !== undefined) return blocker;
+  }
+  return undefined;
+}
+
 function isTooLate(jump: Jump, before: readonly RuleText[], chains: Chains): boolean {
   return jump.beforeRejectsOf !== undefined && before.some((rule) => rejectsAll(rule, jump, chains));
 }

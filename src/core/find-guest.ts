@@ -1,5 +1,7 @@
 import { familyOf } from "./address.ts";
 import type { Family, Ip, Mac } from "./address.ts";
+import { chooseLease, stillAnswers } from "./choose-lease.ts";
+import type { Question } from "./choose-lease.ts";
 import { isLive } from "./lease.ts";
 import type { Lease } from "./lease.ts";
 import { refuseAddress } from "./network.ts";
@@ -15,8 +17,14 @@ export interface Holder {
   readonly address: Ip;
   /** Absent for a guest with an address of its own. */
   readonly mac?: Mac;
+  /** When its lease ends, epoch ms; absent: never, or unknown. */
+  readonly expiresAtMs?: number;
   /** Since when nothing vouches for it (epoch ms); absent while a live lease does. */
   readonly lostAtMs?: number;
+  /** Since when it is not clear which address is the guest's (epoch ms); absent while it is. */
+  readonly inDoubtSinceMs?: number;
+  /** The address before, while nobody answers at this one: it may have been left wrongly. */
+  readonly left?: Ip;
 }
 
 /** Where a forward leads. */
@@ -31,12 +39,26 @@ export interface World {
   readonly usable: readonly Lease[];
   readonly nowMs: number;
   readonly lingerMs: number;
+  /** Which MAC answers at an address; undefined: none, or nobody has asked yet. */
+  ask(question: Question): Mac | undefined;
 }
 
-/** What is known of a guest in one family. `gone` waits for linger, `unknown` keeps the incumbent, `down` drops at once. */
+/**
+ * What is known of a guest in one family. `gone` waits for linger, `vanished` too unless the guest still answers,
+ * `unknown` keeps the incumbent, `down` drops at once.
+ */
 export type Finding =
-  | { readonly state: "found"; readonly lease: Target; readonly note?: string }
-  | { readonly state: "gone" | "unknown" | "down"; readonly why: string };
+  Found | { readonly state: "gone" | "vanished" | "unknown" | "down"; readonly why: string };
+
+interface Found {
+  readonly state: "found";
+  readonly lease: Target;
+  readonly note?: string;
+  /** Others than this one could be the guest's address: to be asked again. */
+  readonly inDoubt?: boolean;
+  /** See {@link Holder.left}. */
+  readonly left?: Ip;
+}
 
 /** Which address a guest has now. */
 export function findGuest(guest: Guest, family: Family, holder: Holder | undefined, world: World): Finding {
@@ -115,6 +137,14 @@ function findHostname(
       note: `conflict: the name is also claimed by ${describe(rivals)}, which changes nothing`,
     };
   }
+  // Its lease may have been released by somebody else, to get at the name.
+  if (holder?.mac !== undefined && claimants.length > 0 && stillAnswers(holder, world))
+    return {
+      state: "found",
+      lease: { address: holder.address, mac: holder.mac },
+      inDoubt: true,
+      note: `conflict: its lease vanished, but ${holder.mac} still answers; the name is also claimed by ${describe(named)}, which changes nothing`,
+    };
   if (claimants.length > 1)
     return {
       state: "down",
@@ -124,7 +154,7 @@ function findHostname(
     const unread = up.find((network) => network.leases === undefined);
     if (unread !== undefined && holder !== undefined)
       return { state: "unknown", why: `the lease file of ${unread.bridge} cannot be read` };
-    return { state: "gone", why: `no live lease with hostname "${printable(hostname)}"` };
+    return { state: "vanished", why: `no live lease with hostname "${printable(hostname)}"` };
   }
   return findByMacs(claimants, family, up, holder, world);
 }
@@ -141,29 +171,13 @@ function findByMacs(
   // Of a guest with several NICs the one that holds the forward stays; else libvirt's order decides.
   const mac = macs.find((each) => each === holder?.mac && usable.some((lease) => lease.mac === each));
   const first = mac ?? macs.find((each) => usable.some((lease) => lease.mac === each));
-  return {
-    state: "found",
-    lease: newestLease(
-      usable.filter((lease) => lease.mac === first),
-      holder,
-    ),
-  };
-}
-
-/**
- * Several live rows of one MAC (PXE, then the installed system): the latest expiry wins, a tie goes to the incumbent.
- * Comparing with the neighbour table, which tells a guest from one that asks in its name, belongs here.
- */
-function newestLease(leases: readonly Lease[], holder: Holder | undefined): Target {
-  const rank = (lease: Lease): number => lease.expiresAtMs ?? Number.POSITIVE_INFINITY;
-  const [first, ...rest] = leases;
-  if (first === undefined) throw new Error("newestLease needs a lease");
-  const { address, mac, expiresAtMs } = rest.reduce((best, lease) => {
-    if (rank(lease) !== rank(best)) return rank(lease) > rank(best) ? lease : best;
-    if (best.address === holder?.address) return best;
-    return lease.address === holder?.address || lease.address < best.address ? lease : best;
-  }, first);
-  return { address, mac, ...(expiresAtMs === undefined ? {} : { expiresAtMs }) };
+  if (first === undefined) throw new Error("a usable lease belongs to one of these");
+  return chooseLease(
+    first,
+    usable.filter((lease) => lease.mac === first),
+    holder,
+    world,
+  );
 }
 
 function explainAbsence(
@@ -187,7 +201,9 @@ function explainAbsence(
         return { state: "gone", why: `leased address ${lease.address} refused: ${refusal}` };
     }
   }
-  return { state: "gone", why: `no live ${family === 6 ? "IPv6 " : ""}lease of ${names}` };
+  // A guest that got another network card has not merely lost its lease.
+  const state = holder?.mac !== undefined && macs.includes(holder.mac) ? "vanished" : "gone";
+  return { state, why: `no live ${family === 6 ? "IPv6 " : ""}lease of ${names}` };
 }
 
 /**

@@ -84,7 +84,7 @@ export interface StaleFlows {
   readonly guest?: string;
   /** Other clients of the same port may rightly lead elsewhere: only this client's. */
   readonly bySource: boolean;
-  /** Only those in this state: an established one is the host's own. */
+  /** Only those in this state: an answered one is the host's own. */
   readonly byState: boolean;
 }
 
@@ -156,8 +156,8 @@ function createJudge(doubt: Doubt, expectation: Expectation, family: Family): Ju
       if (expected === undefined ? !doubt.formerTargets.has(flow.answerer) : leadsTo(flow, expected))
         return undefined;
       const own = flow.answerer === flow.asked;
-      // A login on the host itself must not break because its port is published now.
-      if (own && flow.state === "ESTABLISHED") return undefined;
+      // A login on the host itself must not break because its port is published now; who still knocks may turn.
+      if (own && flow.state !== undefined && flow.state !== "SYN_SENT") return undefined;
       const bySource = !reach.host || !reach.guests || here.some(({ forward }) => forward.allow.length > 0);
       const guest = (expected ?? here[0])?.forward.guest;
       return {

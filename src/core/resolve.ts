@@ -1,8 +1,9 @@
 import { familyOf } from "./address.ts";
-import type { Family } from "./address.ts";
+import type { Family, Ip, Mac } from "./address.ts";
+import { leasedByOther, stillAnswers } from "./choose-lease.ts";
+import type { Answers, Question } from "./choose-lease.ts";
 import { findGuest, findUsableLeases } from "./find-guest.ts";
 import type { Finding, Holder, Target, World } from "./find-guest.ts";
-import { isLive } from "./lease.ts";
 import type { HostAddresses, Network } from "./network.ts";
 import { identityText } from "./owner.ts";
 import type { Guest, PortMap } from "./port-map.ts";
@@ -14,10 +15,13 @@ export interface Resolution {
   readonly holders: readonly Holder[];
   /** When time alone changes the outcome (a lease expires, linger ends), epoch ms. */
   readonly wakeAtMs?: number;
+  /** What would have to be asked to know better; empty once `answers` has them. */
+  readonly questions: readonly Question[];
 }
 
 /**
  * Port map x leases x incumbents -> where every forward leads.
+ * @param answers what the neighbours said to the questions of a first try
  * @param holders the outcome of the pass before (or what the kernel's rules say, at start)
  */
 export function resolveForwards(
@@ -26,9 +30,15 @@ export function resolveForwards(
   host: HostAddresses,
   holders: readonly Holder[],
   nowMs: number,
+  answers: Answers = new Map(),
 ): Resolution {
   const usable = findUsableLeases(networks, nowMs);
-  const world: World = { networks, usable, nowMs, lingerMs: portMap.lingerMs };
+  const questions = new Map<Ip, Question>();
+  const ask = (question: Question): Mac | undefined => {
+    if (!answers.has(question.address)) questions.set(question.address, question);
+    return answers.get(question.address);
+  };
+  const world: World = { networks, usable, nowMs, lingerMs: portMap.lingerMs, ask };
   const forwards: ResolvedForward[] = [];
   const kept: Holder[] = [];
   const wakes: number[] = [];
@@ -42,7 +52,12 @@ export function resolveForwards(
     }
   }
   const wakeAtMs = wakes.length === 0 ? undefined : Math.min(...wakes);
-  return { forwards, holders: kept, ...(wakeAtMs === undefined ? {} : { wakeAtMs }) };
+  return {
+    forwards,
+    holders: kept,
+    questions: [...questions.values()],
+    ...(wakeAtMs === undefined ? {} : { wakeAtMs }),
+  };
 }
 
 interface Settled extends Outcome {
@@ -53,29 +68,49 @@ interface Settled extends Outcome {
 /** Turns a finding into an outcome: who vanished lingers, who is merely not heard of stays. */
 function settle(finding: Finding, holder: Holder | undefined, guest: Guest, world: World): Settled {
   if (finding.state === "found") {
-    const { lease, note } = finding;
+    const { lease, note, inDoubt = false, left } = finding;
+    const { expiresAtMs } = lease;
+    const inDoubtSinceMs = inDoubt ? (holder?.inDoubtSinceMs ?? world.nowMs) : undefined;
     const now: Holder = {
       guest: guest.name,
       identity: identityText(guest),
       address: lease.address,
       ...(lease.mac === undefined ? {} : { mac: lease.mac }),
+      ...(expiresAtMs === undefined ? {} : { expiresAtMs }),
+      ...(inDoubtSinceMs === undefined ? {} : { inDoubtSinceMs }),
+      ...(left === undefined ? {} : { left }),
     };
+    const askAgain = inDoubtSinceMs === undefined ? undefined : askAgainAt(inDoubtSinceMs, world.nowMs);
+    const wakes = [expiresAtMs, askAgain].filter((at) => at !== undefined);
     return {
       target: lease,
       holder: now,
       ...(note === undefined ? {} : { why: note }),
-      ...(lease.expiresAtMs === undefined ? {} : { wakeAtMs: lease.expiresAtMs }),
+      ...(wakes.length === 0 ? {} : { wakeAtMs: Math.min(...wakes) }),
     };
   }
   if (holder === undefined) return { why: finding.why };
   // The incumbent is remembered while its network is down: the name it holds must not be free for the taking.
   if (finding.state === "down") return { why: finding.why, holder };
-  if (takenByOther(holder, world)) return { why: finding.why };
+  if (leasedByOther(holder.address, holder.mac, world)) return { why: finding.why };
   const target: Target = {
     address: holder.address,
     ...(holder.mac === undefined ? {} : { mac: holder.mac }),
   };
   if (finding.state === "unknown") return { target, holder, why: `kept as it was: ${finding.why}` };
+  if (finding.state === "vanished" && stillAnswers(holder, world)) {
+    const { lostAtMs: _over, ...rest } = holder;
+    const inDoubtSinceMs = holder.inDoubtSinceMs ?? world.nowMs;
+    return {
+      target,
+      holder: { ...rest, inDoubtSinceMs },
+      why: `its lease vanished, but ${holder.mac} still answers there: kept`,
+      wakeAtMs: Math.min(
+        askAgainAt(inDoubtSinceMs, world.nowMs),
+        holder.expiresAtMs ?? Number.POSITIVE_INFINITY,
+      ),
+    };
+  }
   const lostAtMs = holder.lostAtMs ?? world.nowMs;
   const endsAtMs = lostAtMs + world.lingerMs;
   if (world.nowMs >= endsAtMs) return { why: finding.why };
@@ -89,10 +124,10 @@ function holderOf(guest: Guest, family: Family, holders: readonly Holder[]): Hol
   );
 }
 
-function takenByOther(holder: Holder, world: World): boolean {
-  return world.networks.some((network) =>
-    network.leases?.some(
-      (lease) => lease.address === holder.address && lease.mac !== holder.mac && isLive(lease, world.nowMs),
-    ),
-  );
+const ASK_AGAIN_MIN_MS = 50;
+const ASK_AGAIN_MAX_MS = 5000;
+
+/** Soon at first, a guest may just be setting up its address; then ever more rarely. */
+function askAgainAt(inDoubtSinceMs: number, nowMs: number): number {
+  return nowMs + Math.min(Math.max(nowMs - inDoubtSinceMs, ASK_AGAIN_MIN_MS), ASK_AGAIN_MAX_MS);
 }

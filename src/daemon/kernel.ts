@@ -1,4 +1,6 @@
 import type { Family } from "../core/address.ts";
+import { findMoves, heldMoves, withoutMoves } from "../core/contest.ts";
+import type { Contests } from "../core/contest.ts";
 import { diffRulesets } from "../core/diff.ts";
 import type { Change, Diff } from "../core/diff.ts";
 import { LIBVIRT_TABLE } from "../core/libvirt-table.ts";
@@ -31,6 +33,9 @@ export interface Outcome {
   /** What it should have taken and has not. */
   readonly remaining: Diff;
   readonly error?: KvmnatdError;
+  /** Rules of ours that stood where they do not help, and those of them that were left there. */
+  readonly moves: ReadonlySet<string>;
+  readonly held: ReadonlySet<string>;
 }
 
 /** Reads the rules of both families, or says what keeps it from it. A family stops neither the other nor the pass. */
@@ -64,16 +69,27 @@ async function readSides(
   return [used, { family, tool: other, actual: await host.readRules(other, family) }];
 }
 
-/** Brings one side to what is desired: one restore, then the kernel is read again and compared. */
-export async function applyTo(host: Host, side: Side, desired: Desired): Promise<Outcome> {
-  const diff = diffRulesets(desired, side.actual);
-  if (diff.length === 0) return { applied: [], remaining: [] };
+/**
+ * Brings one side to what is desired: one restore, then the kernel is read again and compared.
+ * @param contests what others keep moving is left alone for a while
+ */
+export async function applyTo(
+  host: Host,
+  side: Side,
+  desired: Desired,
+  contests: Contests = new Map(),
+): Promise<Outcome> {
+  const whole = diffRulesets(desired, side.actual);
+  const moves = findMoves(whole);
+  const held = heldMoves(moves, contests, host.now());
+  const diff = withoutMoves(whole, held);
+  if (diff.length === 0) return { applied: [], remaining: [], moves, held };
   await closeLoopback(host, diff);
   const failure = await carryOut(host, side, diff);
   const after = await readAgain(host, side);
-  const remaining = diffRulesets(desired, after);
+  const remaining = withoutMoves(diffRulesets(desired, after), held);
   const applied = subtract(diff, remaining);
-  if (remaining.length === 0) return { applied, remaining };
+  if (remaining.length === 0) return { applied, remaining, moves, held };
   const [first] = remaining;
   const error =
     failure ??
@@ -81,7 +97,7 @@ export async function applyTo(host: Host, side: Side, desired: Desired): Promise
       `the kernel is not what was applied (${remaining.length} differences, first in ${first?.table} ${first?.chain}): ` +
         "another program changes the same rules; looking again",
     );
-  return { applied, remaining, error };
+  return { applied, remaining, error, moves, held };
 }
 
 /** One program that fails does not keep the other from its work. */

@@ -11,6 +11,7 @@ import {
 import type { Cadence } from "../core/cadence.ts";
 import { describeOccupied, findOccupied } from "../core/occupied.ts";
 import type { PortMap } from "../core/port-map.ts";
+import type { Variant } from "../core/ruleset.ts";
 import { STATUS_SCHEMA, toForwardStatus } from "../core/status.ts";
 import type { DaemonStatus, Problem } from "../core/status.ts";
 import { ConfigError, KvmnatdError } from "../errors.ts";
@@ -26,6 +27,9 @@ export type DaemonIdentity = Pick<
 
 /** `file`: look once more when the events have settled. `rules`: our own changes are among them, do not hurry. */
 type HintKind = "plain" | "file" | "rules";
+
+/** How often to look at rules of whose changes nobody tells. */
+const POLL_MS = 2000;
 
 /** What the last whole pass found. */
 type Known = Pick<DaemonStatus, "iptables" | "forwards" | "problems">;
@@ -46,12 +50,14 @@ export interface LoopOptions {
   readonly host: Host;
   readonly logger: Logger;
   readonly identity: DaemonIdentity;
+  /** Why changes of the rules are not told of, for the variant in use; undefined when they are. */
+  readonly unheard: (variant: Variant | undefined) => string | undefined;
   /** Called with the config in force, at start and when it has changed. */
   readonly onPortMap: (portMap: PortMap) => void;
 }
 
 /** The daemon: hints in, passes out. */
-export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): Loop {
+export function createLoop({ host, logger, identity, unheard, onPortMap }: LoopOptions): Loop {
   let cadence: Cadence = onHint(IDLE, host.now());
   let memory: PassMemory = {};
   let pass = 0;
@@ -94,7 +100,7 @@ export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): 
     triggers.clear();
     pass += 1;
     try {
-      await record(await reconcile(host, memory, pass, trigger), trigger);
+      await record(await reconcile(host, inputs(), pass, trigger), trigger);
     } catch (error) {
       if (!(error instanceof KvmnatdError) || (error instanceof ConfigError && memory.snapshot === undefined))
         throw error;
@@ -103,6 +109,11 @@ export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): 
       // What could not be looked at is not over, and the rules in the kernel are as they were.
       await publish([{ code: error.code, message: error.message, severity: "error" }, ...known.problems]);
     }
+  }
+
+  /** A neighbour whose rules change all the time must not cost more than it has to. */
+  function inputs(): PassMemory {
+    return { ...memory, linksAreCurrent: cadence.served === "rules" };
   }
 
   async function record(result: PassResult, trigger: string): Promise<void> {
@@ -119,13 +130,25 @@ export function createLoop({ host, logger, identity, onPortMap }: LoopOptions): 
     known = {
       iptables: result.view.tool?.variant ?? null,
       forwards: result.view.resolution.forwards.map((each) => toForwardStatus(each, result.failing)),
-      problems: [...result.problems, ...occupied],
+      problems: [...result.problems, ...occupied, ...pollingProblem(result.view.tool?.variant)],
     };
     if (result.failed) triggers.add("retry");
     cadence = result.failed
       ? onFailure(cadence, host.now())
-      : onSuccess(cadence, host.now(), result.wakeAtMs);
+      : onSuccess(cadence, host.now(), { changed: result.changed, wakeAtMs: wakeAt(result) });
     await publish(known.problems);
+  }
+
+  function wakeAt({ wakeAtMs, view }: PassResult): number | undefined {
+    if (unheard(view.tool?.variant) === undefined) return wakeAtMs;
+    return Math.min(wakeAtMs ?? Number.POSITIVE_INFINITY, host.now() + POLL_MS);
+  }
+
+  function pollingProblem(variant: Variant | undefined): readonly Problem[] {
+    const why = unheard(variant);
+    if (why === undefined) return [];
+    const message = `${why}: everything is looked at every ${POLL_MS / 1000} s instead`;
+    return [{ code: "polling", message, severity: "warning" }];
   }
 
   async function findOccupiedPorts(result: PassResult): Promise<readonly Problem[]> {

@@ -1,4 +1,5 @@
 import type { Family } from "../core/address.ts";
+import type { Answers, Question } from "../core/choose-lease.ts";
 import { buildDesired } from "../core/desired.ts";
 import type { Holder } from "../core/find-guest.ts";
 import { readHolders } from "../core/holders.ts";
@@ -11,7 +12,7 @@ import type { Actual, Desired } from "../core/ruleset.ts";
 import { NOTHING_DESIRED } from "../core/ruleset.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { ConfigError } from "../errors.ts";
-import type { Host, Iptables } from "../ports.ts";
+import type { Host, Iptables, Links } from "../ports.ts";
 import { FAMILIES, readAllSides } from "./kernel.ts";
 import type { SidesOrError } from "./kernel.ts";
 import { mergeBridges, readPortMap, toNetworks } from "./snapshot.ts";
@@ -26,6 +27,7 @@ export interface FamilyView extends SidesOrError {
 export interface View {
   readonly snapshot: Snapshot;
   readonly networks: readonly Network[];
+  readonly links: Links;
   readonly addresses: HostAddresses;
   readonly tool: Iptables | undefined;
   readonly incumbents: readonly Holder[];
@@ -41,6 +43,10 @@ export interface Memory {
   readonly snapshot?: Snapshot;
   /** Absent before the first pass that could read the kernel. */
   readonly holders?: readonly Holder[];
+  /** As they were read last. */
+  readonly links?: Links;
+  /** Nothing has told of a change of the links since then. */
+  readonly linksAreCurrent?: boolean;
 }
 
 /**
@@ -52,15 +58,25 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
   const config = await readPortMap(host, memory.snapshot);
   const { configText } = config;
   const portMap = lingers ? config.portMap : { ...config.portMap, lingerMs: 0 };
-  const [files, links, kernel] = await Promise.all([
-    host.readLeaseFiles(portMap.networks),
-    host.readLinks(),
-    readKernel(host, portMap.iptables),
+  const kernelReading = readKernel(host, portMap.iptables);
+  const files = await host.readLeaseFiles(portMap.networks);
+  const nowMs = host.now();
+  const resolve = (links: Links, incumbents: readonly Holder[], answers: Answers): Resolved => {
+    const bridges = mergeBridges(memory.snapshot, files, links, portMap.networks);
+    const networks = toNetworks(bridges, links);
+    const { addresses } = links;
+    const resolution = resolveForwards(portMap, networks, addresses, incumbents, nowMs, answers);
+    return { bridges, networks, resolution };
+  };
+  const { linksAreCurrent = false } = memory;
+  const [links, early] = await Promise.all([
+    linksAreCurrent && memory.links !== undefined ? memory.links : host.readLinks(),
+    askEarly(host, memory, (known, holders) => resolve(known, holders, new Map())),
   ]);
-  const bridges = mergeBridges(memory.snapshot, files, links, portMap.networks);
-  const networks = toNetworks(bridges, links);
-  const incumbents = memory.holders ?? readHolders(portMap, kernel.actual);
-  const resolution = resolveForwards(portMap, networks, links.addresses, incumbents, host.now());
+  const incumbents = memory.holders ?? readHolders(portMap, (await kernelReading).actual);
+  const answers = await ask(host, resolve(links, incumbents, early).resolution.questions, early);
+  const { bridges, networks, resolution } = resolve(links, incumbents, answers);
+  const kernel = await kernelReading;
   const families = kernel.families.map((each): FamilyView => ({
     ...each,
     desired: buildDesired(
@@ -74,6 +90,7 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
   return {
     snapshot: { portMap: config.portMap, configText, bridges },
     networks,
+    links,
     addresses: links.addresses,
     tool: kernel.tool,
     incumbents,
@@ -84,6 +101,33 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
     leaseIssues: files.flatMap((each) => each.issues),
     ...(config.lookAgainAtMs === undefined ? {} : { lookAgainAtMs: config.lookAgainAtMs }),
   };
+}
+
+/** What follows from the leases, once the neighbours have answered. */
+interface Resolved {
+  readonly bridges: Snapshot["bridges"];
+  readonly networks: readonly Network[];
+  readonly resolution: Resolution;
+}
+
+/** Asks while links and rules are still being read, by what is known of them: the answers come in the same time. */
+async function askEarly(
+  host: Host,
+  { links, holders }: Memory,
+  resolve: (links: Links, holders: readonly Holder[]) => Resolved,
+): Promise<Answers> {
+  if (links === undefined || holders === undefined) return new Map();
+  try {
+    return await ask(host, resolve(links, holders).resolution.questions);
+  } catch (error) {
+    // The bridge may have gone since; who is still in question is asked again.
+    if (error instanceof KvmnatdError) return new Map();
+    throw error;
+  }
+}
+
+async function ask(host: Host, questions: readonly Question[], known: Answers = new Map()): Promise<Answers> {
+  return questions.length === 0 ? known : new Map([...known, ...(await host.askNeighbours(questions))]);
 }
 
 interface Kernel {

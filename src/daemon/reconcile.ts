@@ -1,4 +1,7 @@
 import type { Family } from "../core/address.ts";
+import { nextTryMs, recordMoves } from "../core/contest.ts";
+import type { Contests } from "../core/contest.ts";
+import { findBlocker } from "../core/diff.ts";
 import { narrate, ownerOfChange, tellGuests, tellHolders } from "../core/narrate.ts";
 import type { FamilyChange, LogEntry, ToldByGuest } from "../core/narrate.ts";
 import { ownerName } from "../core/owner.ts";
@@ -17,6 +20,8 @@ export interface PassMemory extends Memory {
   readonly told?: ToldByGuest;
   /** Absent at start: connections that began while no daemon ran may lead astray. */
   readonly cleaned?: ReadonlySet<Family>;
+  /** Whom we repaired after lately, by family. */
+  readonly contests?: ReadonlyMap<Family, Contests>;
 }
 
 export interface PassResult {
@@ -26,6 +31,8 @@ export interface PassResult {
   readonly problems: readonly Problem[];
   /** Guests whose rules are not in the kernel, with the reason. */
   readonly failing: ReadonlyMap<string, string>;
+  /** The kernel was not as it should be. */
+  readonly changed: boolean;
   /** Something could not be done that may work later. */
   readonly failed: boolean;
   /** When time alone will change the outcome, epoch ms. */
@@ -45,12 +52,13 @@ export async function reconcile(
   lingers = true,
 ): Promise<PassResult> {
   const view = await observe(host, memory, lingers);
-  const outcomes = await applyAll(host, view);
+  const outcomes = await applyAll(host, view, memory.contests ?? new Map());
   const sysctls = await setSysctls(host, view, outcomes);
   const changes = outcomes.flatMap(({ family, outcome }) =>
     outcome.applied.map((change): FamilyChange => ({ family, change })),
   );
   const flows = await cleanFlows(host, view, changes, memory.cleaned ?? new Set());
+  const contests = recordContests(outcomes, memory.contests ?? new Map(), host.now());
   const told = tellGuests(view.resolution.forwards);
   const before = memory.told ?? tellHolders(view.incumbents);
   const kernelRead = view.families[0]?.sides.length !== 0;
@@ -58,46 +66,60 @@ export async function reconcile(
     view,
     memory: {
       snapshot: view.snapshot,
+      links: view.links,
       ...(kernelRead ? { holders: view.resolution.holders } : {}),
       told,
       cleaned: flows.cleaned,
+      contests,
     },
     entries: [...narrate(before, told, changes, trigger, pass), ...sysctls.entries, ...flows.entries],
     problems: [
       ...inputProblems(view),
       ...waitingFor(host, view),
       ...outcomes.flatMap(problemOf),
+      ...outcomes.flatMap((each) => contestOf(view, each)),
       ...sysctls.problems,
       ...flows.problems,
     ],
     failing: failingGuests(view, outcomes),
+    changed: changes.length > 0,
     failed: outcomes.some(({ outcome }) => outcome.error !== undefined) || sysctls.problems.length > 0,
-    ...wakeAt(view),
+    ...wakeAt(view, outcomes, contests),
   };
 }
+
+const NOTHING_DONE: Outcome = { applied: [], remaining: [], moves: new Set(), held: new Set() };
 
 interface SideOutcome {
   readonly family: Family;
   readonly outcome: Outcome;
 }
 
-async function applyAll(host: Host, view: View): Promise<readonly SideOutcome[]> {
-  const perFamily = await Promise.all(view.families.map((each) => applyFamily(host, each)));
+type ContestsByFamily = ReadonlyMap<Family, Contests>;
+
+async function applyAll(host: Host, view: View, contests: ContestsByFamily): Promise<readonly SideOutcome[]> {
+  const perFamily = await Promise.all(
+    view.families.map((each) => applyFamily(host, each, contests.get(each.family))),
+  );
   return perFamily.flat();
 }
 
-async function applyFamily(host: Host, view: FamilyView): Promise<readonly SideOutcome[]> {
+async function applyFamily(
+  host: Host,
+  view: FamilyView,
+  contests: Contests | undefined,
+): Promise<readonly SideOutcome[]> {
   const { family, desired, error } = view;
-  if (error !== undefined) return [{ family, outcome: { applied: [], remaining: [], error } }];
+  if (error !== undefined) return [{ family, outcome: { ...NOTHING_DONE, error } }];
   const [used, ...others] = view.sides;
   const outcomes: SideOutcome[] = [];
   try {
-    if (used !== undefined) outcomes.push({ family, outcome: await applyTo(host, used, desired) });
+    if (used !== undefined) outcomes.push({ family, outcome: await applyTo(host, used, desired, contests) });
     // Ours in the variant that is not in use are left over from before the config was changed.
     for (const other of others) outcomes.push({ family, outcome: await clear(host, other) });
   } catch (failure) {
     if (!(failure instanceof KvmnatdError)) throw failure;
-    outcomes.push({ family, outcome: { applied: [], remaining: [], error: failure } });
+    outcomes.push({ family, outcome: { ...NOTHING_DONE, error: failure } });
   }
   return outcomes;
 }
@@ -173,12 +195,42 @@ function problemOf({ outcome: { error } }: SideOutcome): readonly Problem[] {
   return [{ code: error.code, message: printable(error.message, 1000), severity: "error" }];
 }
 
+function recordContests(
+  outcomes: readonly SideOutcome[],
+  contests: ContestsByFamily,
+  nowMs: number,
+): ContestsByFamily {
+  const next = new Map(contests);
+  for (const { family, outcome } of outcomes)
+    next.set(family, recordMoves(next.get(family) ?? new Map(), outcome.moves, outcome.held, nowMs));
+  return next;
+}
+
+/** Says who won: the rule that stands before ours now. */
+function contestOf(view: View, { family, outcome }: SideOutcome): readonly Problem[] {
+  if (outcome.held.size === 0) return [];
+  const own = view.families.find((each) => each.family === family);
+  const actual = own?.sides[0]?.actual;
+  const blocker =
+    own === undefined || actual === undefined
+      ? undefined
+      : (findBlocker(own.desired, actual) ?? actual.libvirt?.get("forward")?.[0]?.rule);
+  const rule = printable(blocker ?? "a rule that rejects", 300);
+  const message = `IPv${family}: another program puts \`${rule}\` before kvmnatd's jump again and again; ${CONTESTED}`;
+  return [{ code: "contested", message, severity: "error" }];
+}
+
+const CONTESTED =
+  "forwards do not pass until that program leaves the jump where it is, or lets in what has conntrack state DNAT; " +
+  "kvmnatd now tries once a minute (docs/rules.md)";
+
 /** By family and guest. Rules that serve all of a family, or one that cannot be read at all, concern all its guests. */
 function failingGuests(view: View, outcomes: readonly SideOutcome[]): ReadonlyMap<string, string> {
   const failing = new Map<string, string>();
   for (const { family, outcome } of outcomes) {
-    if (outcome.error === undefined) continue;
-    const message = printable(outcome.error.message, 200);
+    if (outcome.error === undefined && outcome.held.size === 0) continue;
+    const contested = "contested: another program keeps a rule that rejects before kvmnatd's jump";
+    const message = outcome.error === undefined ? contested : printable(outcome.error.message, 200);
     const owners = outcome.remaining.map((change) => ownerOfChange(change)?.name);
     const all = owners.length === 0 || owners.includes(undefined);
     for (const { forward, family: own } of view.resolution.forwards)
@@ -188,7 +240,14 @@ function failingGuests(view: View, outcomes: readonly SideOutcome[]): ReadonlyMa
   return failing;
 }
 
-function wakeAt(view: View): { readonly wakeAtMs?: number } {
-  const times = [view.resolution.wakeAtMs, view.lookAgainAtMs].filter((time) => time !== undefined);
+function wakeAt(
+  view: View,
+  outcomes: readonly SideOutcome[],
+  contests: ContestsByFamily,
+): { readonly wakeAtMs?: number } {
+  const tries = outcomes.map(({ family, outcome }) =>
+    nextTryMs(contests.get(family) ?? new Map(), outcome.held),
+  );
+  const times = [view.resolution.wakeAtMs, view.lookAgainAtMs, ...tries].filter((time) => time !== undefined);
   return times.length === 0 ? {} : { wakeAtMs: Math.min(...times) };
 }

@@ -3,6 +3,7 @@ import type { Family } from "../core/address.ts";
 import { parseSave } from "../core/parse-save.ts";
 import type { Actual, Variant } from "../core/ruleset.ts";
 import { KvmnatdError } from "../errors.ts";
+import { readCommand } from "./read-command.ts";
 import { errnoOf, findProgram, runCommand } from "./run-command.ts";
 import type { Iptables } from "../ports.ts";
 
@@ -39,7 +40,7 @@ export async function otherIptables(used: Iptables, family: Family): Promise<Ipt
 
 /** @throws KvmnatdError when a table that kvmnatd needs cannot be read by iptables */
 export async function readRules(tool: Iptables, family: Family): Promise<Actual> {
-  const { stdout } = await runCommand([program(tool, family, "save")]);
+  const stdout = await readCommand([program(tool, family, "save")]);
   const { tables, incompatible } = parseSave(stdout);
   if (incompatible.length === 0) return { tables };
   const [table] = incompatible;

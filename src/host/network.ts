@@ -40,7 +40,14 @@ function toSubnet(row: AddressRow): readonly Subnet[] {
   return [{ cidr: networkOf(own, row.prefixlen), own }];
 }
 
-/** Calls `onChange` whenever a link or an address of the host changes, until the signal. */
-export async function watchLinks(onChange: () => void, signal: AbortSignal): Promise<void> {
-  await followForEver(["ip", "monitor", "link", "address"], onChange, signal);
+/**
+ * Calls `onChange` whenever a link or an address of the host changes, until the signal.
+ * @param onState whether the monitor runs
+ */
+export async function watchLinks(
+  onChange: () => void,
+  onState: (runs: boolean) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  await followForEver(["ip", "monitor", "link", "address"], { onLine: onChange, onState }, signal);
 }

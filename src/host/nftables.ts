@@ -2,6 +2,7 @@ import type { Family } from "../core/address.ts";
 import { LIBVIRT_TABLE, parseLibvirtTable } from "../core/libvirt-table.ts";
 import type { LibvirtTable } from "../core/ruleset.ts";
 import { CommandError } from "../errors.ts";
+import { readCommand } from "./read-command.ts";
 import { findProgram, runCommand } from "./run-command.ts";
 
 /**
@@ -9,7 +10,7 @@ import { findProgram, runCommand } from "./run-command.ts";
  */
 export async function findLibvirtTables(): Promise<ReadonlySet<Family>> {
   if ((await findProgram("nft")) === undefined) return new Set();
-  const tables = await listOrNothing(["nft", "list", "tables"]);
+  const tables = await orNothing(readCommand(["nft", "list", "tables"]));
   const lines = new Set(tables?.split("\n"));
   return new Set(([4, 6] as const).filter((family) => lines.has(`table ${nameOf(family)}`)));
 }
@@ -17,7 +18,7 @@ export async function findLibvirtTables(): Promise<ReadonlySet<Family>> {
 /** @returns undefined when the table has gone */
 export async function readLibvirtTable(family: Family): Promise<LibvirtTable | undefined> {
   const argv = ["nft", "--stateless", "--handle", "list", "table", ...nameOf(family).split(" ")];
-  const text = await listOrNothing(argv);
+  const text = await orNothing(readCommand(argv));
   return text === undefined ? undefined : parseLibvirtTable(text);
 }
 
@@ -31,9 +32,9 @@ function nameOf(family: Family): string {
 }
 
 /** "No such file": no such table. "Not supported": a kernel without nftables. */
-async function listOrNothing(argv: readonly string[]): Promise<string | undefined> {
+async function orNothing(reading: Promise<string>): Promise<string | undefined> {
   try {
-    return (await runCommand(argv)).stdout;
+    return await reading;
   } catch (error) {
     if (error instanceof CommandError && /No such file|not supported/.test(error.stderr)) return undefined;
     throw error;

@@ -47,9 +47,9 @@ it("a UDP client that began before its port was published reaches the guest", as
   await expect.poll(() => last(client), SOON).toBe(`host 5353 ${CLIENT}`);
   await world.start();
   await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
-  expect(told()).toEqual([
-    `web: 1 conntrack entry of udp port 5353 at ${HOST} removed that led to the host itself`,
-  ]);
+  await expect
+    .poll(told, SOON)
+    .toEqual([`web: 1 conntrack entry of udp port 5353 at ${HOST} removed that led to the host itself`]);
 });
 
 it("a UDP client on IPv6 follows too", async () => {

@@ -114,6 +114,7 @@ describe("a file that cannot be read at all", () => {
 });
 
 it("an empty list says that nobody has a lease", async () => {
+  await world.answerAs("virbr0", []);
   await put("[]\n");
   await world.becomes("web", "pending", /no live lease/);
   expect(await world.web()).toBe("denied");
@@ -168,6 +169,7 @@ describe("rows", () => {
     const rows = [leaseRow(WEB), leaseRow({ mac: DB.mac, address: "192.168.122.99" }, { hostname: "XX" })];
     const bytes = Buffer.from(JSON.stringify(rows), "latin1");
     bytes.set([0xff, 0xfe], bytes.indexOf("XX"));
+    await world.answerAs("virbr0", rows);
     await put(bytes);
     await expect.poll(() => world.rules("nat"), { timeout: 5000 }).toContain("192.168.122.99");
     expect(await world.web()).toBe(WEB_ANSWERS);

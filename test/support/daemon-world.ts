@@ -8,6 +8,7 @@ import type { LeaseRow, World } from "./world.ts";
 /** As much of `status --json` as the tests look at. */
 interface Status {
   readonly running: boolean;
+  readonly pass: number;
   readonly problems: readonly {
     readonly code: string;
     readonly message: string;

@@ -36,8 +36,12 @@ export interface World {
   send(from: string, host: string, port: number): LabProcess;
   /** An open TCP connection. */
   hold(from: string, host: string, port: number): LabProcess;
-  /** Replaces a lease file as libvirt's helper does. */
+  /** Replaces a lease file as libvirt's helper does, and lets the namespaces answer as the guests whose leases these are. */
   writeLeases(bridge: string, rows: readonly LeaseRow[]): Promise<void>;
+  /** Lets the namespaces answer so, and writes nothing. */
+  answerAs(bridge: string, rows: readonly LeaseRow[]): Promise<void>;
+  /** Replaces the lease file alone: rows that are not true. */
+  forgeLeases(bridge: string, rows: readonly LeaseRow[]): Promise<void>;
   writeMacs(bridge: string, domains: Readonly<Record<string, readonly string[]>>): Promise<void>;
   /** `kvmnatd COMMAND` with this config. */
   run(command: string, config: string): Promise<ExecResult>;
@@ -101,6 +105,7 @@ export async function createWorld(): Promise<World> {
       });
       return exitCode === 0;
     });
+  const answerAs = createImpersonation(lab);
   const at = (from: string): { readonly netns?: string } => (from === "host" ? {} : { netns: from });
   const replace = async (name: string, value: unknown): Promise<void> => {
     await writeFile(join(dnsmasqDir, `${name}.new`), `${JSON.stringify(value, undefined, 2)}\n`);
@@ -128,7 +133,12 @@ export async function createWorld(): Promise<World> {
     },
     send: (from, host, port) => lab.spawn([process.execPath, PEER, "send", host, `${port}`], at(from)),
     hold: (from, host, port) => lab.spawn([process.execPath, PEER, "hold", host, `${port}`], at(from)),
-    writeLeases: (bridge, rows) => replace(`${bridge}.status`, rows),
+    writeLeases: async (bridge, rows) => {
+      await answerAs(bridge, rows);
+      await replace(`${bridge}.status`, rows);
+    },
+    answerAs,
+    forgeLeases: (bridge, rows) => replace(`${bridge}.status`, rows),
     writeMacs: (bridge, domains) =>
       replace(
         `${bridge}.macs`,
@@ -140,6 +150,33 @@ export async function createWorld(): Promise<World> {
     },
     foreignRules: async () => (await lab.exec(["sh", "-ec", FOREIGN])).stdout,
     close: () => lab.close(),
+  };
+}
+
+/**
+ * A guest that moves is, in these tests, the namespace at its new address that has its MAC from now on: the daemon
+ * looks who really answers. One at an address without lease has a MAC that is nobody's.
+ */
+function createImpersonation(lab: Lab): (bridge: string, rows: readonly LeaseRow[]) => Promise<void> {
+  const places = [
+    { ...WEB, bridge: "virbr0" },
+    { ...DB, bridge: "virbr0" },
+    { ...FAR, bridge: "virbr1" },
+  ];
+  const macs = new Map(places.map((place) => [place.name, place.mac]));
+  return async (bridge, rows) => {
+    let script = "";
+    for (const [index, place] of places.entries()) {
+      if (place.bridge !== bridge) continue;
+      const row = rows.findLast((each) => [place.address, place.v6].includes(String(each["ip-address"])));
+      const owner = String(row?.["mac-address"]).toLowerCase();
+      const mac = /^52:54(:[0-9a-f]{2}){4}$/.test(owner) ? owner : `52:54:00:ff:00:0${index + 1}`;
+      if (macs.get(place.name) === mac) continue;
+      macs.set(place.name, mac);
+      script += `ip -n ${place.name} link set eth0 address ${mac}\n`;
+    }
+    if (script !== "")
+      await lab.exec(["sh", "-ec", `${script}ip neigh flush dev ${bridge} nud all 2>/dev/null || :`]);
   };
 }
 

@@ -4,14 +4,18 @@ import {
   onFailure,
   onFileHint,
   onHint,
+  onRulesHint,
   onStart,
   onSuccess,
   PASS_GAP_MS,
   SECOND_LOOK_MS,
   sleepMs,
 } from "../../../src/core/cadence.ts";
+import type { Cadence } from "../../../src/core/cadence.ts";
 
 const T = 1_000_000;
+const success = (cadence: Cadence, nowMs: number, wakeAtMs?: number): Cadence =>
+  onSuccess(cadence, nowMs, { changed: false, wakeAtMs });
 
 describe("a hint", () => {
   it("after a quiet time waits for nothing", () => {
@@ -27,34 +31,91 @@ describe("a hint", () => {
   it("of a file is looked at a second time, once the events have settled", () => {
     const hinted = onFileHint(onFileHint(IDLE, T), T + 5);
     const started = onStart(hinted, T + 5);
-    expect(sleepMs(onSuccess(started, T + 20, undefined), T + 20)).toBe(SECOND_LOOK_MS - 15);
+    expect(sleepMs(success(started, T + 20), T + 20)).toBe(SECOND_LOOK_MS - 15);
     const second = onStart(started, T + 5 + SECOND_LOOK_MS);
-    expect(sleepMs(onSuccess(second, T + 200, undefined), T + 200)).toBeUndefined();
+    expect(sleepMs(success(second, T + 200), T + 200)).toBeUndefined();
   });
 
   it("during a pass is not lost", () => {
     const running = onStart(onHint(IDLE, T), T);
     const hinted = onHint(running, T + 1);
-    expect(sleepMs(onSuccess(hinted, T + 30, undefined), T + 30)).toBe(PASS_GAP_MS - 30);
+    expect(sleepMs(success(hinted, T + 30), T + 30)).toBe(PASS_GAP_MS - 30);
   });
 
   it("waits no longer because the clock was set back a day", () => {
-    const started = onStart(IDLE, T + 86_400_000);
+    const started = onStart(onHint(IDLE, T), T + 86_400_000);
     expect(sleepMs(onHint(started, T), T)).toBe(0);
   });
 });
 
+describe("somebody's rules", () => {
+  const pass = (cadence: Cadence, at: number, changed: boolean): Cadence =>
+    onSuccess(onStart(cadence, at), at + 20, { changed });
+
+  it("after a quiet time wait for nothing", () => {
+    expect(sleepMs(onRulesHint(IDLE, T), T)).toBe(0);
+    expect(sleepMs(onRulesHint(pass(onHint(IDLE, T), T, true), T + 200), T + 200)).toBe(0);
+  });
+
+  it("that change all the time cost a pass a second, once it is clear that they do", () => {
+    let cadence = IDLE;
+    const starts: number[] = [];
+    for (let now = T; now < T + 10_000; now += 1) {
+      cadence = onRulesHint(cadence, now);
+      if (sleepMs(cadence, now) !== 0) continue;
+      starts.push(now - T);
+      cadence = pass(cadence, now, false);
+    }
+    expect(starts.slice(0, 5)).toEqual([0, 100, 400, 1350, 2300]);
+    expect(starts.length).toBeLessThan(14);
+  });
+
+  it("that have to be put right are put right at once, again and again", () => {
+    let cadence = IDLE;
+    for (let index = 0; index < 50; index += 1) {
+      const now = T + index * 150;
+      cadence = onRulesHint(cadence, now);
+      expect(sleepMs(cadence, now)).toBe(0);
+      cadence = pass(cadence, now, true);
+    }
+  });
+
+  it("that are undone sixty times in a minute are put right once a second", () => {
+    let cadence = IDLE;
+    let passes = 0;
+    for (let now = T; now < T + 60_000; now += 10) {
+      cadence = onRulesHint(cadence, now);
+      if (sleepMs(cadence, now) !== 0) continue;
+      passes += 1;
+      cadence = pass(cadence, now, true);
+    }
+    expect(passes).toBeLessThan(120);
+  });
+
+  it("do not make a lease wait", () => {
+    let cadence = IDLE;
+    for (const at of [0, 100, 400, 1350]) cadence = pass(onRulesHint(cadence, T + at), T + at, false);
+    const hinted = onHint(onRulesHint(cadence, T + 1460), T + 1460);
+    expect(sleepMs(hinted, T + 1460)).toBe(0);
+  });
+});
+
+it("a pass that time alone asked for does not make a hint wait", () => {
+  const timed = success(onStart(success(onStart(IDLE, T), T, T + 50), T + 50), T + 60);
+  expect(sleepMs(onHint(timed, T + 61), T + 61)).toBe(0);
+});
+
 describe("time", () => {
   it("a lease's end wakes", () => {
-    expect(sleepMs(onSuccess(onStart(IDLE, T), T, T + 5000), T)).toBe(5000);
+    expect(sleepMs(success(onStart(IDLE, T), T, T + 5000), T)).toBe(5000);
   });
 
   it("a wake in the past does not make a circle", () => {
-    expect(sleepMs(onSuccess(onStart(IDLE, T), T + 1, T - 5), T + 1)).toBeGreaterThan(0);
+    expect(sleepMs(success(onStart(IDLE, T), T + 1, T - 5), T + 1)).toBeGreaterThan(0);
   });
 
   it("a lease of a hundred years is looked at earlier: timers take 31 bits", () => {
-    expect(sleepMs(onSuccess(IDLE, T, T + 3e12), T)).toBe(3_600_000);
+    expect(sleepMs(success(IDLE, T, T + 3e12), T)).toBe(3_600_000);
   });
 });
 
@@ -65,5 +126,5 @@ it("failures are retried ever more slowly, at last every 30 s; a success forgets
     return sleepMs(cadence, T);
   });
   expect(waits).toEqual([250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
-  expect(onSuccess(onStart(cadence, T), T, undefined).failures).toBe(0);
+  expect(success(onStart(cadence, T), T).failures).toBe(0);
 });

@@ -1,0 +1,78 @@
+import { basename, resolve } from "node:path";
+import type { Variant } from "../core/ruleset.ts";
+import { watchLinks } from "../host/network.ts";
+import { watchFiles } from "../host/watch-files.ts";
+import { createRuleWatch } from "../host/watch-rules.ts";
+import type { Host } from "../ports.ts";
+import { createHost, LIBVIRT_NETWORKS } from "../wire.ts";
+import type { Paths } from "../wire.ts";
+
+type Hint = (trigger: string, kind?: "plain" | "file" | "rules") => void;
+
+/** Everything that tells of a change. */
+export interface Watches {
+  /** The host, whose changes of the rules are known to be our own. */
+  readonly host: Host;
+  /** Why nobody tells of changes, with this variant of iptables; undefined when somebody does. */
+  unheard(variant: Variant | undefined): string | undefined;
+  /** Begins. @returns what ends it all */
+  start(hint: Hint, onError: (error: unknown) => void): () => Promise<void>;
+}
+
+export function createWatches(paths: Paths): Watches {
+  const runs = { links: false, rules: false };
+  let tell: Hint = () => undefined;
+  const onState =
+    (monitor: keyof typeof runs) =>
+    (now: boolean): void => {
+      // What happened until now may have been missed; the first start has a pass of its own.
+      if (runs[monitor] !== now && started) tell(`monitor of ${monitor} ${now ? "runs" : "has ended"}`);
+      runs[monitor] = now;
+    };
+  let started = false;
+  const rules = createRuleWatch(() => tell("ruleset changed", "rules"), onState("rules"));
+  const host = createHost(paths);
+  return {
+    host: {
+      ...host,
+      restoreRules: (tool, family, text) => {
+        const restore = (): Promise<void> => host.restoreRules(tool, family, text);
+        return tool.variant === "legacy" ? restore() : rules.expecting(countRules(text), restore);
+      },
+      runNft: (text) => rules.expecting(countRules(text), () => host.runNft(text)),
+    },
+    unheard: (variant) => {
+      if (!runs.links) return "`ip monitor` does not run";
+      if (variant === "legacy") return "iptables-legacy tells nobody of a change";
+      return runs.rules ? undefined : "`nft monitor` (package nftables) does not run";
+    },
+    start: (hint, onError) => {
+      const stop = new AbortController();
+      tell = hint;
+      const config = resolve(paths.config);
+      const stopFiles = watchFiles(
+        { folders: [resolve(paths.dnsmasqDir), LIBVIRT_NETWORKS], file: config },
+        (path) => hint(path === config ? "config" : nameOf(path), "file"),
+        onError,
+      );
+      const monitors = [
+        watchLinks(() => hint("address or link changed", "file"), onState("links"), stop.signal),
+        rules.watch(stop.signal),
+      ];
+      started = true;
+      return async () => {
+        stop.abort();
+        await Promise.all([stopFiles(), ...monitors]);
+      };
+    },
+  };
+}
+
+/** Rules that a script for iptables-restore or nft adds and removes: each is an event of its own. */
+function countRules(script: string): number {
+  return script.match(/^(-[ADI] |(add|insert|delete) rule )/gm)?.length ?? 0;
+}
+
+function nameOf(path: string): string {
+  return path.startsWith(LIBVIRT_NETWORKS) ? "libvirt's networks" : basename(path);
+}

@@ -1,0 +1,84 @@
+import type { Change, Diff } from "./diff.ts";
+import { LIBVIRT_TABLE } from "./libvirt-table.ts";
+import { isOwnedChain, ruleKey } from "./ruleset.ts";
+
+/*
+ * Two programs that both want to be first would move their rules past each other for ever. So a rule of ours that
+ * somebody else keeps pushing back is put right three times in a minute; then it is left where it is, the log and the
+ * status say so, and it is tried once a minute whether they have come to terms.
+ */
+const MINUTE_MS = 60_000;
+const LIMIT = 3;
+
+/** What happened to one rule of ours in a chain of others, by {@link placeKey}. */
+interface Contest {
+  readonly repairedAtMs: readonly number[];
+  /** Given up, but for one try a minute. */
+  readonly lost: boolean;
+}
+
+export type Contests = ReadonlyMap<string, Contest>;
+
+/** Rules that stand, but in a place where they do not help: what the diff takes out and puts in again. */
+export function findMoves(diff: Diff): ReadonlySet<string> {
+  const removed = new Set(diff.filter((change) => change.kind === "remove").map(placeKey));
+  const moved = diff.filter(
+    (change) => change.kind === "add" && !isOwnedChain(change.chain) && removed.has(placeKey(change)),
+  );
+  return new Set(moved.map(placeKey));
+}
+
+/** The diff without those moves. */
+export function withoutMoves(diff: Diff, held: ReadonlySet<string>): Diff {
+  return held.size === 0 ? diff : diff.filter((change) => !held.has(placeKey(change)));
+}
+
+/** Which of these moves are not to be made now. */
+export function heldMoves(
+  moves: ReadonlySet<string>,
+  contests: Contests,
+  nowMs: number,
+): ReadonlySet<string> {
+  const isHeld = (key: string): boolean => {
+    const { repairedAtMs = [], lost = false } = contests.get(key) ?? {};
+    return recent(repairedAtMs, nowMs).length >= (lost ? 1 : LIMIT);
+  };
+  return new Set([...moves].filter(isHeld));
+}
+
+/** After a pass. @param moves what it found out of place, @param held what of it was left so */
+export function recordMoves(
+  contests: Contests,
+  moves: ReadonlySet<string>,
+  held: ReadonlySet<string>,
+  nowMs: number,
+): Contests {
+  const keys = new Set([...contests.keys(), ...moves]);
+  const next = [...keys].map((key): [string, Contest] => {
+    const { repairedAtMs = [], lost = false } = contests.get(key) ?? {};
+    const repairs = recent(repairedAtMs, nowMs);
+    if (held.has(key)) return [key, { repairedAtMs: repairs, lost: true }];
+    if (moves.has(key)) return [key, { repairedAtMs: [...repairs, nowMs], lost }];
+    // It has stood for a minute.
+    return [key, { repairedAtMs: repairs, lost: lost && repairs.length > 0 }];
+  });
+  return new Map(next.filter(([, { repairedAtMs, lost }]) => repairedAtMs.length > 0 || lost));
+}
+
+/** When a move that is held is tried again, epoch ms. */
+export function nextTryMs(contests: Contests, held: ReadonlySet<string>): number | undefined {
+  const tries = [...held].flatMap((key) => {
+    const last = contests.get(key)?.repairedAtMs.at(-1);
+    return last === undefined ? [] : [last + MINUTE_MS];
+  });
+  return tries.length === 0 ? undefined : Math.min(...tries);
+}
+
+function recent(times: readonly number[], nowMs: number): readonly number[] {
+  return times.filter((at) => at <= nowMs && nowMs - at < MINUTE_MS);
+}
+
+function placeKey(change: Change): string {
+  const rule = "rule" in change ? change.rule : "";
+  return [change.table, change.chain, change.table === LIBVIRT_TABLE ? rule : ruleKey(rule)].join(" ");
+}

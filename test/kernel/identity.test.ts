@@ -1,0 +1,189 @@
+import { rename, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { createDaemonWorld } from "../support/daemon-world.ts";
+import type { DaemonWorld } from "../support/daemon-world.ts";
+import type { Daemon } from "../support/lab.ts";
+import { CLIENT, DB, leaseRow, leaseRow6, HOST_V6, WEB } from "../support/world.ts";
+import type { LeaseRow } from "../support/world.ts";
+
+/** Here db is hostile: it says what it likes to the DHCP server, but its network card answers with its own MAC. */
+const WEB_ANSWERS = `web 22 ${CLIENT}`;
+const SOON = { timeout: 5000 };
+const LATER = 7200;
+let world: DaemonWorld;
+let daemon: Daemon;
+
+beforeEach(async () => {
+  world = await createDaemonWorld("nft", "linger: 300ms\n");
+  daemon = await world.start();
+  await world.isWell();
+  await world.settles();
+});
+afterEach(() => world.close());
+
+/** A lease in another's name, newer than its own. */
+const forged = (address = DB.address, mac = WEB.mac): LeaseRow =>
+  leaseRow({ mac, address }, { "expiry-time": Math.floor(Date.now() / 1000) + LATER });
+const forge = (...rows: readonly LeaseRow[]): Promise<void> => world.forgeLeases("virbr0", rows);
+const why = async (guest = "web"): Promise<string | null | undefined> =>
+  (await world.status()).forwards.find((forward) => forward.guest === guest)?.why;
+/** What web's forward led to, each time it was changed. */
+const moves = (): readonly string[] =>
+  world.log().flatMap(({ event, msg }) => (event === "forward-moved" ? [msg] : []));
+
+describe("a guest with a lease in another's name gets nothing of it", () => {
+  it("beside the victim's own lease", async () => {
+    await forge(leaseRow(WEB), forged());
+    await world.becomes("web", "active", /newer lease of 192\.168\.122\.12 passed over/);
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    expect(moves()).toEqual([]);
+  });
+
+  it("after it has released the victim's", async () => {
+    await forge(leaseRow(WEB), forged());
+    await world.becomes("web", "active", /passed over/);
+    await forge(forged());
+    await world.becomes(
+      "web",
+      "active",
+      /its lease vanished, but .* still answers there, and not at 192\.168\.122\.12/,
+    );
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    expect(moves()).toEqual([]);
+  });
+
+  it("in the place of the victim's", async () => {
+    await forge(forged());
+    await world.becomes("web", "active", /its lease vanished, but/);
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    expect(moves()).toEqual([]);
+  });
+
+  it("with two hundred of them", async () => {
+    const many = Array.from({ length: 200 }, (_, index) => forged(`192.168.122.${index + 20}`));
+    await forge(leaseRow(WEB), ...many);
+    await world.becomes("web", "active", /passed over/);
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    expect(moves()).toEqual([]);
+  });
+
+  it("on IPv6", async () => {
+    await world.configure(`listen: ["${HOST_V6}"]\nguests:\n  web: {ports: [1122:22]}\n`);
+    await world.writeLeases("virbr0", [leaseRow6(WEB)]);
+    await world.isWell();
+    await forge(leaseRow6(WEB), {
+      ...leaseRow6({ mac: WEB.mac, v6: DB.v6 }),
+      "expiry-time": Math.floor(Date.now() / 1000) + LATER,
+    });
+    await world.becomes("web", "active", /newer lease of fd00:122::12 passed over/);
+    expect(await world.ask("client", "tcp", HOST_V6, 1122)).toBe("web 22 fd01::2");
+    expect(moves()).toEqual([]);
+  });
+
+  it("taken while no daemon ran", async () => {
+    await daemon.stop();
+    await forge(leaseRow(WEB), forged());
+    daemon = await world.start();
+    await world.becomes("web", "active", /newer lease of 192\.168\.122\.12 passed over/);
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    expect(moves()).toEqual([]);
+  });
+});
+
+describe("a lease that vanished", () => {
+  it("keeps its forward while the guest answers, and no longer", async () => {
+    await forge(leaseRow(DB));
+    await world.becomes("web", "active", /its lease vanished, but .* still answers there: kept/);
+    await world.settles();
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    await world.lab.exec(["ip", "-n", "web", "link", "set", "eth0", "down"]);
+    await world.becomes("web", "pending", /no live lease/);
+  });
+
+  it("by a file that is no UTF-8 any more: all other rows are gone", async () => {
+    const file = join(world.dnsmasqDir, "virbr0.status");
+    const bytes = Buffer.from(JSON.stringify([leaseRow(DB, { hostname: "XX" })]), "latin1");
+    bytes.set([0xff, 0xfe], bytes.indexOf("XX"));
+    await writeFile(`${file}.new`, bytes);
+    await rename(`${file}.new`, file);
+    await world.becomes("web", "active", /its lease vanished, but .* still answers there: kept/);
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    expect(moves()).toEqual([]);
+  });
+
+  it("and that another guest has now takes its forward along at once", async () => {
+    await forge(leaseRow(DB), leaseRow({ mac: "52:54:00:00:00:99", address: WEB.address }));
+    await world.becomes("web", "pending", /no live lease/);
+  });
+
+  it("before its guest was off", async () => {
+    await forge(leaseRow(DB));
+    await world.becomes("web", "active", /still answers there: kept/);
+    await world.writeMacs("virbr0", { db: [DB.mac] });
+    await world.becomes("web", "pending", /guest is off/);
+  });
+});
+
+describe("several live leases of one guest (PXE, then the installed system)", () => {
+  it("the one at which it answers, once it does", async () => {
+    const pxe = leaseRow(WEB);
+    const system = forged("192.168.122.77");
+    await forge(pxe, system);
+    await world.becomes("web", "active", /newer lease of 192\.168\.122\.77 passed over/);
+    await world.lab.exec(["ip", "-n", "web", "address", "flush", "dev", "eth0"]);
+    await world.lab.exec([
+      "sh",
+      "-ec",
+      "ip -n web address add 192.168.122.77/24 dev eth0; ip -n web route add default via 192.168.122.1",
+    ]);
+    await expect
+      .poll(async () => (await world.status()).forwards[0]?.address, { timeout: 8000 })
+      .toBe("192.168.122.77");
+    await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+  });
+
+  it("none answers: the incumbent stays, marked", async () => {
+    await world.lab.exec(["ip", "-n", "web", "link", "set", "eth0", "down"]);
+    await forge(leaseRow(WEB), forged("192.168.122.77"));
+    await world.becomes(
+      "web",
+      "active",
+      /unverified: 52:54:00:6c:3c:01 has 2 live leases and answers at none/,
+    );
+    expect((await world.status()).forwards[0]?.address).toBe(WEB.address);
+  });
+
+  it("none answers and there is no incumbent: the newest, marked", async () => {
+    await world.configure("guests:\n  other: {mac: 52:54:00:6c:3c:77, ports: [1122:22]}\n");
+    await forge(
+      leaseRow({ mac: "52:54:00:6c:3c:77", address: "192.168.122.70" }),
+      forged("192.168.122.77", "52:54:00:6c:3c:77"),
+    );
+    await world.becomes("other", "active", /unverified/);
+    expect((await world.status()).forwards[0]?.address).toBe("192.168.122.77");
+  });
+});
+
+describe("a name taken from its holder", () => {
+  beforeEach(async () => {
+    await world.configure("guests:\n  site: {hostname: site, ports: [1122:22]}\n");
+    await world.writeLeases("virbr0", [leaseRow(WEB, { hostname: "site" }), leaseRow(DB)]);
+    await world.becomes("site", "active");
+    expect(await world.web()).toBe(WEB_ANSWERS);
+  });
+
+  it("changes nothing while the holder has a lease", async () => {
+    await forge(leaseRow(WEB), leaseRow(DB, { hostname: "site" }));
+    await world.becomes("site", "active", /conflict/);
+    expect(await world.web()).toBe(WEB_ANSWERS);
+  });
+
+  it("changes nothing after the holder's lease was released by somebody", async () => {
+    await forge(leaseRow(DB, { hostname: "site" }));
+    await world.becomes("site", "active", /conflict: its lease vanished, but .* still answers/);
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    expect(moves()).toEqual([]);
+    expect(await why("site")).toContain(DB.mac);
+  });
+});

@@ -1,0 +1,121 @@
+import { afterEach, describe, expect, it } from "vitest";
+import { createDaemonWorld } from "../support/daemon-world.ts";
+import type { DaemonWorld } from "../support/daemon-world.ts";
+import { CLIENT, DB, leaseRow, WEB } from "../support/world.ts";
+
+/** Who changes rules, and what it costs. */
+const WEB_ANSWERS = `web 22 ${CLIENT}`;
+const SOON = { timeout: 5000 };
+let world: DaemonWorld;
+
+afterEach(() => world.close());
+
+async function begin(variant: "nft" | "legacy" = "nft"): Promise<void> {
+  world = await createDaemonWorld(variant);
+  await world.start();
+  await world.isWell();
+  await world.settles();
+}
+
+async function sh(script: string): Promise<string> {
+  return (await world.lab.exec(["sh", "-ec", script], { timeoutMs: 40_000 })).stdout.trim();
+}
+
+const pass = async (): Promise<number> => (await world.status()).pass;
+
+describe("own changes", () => {
+  it("wake nobody: a lease that moves costs one pass and its second look", async () => {
+    await begin();
+    const before = await pass();
+    await world.leases(leaseRow(WEB), leaseRow({ mac: DB.mac, address: "192.168.122.99" }));
+    await expect.poll(() => world.rules("nat"), SOON).toContain("192.168.122.99");
+    await world.settles();
+    // Asked again soon after, as nobody answers at db's new address: the passes that time alone makes.
+    const asked = world.log().filter(({ event, msg }) => event === "rule" && msg.includes("192.168.122.99"));
+    expect(asked).toHaveLength(1);
+    const byRules = world.log().filter(({ msg }) => msg.includes("ruleset changed"));
+    expect(byRules).toEqual([]);
+    expect((await pass()) - before).toBeGreaterThanOrEqual(2);
+  });
+});
+
+describe("a busy neighbour", () => {
+  it("who updates a set a thousand times a second costs no pass at all", async () => {
+    await begin();
+    await sh("nft add table inet busy; nft add set inet busy s '{ type ipv4_addr; }'");
+    await world.settles();
+    const before = await pass();
+    const updates = Array.from(
+      { length: 3000 },
+      (_, index) => `add element inet busy s { 10.1.${index >> 8}.${index & 255} }`,
+    );
+    await world.lab.exec(["nft", "-i"], { input: `${updates.join("\n")}\n` });
+    expect(await sh("nft list set inet busy s | grep -c 10.1")).not.toBe("0");
+    expect(await pass()).toBe(before);
+  });
+
+  it("who changes rules all the time costs about a pass a second, and leases are followed at once", async () => {
+    await begin();
+    const before = await pass();
+    const began = Date.now();
+    const busy = world.lab.spawn([
+      "sh",
+      "-c",
+      "while :; do iptables-nft -A INPUT -s 192.0.2.1 -j DROP; iptables-nft -D INPUT -s 192.0.2.1 -j DROP; sleep 0.03; done",
+    ]);
+    await expect.poll(() => Date.now() - began, { timeout: 10_000, interval: 200 }).toBeGreaterThan(5000);
+    expect((await pass()) - before).toBeLessThan(4 + (Date.now() - began) / 900);
+    await world.leases(leaseRow(WEB), leaseRow({ mac: DB.mac, address: "192.168.122.99" }));
+    await expect.poll(() => world.rules("nat"), { timeout: 2000, interval: 10 }).toContain("192.168.122.99");
+    await busy.kill("SIGKILL");
+  });
+
+  it("who always wants to be first wins after three repairs; it is said who, and all is well once they are gone", async () => {
+    await begin();
+    // Whenever our jump is first, theirs goes before it.
+    const rival = world.lab.spawn([
+      "sh",
+      "-c",
+      "while :; do iptables-nft -S FORWARD | sed -n 2p | grep -q 'o virbr0 -j REJECT' || iptables-nft -I FORWARD -o virbr0 -j REJECT; sleep 0.02; done",
+    ]);
+    await world.complains("contested", /puts `-o virbr0 -j REJECT.*before kvmnatd's jump again and again/);
+    await world.becomes("web", "degraded", /contested/);
+    const repairs = (): number =>
+      world.log().filter(({ msg }) => /^\+ .*-I FORWARD .*KVMNATD-FWD/.test(msg)).length;
+    await world.settles();
+    // The first is from the start, before there was a rival.
+    expect(repairs()).toBe(4);
+    expect(world.log().filter(({ event }) => event === "contested")).toHaveLength(1);
+    await rival.kill("SIGKILL");
+    await sh("while iptables-nft -D FORWARD -o virbr0 -j REJECT 2>/dev/null; do :; done");
+    await world.isWell();
+    expect(await world.web()).toBe(WEB_ANSWERS);
+  });
+});
+
+describe("tampering is healed", () => {
+  it("at once, again and again", async () => {
+    await begin();
+    for (let index = 0; index < 10; index += 1) {
+      await sh("iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING; iptables-nft -F KVMNATD-FWD");
+      await expect.poll(() => world.web(), { timeout: 3000 }).toBe(WEB_ANSWERS);
+    }
+  });
+
+  it("when the monitor has died, by looking every two seconds, and it is said", async () => {
+    await begin();
+    await sh("pkill -STOP -f '^nft monitor'; pkill -KILL -f '^nft monitor'");
+    await world.complains("polling", /`nft monitor` .*does not run: everything is looked at every 2 s/);
+    await sh("iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING");
+    await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+    // It is started again after five seconds.
+    await expect.poll(async () => (await world.status()).problems, { timeout: 10_000 }).toEqual([]);
+  });
+
+  it("with iptables-legacy, which tells nobody, by looking every two seconds", async () => {
+    await begin("legacy");
+    await world.complains("polling", /iptables-legacy tells nobody of a change/);
+    await sh("iptables-legacy -F FORWARD; iptables-legacy -t nat -F PREROUTING");
+    await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+  });
+});
