@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 DEMO="iptables:iptables iproute2:ip dnsmasq-base:dnsmasq conntrack:conntrack udhcpc:udhcpc
   util-linux:unshare"
 TEST="$DEMO nftables:nft socat:socat libvirt-daemon-system:libvirtd libvirt-clients:virsh python3-minimal:python3
-  procps:ps libcap2-bin:capsh systemd:systemd-analyze zsh:zsh fish:fish"
+  procps:ps libcap2-bin:capsh systemd:systemd-analyze zsh:zsh fish:fish debootstrap:debootstrap"
 
 ensure_npm() {
   stamp=node_modules/.kvmnatd-lock

@@ -52,6 +52,8 @@ export interface Host {
   now(): number;
   readConfig(): Promise<ConfigFile>;
   readLeaseFiles(bridges: readonly string[] | undefined): Promise<readonly BridgeFiles[]>;
+  /** Domains that libvirt runs; undefined where it does not say. */
+  readRunningDomains(): Promise<ReadonlySet<string> | undefined>;
   readLinks(): Promise<Links>;
   askNeighbours(questions: readonly Question[]): Promise<Answers>;
   readListeners(): Promise<readonly Listener[]>;

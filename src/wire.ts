@@ -1,7 +1,7 @@
 import { readConfigFile } from "./host/config-file.ts";
 import { listFlows, removeFlows } from "./host/conntrack.ts";
 import { chooseIptables, otherIptables, readRules, restoreRules } from "./host/iptables.ts";
-import { readLeaseFiles } from "./host/lease-files.ts";
+import { readLeaseFiles, readRunningDomains } from "./host/lease-files.ts";
 import { findLibvirtTables, readLibvirtTable, runNft } from "./host/nftables.ts";
 import { askNeighbours } from "./host/neighbours.ts";
 import { readLinks } from "./host/network.ts";
@@ -22,6 +22,8 @@ export const DEFAULT_CONFIG = "/etc/kvmnatd.yaml";
 export const DEFAULT_DNSMASQ_DIR = "/var/lib/libvirt/dnsmasq";
 /** libvirt's state of its active networks: a file each, made when a network starts, deleted when it stops. */
 export const LIBVIRT_NETWORKS = "/run/libvirt/network";
+/** Its state of running domains, by driver: a file each, readable by root alone, but its name by everybody. */
+const LIBVIRT_DOMAINS = ["qemu", "lxc", "libxl", "ch"].map((driver) => `/run/libvirt/${driver}`);
 
 /** The real host. */
 export function createHost(paths: Paths): Host {
@@ -31,6 +33,7 @@ export function createHost(paths: Paths): Host {
     now: () => Date.now(),
     readConfig: () => readConfigFile(paths.config),
     readLeaseFiles: (bridges) => readLeaseFiles(paths.dnsmasqDir, bridges),
+    readRunningDomains: () => readRunningDomains(LIBVIRT_DOMAINS),
     readLinks,
     askNeighbours,
     readListeners,

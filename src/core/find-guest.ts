@@ -39,6 +39,8 @@ export interface World {
   readonly usable: readonly Lease[];
   readonly nowMs: number;
   readonly lingerMs: number;
+  /** Domains that libvirt runs; absent where it does not say. */
+  readonly running?: ReadonlySet<string>;
   /** Which MAC answers at an address; undefined: none, or nobody has asked yet. */
   ask(question: Question): Mac | undefined;
 }
@@ -108,13 +110,19 @@ function findDomain(
   }
   // A MAC of the domain counts only on the bridge that it is plugged into.
   const plugged = up.filter((network) => rows.some((row) => row.bridge === network.bridge));
-  return findByMacs(
-    rows.flatMap((row) => row.macs),
-    family,
-    plugged,
-    holder,
-    world,
-  );
+  const macs = rows.flatMap((row) => row.macs);
+  const found = findByMacs(macs, family, plugged, holder, world);
+  return world.running?.has(domain) === false ? doubtRow(found, domain, plugged, world) : found;
+}
+
+/** libvirt leaves the row of a domain that ended while its network was down: one that does not run must answer. */
+function doubtRow(found: Finding, domain: string, networks: readonly Network[], world: World): Finding {
+  if (found.state !== "found") return found;
+  const { address, mac } = found.lease;
+  const network = networks.find((each) => refuseAddress(address, each) === undefined);
+  if (network !== undefined && world.ask({ bridge: network.bridge, address }) === mac) return found;
+  const why = `guest is off: libvirt still lists domain "${printable(domain)}" here, but does not run it`;
+  return { state: "gone", why };
 }
 
 function findHostname(

@@ -19,9 +19,16 @@ export interface Resolution {
   readonly questions: readonly Question[];
 }
 
+export interface Evidence {
+  /** What the neighbours said to the questions of a first try. */
+  readonly answers: Answers;
+  /** Domains that libvirt runs; absent where it does not say. */
+  readonly running?: ReadonlySet<string> | undefined;
+}
+
 /**
  * Port map x leases x incumbents -> where every forward leads.
- * @param answers what the neighbours said to the questions of a first try
+ * @param evidence what else is known, beside what the files say
  * @param holders the outcome of the pass before (or what the kernel's rules say, at start)
  */
 export function resolveForwards(
@@ -30,15 +37,23 @@ export function resolveForwards(
   host: HostAddresses,
   holders: readonly Holder[],
   nowMs: number,
-  answers: Answers = new Map(),
+  evidence: Evidence = { answers: new Map() },
 ): Resolution {
   const usable = findUsableLeases(networks, nowMs);
   const questions = new Map<Ip, Question>();
   const ask = (question: Question): Mac | undefined => {
-    if (!answers.has(question.address)) questions.set(question.address, question);
-    return answers.get(question.address);
+    if (!evidence.answers.has(question.address)) questions.set(question.address, question);
+    return evidence.answers.get(question.address);
   };
-  const world: World = { networks, usable, nowMs, lingerMs: portMap.lingerMs, ask };
+  const { running } = evidence;
+  const world: World = {
+    networks,
+    usable,
+    nowMs,
+    lingerMs: portMap.lingerMs,
+    ...(running === undefined ? {} : { running }),
+    ask,
+  };
   const forwards: ResolvedForward[] = [];
   const kept: Holder[] = [];
   const wakes: number[] = [];

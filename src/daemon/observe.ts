@@ -59,13 +59,19 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
   const { configText } = config;
   const portMap = lingers ? config.portMap : { ...config.portMap, lingerMs: 0 };
   const kernelReading = readKernel(host, portMap.iptables);
-  const files = await host.readLeaseFiles(portMap.networks);
+  const [files, running] = await Promise.all([
+    host.readLeaseFiles(portMap.networks),
+    host.readRunningDomains(),
+  ]);
   const nowMs = host.now();
   const resolve = (links: Links, incumbents: readonly Holder[], answers: Answers): Resolved => {
     const bridges = mergeBridges(memory.snapshot, files, links, portMap.networks);
     const networks = toNetworks(bridges, links);
     const { addresses } = links;
-    const resolution = resolveForwards(portMap, networks, addresses, incumbents, nowMs, answers);
+    const resolution = resolveForwards(portMap, networks, addresses, incumbents, nowMs, {
+      answers,
+      running,
+    });
     return { bridges, networks, resolution };
   };
   const { linksAreCurrent = false } = memory;

@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import type { Issue } from "../core/issue.ts";
 import type { DomainMacs, Lease } from "../core/lease.ts";
 import type { Network } from "../core/network.ts";
@@ -39,7 +40,7 @@ export interface ConfigReading {
 export async function readPortMap(host: Host, last: Snapshot | undefined): Promise<ConfigReading> {
   try {
     const file = await host.readConfig();
-    if (last === undefined) return loadPortMap(file, host);
+    if (last === undefined) return await loadFirst(file, host);
     const ageMs = host.now() - file.changedAtMs;
     if (file.text !== last.configText && ageMs >= 0 && ageMs < SETTLED_MS)
       return { ...last, warnings: [], lookAgainAtMs: file.changedAtMs + SETTLED_MS };
@@ -49,6 +50,18 @@ export async function readPortMap(host: Host, last: Snapshot | undefined): Promi
   } catch (error) {
     if (last === undefined || !(error instanceof ConfigError)) throw error;
     return { ...last, warnings: [], error };
+  }
+}
+
+/** At start there is no other config: one that an editor may be in the middle of saving gets a second chance. */
+async function loadFirst(file: ConfigFile, host: Host): Promise<ConfigReading> {
+  try {
+    return loadPortMap(file, host);
+  } catch (error) {
+    const ageMs = host.now() - file.changedAtMs;
+    if (!(error instanceof ConfigError) || ageMs < 0 || ageMs >= SETTLED_MS) throw error;
+    await setTimeout(SETTLED_MS - ageMs);
+    return loadPortMap(await host.readConfig(), host);
   }
 }
 

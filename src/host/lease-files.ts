@@ -22,11 +22,29 @@ export async function readLeaseFiles(
 }
 
 async function listBridges(folder: string): Promise<readonly string[]> {
+  const names = (await listFolder(folder)) ?? [];
+  return [...new Set(names.flatMap((name) => BRIDGE_FILE.exec(name)?.[1] ?? []))].toSorted();
+}
+
+/**
+ * Domains that libvirt runs.
+ * @param folders its drivers' state: `NAME.xml` for each running domain (libvirt 9.0 to 12.8)
+ * @returns undefined where no driver keeps any
+ */
+export async function readRunningDomains(
+  folders: readonly string[],
+): Promise<ReadonlySet<string> | undefined> {
+  const lists = await Promise.all(folders.map((folder) => listFolder(folder)));
+  const known = lists.filter((names) => names !== undefined);
+  if (known.length === 0) return undefined;
+  return new Set(known.flat().flatMap((name) => (name.endsWith(".xml") ? [name.slice(0, -4)] : [])));
+}
+
+async function listFolder(folder: string): Promise<readonly string[] | undefined> {
   try {
-    const names = await readdir(folder);
-    return [...new Set(names.flatMap((name) => BRIDGE_FILE.exec(name)?.[1] ?? []))].toSorted();
+    return await readdir(folder);
   } catch (error) {
-    if (errnoOf(error) !== undefined) return [];
+    if (errnoOf(error) !== undefined) return undefined;
     throw error;
   }
 }

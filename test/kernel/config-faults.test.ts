@@ -85,7 +85,7 @@ describe("while the daemon runs", () => {
 });
 
 it("saved in two steps by an editor: what is half written is never in force", async () => {
-  const from = world.log().length;
+  const from = daemon.log().length;
   await truncate(world.config);
   // Valid as far as it goes, and without db.
   await world.configure("guests:\n  web: {ports: [1122:22]}\n");
@@ -105,8 +105,19 @@ it("saved in two steps by an editor: what is half written is never in force", as
   expect(said.filter(({ event }) => event === "rule")).toEqual([]);
 });
 
+it("being saved in two steps while the daemon starts: it waits for the second", async () => {
+  await daemon.stop();
+  await truncate(world.config);
+  const starting = world.start();
+  await new Promise((done) => setTimeout(done, 60));
+  await world.configure(GUESTS);
+  daemon = await starting;
+  await world.isWell();
+  expect(daemon.log().map(({ msg }) => msg)).toContain("config loaded: guests 2, forwards 2");
+});
+
 it("a good change applies at once, and says what it did", async () => {
-  const from = world.log().length;
+  const from = daemon.log().length;
   await world.configure("guests:\n  web: {ports: [1122:22, 1123:22]}\n  db: {ports: [1222:22]}\n");
   await expect
     .poll(() => world.ask("client", "tcp", "198.51.100.1", 1123), { timeout: 5000 })

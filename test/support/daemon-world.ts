@@ -8,6 +8,7 @@ import type { LeaseRow, World } from "./world.ts";
 /** As much of `status --json` as the tests look at. */
 interface Status {
   readonly running: boolean;
+  readonly pid: number;
   readonly pass: number;
   readonly problems: readonly {
     readonly code: string;

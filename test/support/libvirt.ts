@@ -1,10 +1,12 @@
 import { createLab, startDaemon, until, writeConfig } from "./lab.ts";
 import type { Daemon, ExecResult, Lab, LogLine } from "./lab.ts";
+import { mountTree } from "./tree.ts";
+import type { Tree } from "./tree.ts";
 
 /** What a client sees when the published port leads nowhere. */
 export const NOTHING = "nothing";
 
-const HOST_ADDRESS = "10.99.0.1";
+export const HOST_ADDRESS = "10.99.0.1";
 
 const DNSMASQ_FOLDER = "/var/lib/libvirt/dnsmasq";
 const STATUS_FILE = `${DNSMASQ_FOLDER}/virbr0.status`;
@@ -19,12 +21,13 @@ const SOON_MS = 10_000;
  * that cost 7 s a lease and prove nothing here: STP, and dnsmasq's ping before an offer.
  */
 const PREPARE = `
+tree=$1
+mkdir -p /run/private/etc/libvirt
+cp -a $tree/etc/libvirt/. /run/private/etc/libvirt/
 for folder in /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
   mkdir -p /run/private$folder
-done
-cp -a /etc/libvirt/. /run/private/etc/libvirt/
-for folder in /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
   mount --bind /run/private$folder $folder
+  [ -z "$tree" ] || mount --bind /run/private$folder $tree$folder
 done
 mkdir -p /run/libvirt ${DNSMASQ_FOLDER}
 rm -rf /etc/libvirt/qemu/networks/autostart
@@ -50,6 +53,37 @@ SH
 chmod +x ${DHCP_SCRIPT}
 `;
 
+/**
+ * Two things of the tree that would stand in the way. The nftables backend fills in checksums of DHCP by a `tc` action
+ * that a kernel need not have, and without which net-start fails: nobody here looks at them. And libvirt 11.3's driver
+ * of host devices, which no network needs, sometimes never ends when libvirtd is ended soon after its start.
+ */
+const SMOOTH = `
+cd $1/usr
+rm -f lib/*/libvirt/connection-driver/libvirt_driver_nodedev.so
+mv sbin/tc sbin/tc.real
+cat > sbin/tc <<'SH'
+#!/bin/sh
+tc.real "$@" && exit
+code=$?
+case "$*" in *"action csum"*) exit 0 ;; esac
+exit $code
+SH
+chmod +x sbin/tc
+`;
+
+/**
+ * Runs libvirtd as a subreaper (PR_SET_CHILD_SUBREAPER of x86-64): it waits until each QEMU that it has ended is really
+ * gone, and QEMU daemonizes, but the first process of a lab reaps nobody.
+ */
+const REAPER = `
+$| = 1;
+syscall 157, 36, 1, 0, 0, 0;
+system "libvirtd -d -p /run/libvirtd.pid" and exit 1;
+print "libvirtd is up\n";
+1 while wait > 0;
+`;
+
 /** A LAN client in a namespace of its own; the host is its gateway. */
 const CLIENT = `
 ip netns add client
@@ -62,12 +96,19 @@ ip -n client link set eth0 up
 ip -n client route add default via ${HOST_ADDRESS}
 `;
 
-/** Debian's own libvirtd with its private state, and a LAN client. */
+/** Where libvirt keeps its rules. */
+type Backend = "nftables" | "iptables";
+
+/** A libvirtd with its private state, and a LAN client. */
 export interface Libvirt {
   readonly lab: Lab;
+  /** Where its programs are; undefined: they are this machine's own. */
+  readonly tree: Tree | undefined;
   start(): Promise<void>;
   /** Ends libvirtd and starts it again: it rewrites its rules if a network is active. */
   restart(): Promise<void>;
+  /** Changes the backend, for libvirtd's next start. */
+  setBackend(backend: Backend): Promise<void>;
   /** SIGHUP; returns when libvirt has rewritten its rules. */
   reload(): Promise<void>;
   virsh(command: string): Promise<string>;
@@ -89,12 +130,22 @@ interface LeaseRow {
   readonly "expiry-time": number;
 }
 
-async function createLibvirt(lab: Lab): Promise<Libvirt> {
+async function createLibvirt(lab: Lab, backend: Backend | undefined): Promise<Libvirt> {
   const sh = (script: string): Promise<string> => runScript(lab, script);
-  await sh(PREPARE + CLIENT);
-  const virsh = (command: string): Promise<string> => sh(`virsh -q ${command}`);
+  const tree = backend === undefined ? undefined : await mountTree(lab);
+  await lab.exec(["sh", "-ec", PREPARE + CLIENT, "sh", tree?.root ?? ""]);
+  const run = async (command: string): Promise<string> => {
+    const argv = ["sh", "-ec", command];
+    return (await lab.exec(tree?.run(argv) ?? argv)).stdout.trim();
+  };
+  const virsh = (command: string): Promise<string> => run(`virsh -q ${command}`);
+  const setBackend = async (name: Backend): Promise<void> =>
+    void (await sh(`echo 'firewall_backend = "${name}"' > /etc/libvirt/network.conf`));
+  if (tree !== undefined) await lab.exec(["sh", "-ec", SMOOTH, "sh", tree.root]);
+  if (backend !== undefined) await setBackend(backend);
   const start = async (): Promise<void> => {
-    await sh("libvirtd -d -p /run/libvirtd.pid");
+    if (tree === undefined) await sh("libvirtd -d -p /run/libvirtd.pid");
+    else await lab.spawn(tree.run(["perl", "-e", REAPER])).waitForLine(/^libvirtd is up$/);
     await virsh("net-list");
   };
   // Renamed into place 2-14 ms after libvirt has rewritten its rules: a new inode says that it is done.
@@ -106,8 +157,10 @@ async function createLibvirt(lab: Lab): Promise<Libvirt> {
   };
   return {
     lab,
+    tree,
     start,
     virsh,
+    setBackend,
     restart: () =>
       rewritten(async () => {
         await sh("kill $(cat /run/libvirtd.pid)");
@@ -247,19 +300,23 @@ export interface Stage {
   close(): Promise<void>;
 }
 
+export interface StageOptions {
+  /** Takes the tree's libvirt, with this backend; this machine's own may be too old to know of any. */
+  readonly backend?: Backend;
+}
+
 /** @param config what the daemon's config file says */
-export async function createStage(config: string): Promise<Stage> {
+export async function createStage(config: string, options: StageOptions = {}): Promise<Stage> {
   const lab = await createLab();
   const sh = (script: string): Promise<string> => runScript(lab, script);
-  const libvirt = await createLibvirt(lab).catch(async (error: unknown) => {
+  const libvirt = await createLibvirt(lab, options.backend).catch(async (error: unknown) => {
     await lab.close();
     throw error;
   });
-  const options = ["-c", await writeConfig(lab, config)];
+  const given = ["-c", await writeConfig(lab, config)];
   const daemons: Daemon[] = [];
   const log = (): readonly LogLine[] => daemons.flatMap((daemon) => daemon.log());
-  const kvmnatd = (...command: readonly string[]): Promise<ExecResult> =>
-    lab.kvmnatd([...command, ...options]);
+  const kvmnatd = (...command: readonly string[]): Promise<ExecResult> => lab.kvmnatd([...command, ...given]);
   const status = async (): Promise<ShownStatus> =>
     JSON.parse((await kvmnatd("status", "--json")).stdout) as ShownStatus;
   const stopDaemon = async (): Promise<void> => void (await daemons.at(-1)?.stop());
@@ -270,7 +327,7 @@ export async function createStage(config: string): Promise<Stage> {
     status,
     stopDaemon,
     startDaemon: async () => {
-      daemons.push(await startDaemon(lab, options));
+      daemons.push(await startDaemon(lab, given));
     },
     becomes: async (state) => {
       await until(
@@ -295,7 +352,7 @@ export async function createStage(config: string): Promise<Stage> {
       sh("{ iptables-save; ip6tables-save; } | grep -v -e '^#' -e KVMNATD- | sed 's/ \\[[0-9:]*\\]$//'"),
     dump: async () => {
       const files = await sh(
-        `iptables-save; ls -l ${DNSMASQ_FOLDER}; cat ${DNSMASQ_FOLDER}/virbr0.* 2>/dev/null || true`,
+        `iptables-save; nft list ruleset; ls -l ${DNSMASQ_FOLDER}; cat ${DNSMASQ_FOLDER}/virbr0.* 2>/dev/null || true`,
       );
       const lines = log().map((line) => JSON.stringify(line));
       process.stderr.write(`${[...lines, files].join("\n")}\n`);

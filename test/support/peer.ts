@@ -1,6 +1,7 @@
 // Run by node in a namespace of a lab: a server that says who was reached and who asked, or a client that prints it.
 //   peer.ts serve NAME tcp:22 udp:53 ...
 //   peer.ts ask tcp|udp HOST PORT [SOURCE]
+//   peer.ts probe                asks by tcp for each line `HOST PORT SOURCE` of stdin; prints the answers, a line each
 //   peer.ts send HOST PORT       asks by udp, from one socket, every 20 ms; prints each answer
 //   peer.ts hold HOST PORT       an open TCP connection: echoes each line of stdin through the server
 import { createSocket } from "node:dgram";
@@ -62,6 +63,28 @@ function sendOn(host: string, port: number): void {
   setInterval(() => socket.send("?", port, host, () => undefined), 20);
 }
 
+/** Refused, rejected or silent: all the same. */
+function knock(host: string, port: number, localAddress: string): Promise<string> {
+  return new Promise((resolve) => {
+    const socket = connect({ host, port, localAddress });
+    const end = (answer: string): void => {
+      clearTimeout(timer);
+      socket.destroy();
+      resolve(answer.trim());
+    };
+    const timer = setTimeout(() => end("denied"), 500);
+    socket.on("error", () => end("denied"));
+    socket.on("data", (data) => end(data.toString()));
+  });
+}
+
+async function probe(): Promise<void> {
+  for await (const line of createInterface({ input: process.stdin })) {
+    const [host = "", port, source = ""] = line.split(" ");
+    process.stdout.write(`${await knock(host, Number(port), source)}\n`);
+  }
+}
+
 const [mode, ...args] = process.argv.slice(2);
 if (mode === "serve") {
   const [name = "", ...ports] = args;
@@ -69,6 +92,8 @@ if (mode === "serve") {
     const [protocol, port] = each.split(":");
     (protocol === "udp" ? serveUdp : serveTcp)(name, Number(port));
   }
+} else if (mode === "probe") {
+  await probe();
 } else if (mode === "send") {
   sendOn(args[0] ?? "", Number(args[1]));
 } else if (mode === "hold") {

@@ -32,6 +32,8 @@ export interface World {
   /** Asks from a namespace (`host`: the host itself); the answer `NAME PORT CLIENT`, or `denied`. */
   ask(from: string, protocol: "tcp" | "udp", host: string, port: number, source?: string): Promise<string>;
   serve(netns: string, name: string, ports: readonly string[]): Promise<LabProcess>;
+  /** A TCP client that is asked again and again: knocks at host ports, answers as `ask` does. */
+  prober(from: string): (host: string, port: number, source: string) => Promise<string>;
   /** A UDP client that never pauses, so that conntrack never forgets it. */
   send(from: string, host: string, port: number): LabProcess;
   /** An open TCP connection. */
@@ -130,6 +132,15 @@ export async function createWorld(): Promise<World> {
       const server = lab.spawn([process.execPath, PEER, "serve", name, ...ports], at(netns));
       for (const port of ports) await server.waitForLine(new RegExp(`^listening ${port.replace(":", " ")}$`));
       return server;
+    },
+    prober: (from) => {
+      const client = lab.spawn([process.execPath, PEER, "probe"], at(from));
+      let asked = 0;
+      return async (host, port, source) => {
+        const index = asked++;
+        client.stdin.write(`${host} ${port} ${source}\n`);
+        return until("the prober has an answer", () => client.lines[index]);
+      };
     },
     send: (from, host, port) => lab.spawn([process.execPath, PEER, "send", host, `${port}`], at(from)),
     hold: (from, host, port) => lab.spawn([process.execPath, PEER, "hold", host, `${port}`], at(from)),

@@ -1,0 +1,70 @@
+#!/bin/sh
+# Makes a tree of a newer Debian with the neighbours that the tests meet: a libvirt with the nftables backend, QEMU,
+# Docker, firewalld, ufw. None of them is installed on this machine; the tests run them by chroot, in namespaces of
+# their own. Kept between runs in KVMNATD_TEST_CACHE (default /var/cache/kvmnatd-test); prints the tree's folder.
+set -eu
+
+SUITE=trixie
+PACKAGES="libvirt-daemon-system libvirt-daemon-driver-network libvirt-daemon-driver-qemu libvirt-daemon-config-network
+  libvirt-clients qemu-system-x86 seabios iptables nftables dnsmasq-base conntrack iproute2 procps busybox udhcpc socat
+  python3-minimal dbus docker.io firewalld ufw"
+
+cache=${KVMNATD_TEST_CACHE:-/var/cache/kvmnatd-test}
+tree=$cache/$SUITE
+stamp=$tree/.kvmnatd-packages
+
+up_to_date() { [ "$(cat "$stamp" 2>/dev/null)" = "$PACKAGES" ]; }
+
+mirror() { # the one that this machine installs its own packages from
+  found=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1)
+  [ -n "$found" ] || {
+    apt-get update -q >&2
+    found=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1)
+  }
+  echo "$found"
+}
+
+build() {
+  echo "Making a tree of Debian $SUITE in $cache (once, some minutes) ..." >&2
+  rm -rf "$tree" "$tree.new"
+  from=$(mirror)
+  debootstrap --variant=minbase "$SUITE" "$tree.new" "$from"
+  echo "deb $from $SUITE main" >"$tree.new/etc/apt/sources.list"
+  rm -f "$tree.new/etc/apt/sources.list.d/"*
+  # No maintainer's script may start anything.
+  printf '#!/bin/sh\nexit 101\n' >"$tree.new/usr/sbin/policy-rc.d"
+  chmod 755 "$tree.new/usr/sbin/policy-rc.d"
+  cp /etc/resolv.conf "$tree.new/etc/resolv.conf" 2>/dev/null || :
+  # shellcheck disable=SC2016 # for the inner shell
+  unshare --mount --pid --fork --kill-child sh -ec '
+    tree=$1
+    shift
+    mount --make-rprivate /
+    mount -t proc proc "$tree/proc"
+    mount -t tmpfs tmpfs "$tree/run"
+    export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+    chroot "$tree" apt-get update -q
+    chroot "$tree" apt-get install -y -q --no-install-recommends "$@"
+    chroot "$tree" apt-get install -y -q --no-install-recommends --download-only linux-image-cloud-amd64
+    mkdir -p "$tree/opt/kernel"
+    dpkg-deb -x "$tree"/var/cache/apt/archives/linux-image-[0-9]*.deb "$tree/opt/kernel"
+    chroot "$tree" apt-get clean
+  ' sh "$tree.new" $PACKAGES
+  echo "$PACKAGES" >"$tree.new/.kvmnatd-packages"
+  mv "$tree.new" "$tree"
+}
+
+mkdir -p "$cache"
+# Two that want it at once: the second finds it made.
+exec 9>"$cache/.lock"
+flock 9
+if ! up_to_date; then
+  log=$(mktemp)
+  if ! build >"$log"; then
+    cat "$log" >&2
+    echo "the Debian tree could not be made; see above" >&2
+    exit 1
+  fi
+  rm -f "$log"
+fi
+echo "$tree"

@@ -1,0 +1,86 @@
+import { afterEach, expect, it } from "vitest";
+import { createDaemonWorld } from "../support/daemon-world.ts";
+import type { DaemonWorld } from "../support/daemon-world.ts";
+import { createRandom } from "../support/random.ts";
+import { CLIENT, DB, leaseRow, WEB } from "../support/world.ts";
+
+/** The machine fails in some way: nothing is lost, and all is right once it is over. */
+const SEED = Number(process.env["KVMNATD_WALK_SEED"] ?? Math.floor(Math.random() * 2 ** 31));
+const KILLS = 200;
+let world: DaemonWorld;
+
+afterEach(() => world.close());
+
+async function moveWeb(there: boolean): Promise<void> {
+  await (there
+    ? world.leases(
+        leaseRow({ mac: WEB.mac, address: DB.address }),
+        leaseRow({ mac: DB.mac, address: WEB.address }),
+      )
+    : world.leases());
+}
+
+it(
+  `kill -9 at ${KILLS} random moments, while leases and rules change (seed ${SEED})`,
+  { timeout: 180_000 },
+  async () => {
+    const random = createRandom(SEED);
+    world = await createDaemonWorld("nft", "linger: 200ms\n");
+    const foreign = await world.foreignRules();
+    let there = false;
+    for (let kill = 1; kill <= KILLS; kill += 1) {
+      const daemon = await world.start();
+      if (random.below(2) === 0) {
+        there = !there;
+        await moveWeb(there);
+      }
+      if (random.below(4) === 0) await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "PREROUTING"]);
+      // Not a wait for a state: the moment in which it dies is what is tried.
+      await new Promise((done) => setTimeout(done, random.below(120)));
+      await daemon.kill("SIGKILL");
+      await daemon.exited;
+    }
+    await world.start();
+    await world.isWell();
+    expect(await world.web()).toBe(`${there ? "db" : "web"} 22 ${CLIENT}`);
+    const plan = await world.lab.kvmnatd(["plan", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir]);
+    expect(plan.stdout).toContain("no changes");
+    expect(await world.foreignRules()).toBe(foreign);
+    expect((await world.rules("nat")).match(/-j KVMNATD-DNAT$/gm)).toHaveLength(2);
+    expect((await world.rules("filter")).match(/-j KVMNATD-FWD$/gm)).toHaveLength(1);
+    const leftOver = await world.lab.exec(["sh", "-c", `ls ${world.lab.dir}/run`]);
+    expect(leftOver.stdout.trim()).toBe("status.json");
+  },
+);
+
+it("a hundred thousand foreign rules", { timeout: 120_000 }, async () => {
+  world = await createDaemonWorld("nft");
+  const rules = Array.from(
+    { length: 100_000 },
+    (_, index) => `-A MANY -s 10.${index >> 16}.${(index >> 8) & 255}.${index & 255} -j DROP\n`,
+  );
+  await world.lab.exec(["iptables-nft-restore", "--noflush"], {
+    input: `*filter\n:MANY - [0:0]\n${rules.join("")}-A INPUT -s 203.0.113.1 -j MANY\nCOMMIT\n`,
+    timeoutMs: 60_000,
+  });
+  await world.start();
+  await world.isWell();
+  expect(await world.web()).toBe(`web 22 ${CLIENT}`);
+  await moveWeb(true);
+  await expect.poll(() => world.web(), { timeout: 30_000 }).toBe(`db 22 ${CLIENT}`);
+  expect((await world.rules("filter")).match(/^-A MANY /gm)).toHaveLength(100_000);
+});
+
+it("no more files can be opened or programs started: told, and all is well once they can", async () => {
+  world = await createDaemonWorld("nft");
+  const daemon = await world.start();
+  await world.isWell();
+  const { pid } = await world.status();
+  const limit = (value: string): Promise<unknown> =>
+    world.lab.exec(["prlimit", "--pid", `${pid}`, `--nofile=${value}`]);
+  await limit("24:");
+  await moveWeb(true);
+  await daemon.waitForLine(/EMFILE|too many open files/i);
+  await limit("1024:");
+  await expect.poll(() => world.web(), { timeout: 35_000 }).toBe(`db 22 ${CLIENT}`);
+});

@@ -1,0 +1,233 @@
+import { writeFile } from "node:fs/promises";
+import type { DaemonWorld } from "./daemon-world.ts";
+import type { Daemon } from "./lab.ts";
+import type { Random } from "./random.ts";
+import { CLIENT, CLIENT_SECOND, DB, leaseRow, libvirtRules, NETWORKS, WEB } from "./world.ts";
+
+/*
+ * What a host goes through, at random: guests that come, go and move, an admin who edits, others who write rules, and
+ * a daemon that is killed. Each step is done in the real lab and noted in a model that is too simple to be wrong.
+ */
+type GuestName = "web" | "db";
+/** Namespaces that serve; which guest is there is changed by the steps. */
+type Place = "web" | "db";
+
+const MACS: Readonly<Record<GuestName, string>> = { web: WEB.mac, db: DB.mac };
+const ADDRESSES: Readonly<Record<Place, string>> = { web: WEB.address, db: DB.address };
+export const PORTS = [1122, 1222, 1322, 1422] as const;
+
+interface Published {
+  readonly guest: GuestName;
+  /** The only client let in; undefined: everybody. */
+  readonly allow?: string;
+}
+
+export interface Walk {
+  readonly model: Model;
+  /** One random step. @returns what it was */
+  step(): Promise<string>;
+  /** Makes sure that a daemon runs with a good config: only then a state is promised. */
+  calm(): Promise<void>;
+  /** Foreign rules as they were last seen when somebody else had changed them. */
+  foreign(): string;
+  daemon(): Daemon;
+}
+
+interface Model {
+  readonly places: Map<GuestName, Place>;
+  readonly on: Set<GuestName>;
+  readonly ports: Map<number, Published>;
+  configIsGood: boolean;
+}
+
+/** What a client must get at a port of the host. */
+export function expectedAnswer({ places, on, ports }: Model, port: number, client: string): string {
+  const published = ports.get(port);
+  const place = published === undefined ? undefined : places.get(published.guest);
+  if (published === undefined || place === undefined || !on.has(published.guest)) return "denied";
+  if (published.allow !== undefined && published.allow !== client) return "denied";
+  return `${place} 22 ${client}`;
+}
+
+export function isActive({ places, on }: Model, guest: string): boolean {
+  return places.has(guest as GuestName) && on.has(guest as GuestName);
+}
+
+/** Without tables and built-in chains that are empty: they come into being with the first rule in them, ours too. */
+export async function readForeign(world: DaemonWorld): Promise<string> {
+  let table = "";
+  const lines = (await world.foreignRules()).split("\n").flatMap((line) => {
+    if (/^(\*|==)/.test(line)) table = line.startsWith("*") ? `${table.split("*")[0]}${line}` : line;
+    return /^(-A|:\S+ -|:\S+ DROP)/.test(line) ? [`${table} ${line}`] : [];
+  });
+  return lines.join("\n");
+}
+
+export async function createWalk(world: DaemonWorld, random: Random): Promise<Walk> {
+  const model: Model = {
+    places: new Map([
+      ["web", "web"],
+      ["db", "db"],
+    ]),
+    on: new Set(["web", "db"]),
+    ports: new Map([
+      [1122, { guest: "web" }],
+      [1222, { guest: "db" }],
+    ]),
+    configIsGood: true,
+  };
+  let saved: string | undefined;
+  let foreign = "";
+  /** When our jump was pushed back: three times in a minute is a fight, which is a story of its own. */
+  let pushes: number[] = [];
+  const guest = (): GuestName => random.pick(["web", "db"]);
+  const sh = (script: string): Promise<unknown> => world.lab.exec(["sh", "-c", script], { check: false });
+  const restore = (input: string, ...options: readonly string[]): Promise<unknown> =>
+    world.lab.exec(["iptables-nft-restore", ...options], { input });
+
+  async function writeConfig(): Promise<void> {
+    model.configIsGood = true;
+    const lines = (["web", "db"] as const).map((name) => {
+      const own = [...model.ports].filter(([, published]) => published.guest === name);
+      const ports = own.map(
+        ([port, { allow }]) =>
+          `{published: ${port}, target: 22${allow === undefined ? "" : `, allow: [${allow}]`}}`,
+      );
+      return `  ${name}: {ports: [${ports.join(", ")}]}\n`;
+    });
+    await world.configure(`guests:\n${lines.join("")}`);
+  }
+
+  async function writeLeases(): Promise<void> {
+    const rows = [...model.places].map(([name, place]) =>
+      leaseRow({ mac: MACS[name], address: ADDRESSES[place] }),
+    );
+    await world.writeLeases("virbr0", rows);
+  }
+
+  async function changeForeign(change: () => Promise<unknown>): Promise<void> {
+    await change();
+    foreign = await readForeign(world);
+  }
+
+  function mayPush(): boolean {
+    pushes = pushes.filter((at) => Date.now() - at < 61_000);
+    return pushes.length < 2;
+  }
+
+  async function push(change: () => Promise<unknown>): Promise<void> {
+    pushes.push(Date.now());
+    await changeForeign(change);
+  }
+
+  async function restart(signal: "SIGKILL" | "SIGTERM"): Promise<void> {
+    if (!model.configIsGood) await writeConfig();
+    await daemon.kill(signal);
+    await daemon.exited;
+    daemon = await world.start();
+    // Until it has read the config, a wrong one ends it.
+    await daemon.waitForLine(/"event":"config"/);
+  }
+
+  const steps: Readonly<Record<string, () => Promise<unknown>>> = {
+    "guests change places": async () => {
+      const [web, db] = [model.places.get("web"), model.places.get("db")];
+      model.places.clear();
+      if (db !== undefined) model.places.set("web", db);
+      if (web !== undefined) model.places.set("db", web);
+      await writeLeases();
+    },
+    "lease vanishes": async () => {
+      model.places.delete(guest());
+      await writeLeases();
+    },
+    "guest takes a lease": async () => {
+      const name = guest();
+      const free = (["web", "db"] as const).find((place) => ![...model.places.values()].includes(place));
+      if (model.places.has(name) || free === undefined) return;
+      model.places.set(name, free);
+      await writeLeases();
+    },
+    "domain stops or starts": async () => {
+      const name = guest();
+      if (!model.on.delete(name)) model.on.add(name);
+      await world.writeMacs("virbr0", Object.fromEntries([...model.on].map((each) => [each, [MACS[each]]])));
+    },
+    publish: async () => {
+      const allow = random.pick([undefined, CLIENT, CLIENT_SECOND]);
+      model.ports.set(random.pick(PORTS), { guest: guest(), ...(allow === undefined ? {} : { allow }) });
+      await writeConfig();
+    },
+    unpublish: async () => {
+      model.ports.delete(random.pick(PORTS));
+      await writeConfig();
+    },
+    "config that is wrong": async () => {
+      model.configIsGood = false;
+      await writeFile(world.config, random.pick(["", "guests: [", "guests: {web: {ports: [70000:1]}}\n"]));
+    },
+    SIGHUP: () => daemon.kill("SIGHUP"),
+    "SIGSTOP, SIGCONT": async () => {
+      await daemon.kill("SIGSTOP");
+      await daemon.kill("SIGCONT");
+    },
+    "kill -9, start": () => restart("SIGKILL"),
+    "stop, start": () => restart("SIGTERM"),
+    "FORWARD flushed": () => changeForeign(() => sh("iptables-nft -F FORWARD")),
+    "PREROUTING flushed": () => changeForeign(() => sh("iptables-nft -t nat -F PREROUTING")),
+    "chain of ours flushed": () =>
+      sh(`iptables-nft ${random.pick(["-F KVMNATD-FWD", "-t nat -F KVMNATD-DNAT"])}`),
+    "rule put into a chain of ours": () => sh("iptables-nft -I KVMNATD-FWD -j DROP"),
+    "filter and nat flushed, chains too": () =>
+      changeForeign(() =>
+        sh("iptables-nft -F; iptables-nft -X; iptables-nft -t nat -F; iptables-nft -t nat -X"),
+      ),
+    "flush ruleset": () => changeForeign(() => sh("nft flush ruleset")),
+    "policy of FORWARD": () =>
+      changeForeign(() => sh(`iptables-nft -P FORWARD ${random.pick(["DROP", "ACCEPT"])}`)),
+    "foreign rule": () =>
+      changeForeign(() =>
+        sh(
+          random.pick([
+            `iptables-nft -I FORWARD -s 192.0.2.${random.below(250)} -j DROP -m comment --comment 'mine: "keep"'`,
+            `iptables-nft -A INPUT -s 192.0.2.${random.below(250)} -j DROP`,
+            `iptables-nft -t nat -A PREROUTING -p tcp --dport ${8000 + random.below(99)} -j REDIRECT --to-ports 80`,
+          ]),
+        ),
+      ),
+    "libvirt makes its rules": async () => {
+      if (!mayPush()) return;
+      const there = await world.rules("filter");
+      if (!there.includes(":LIBVIRT_FWI")) await push(() => restore(libvirtRules(NETWORKS), "--noflush"));
+    },
+    "reject put first": async () => {
+      if (mayPush()) await push(() => sh("iptables-nft -I FORWARD -o virbr0 -j REJECT"));
+    },
+    "reject taken away": () => changeForeign(() => sh("iptables-nft -D FORWARD -o virbr0 -j REJECT")),
+    "ruleset saved": async () => {
+      saved = (await world.lab.exec(["iptables-nft-save"])).stdout;
+    },
+    "ruleset restored": async () => {
+      const text = saved;
+      if (text !== undefined && mayPush()) await push(() => restore(text));
+    },
+  };
+  const names = Object.keys(steps) as [string, ...string[]];
+  await writeConfig();
+  let daemon = await world.start();
+  await daemon.waitForLine(/"event":"config"/);
+  foreign = await readForeign(world);
+  return {
+    model,
+    daemon: () => daemon,
+    foreign: () => foreign,
+    step: async () => {
+      const name = random.pick(names);
+      await steps[name]?.();
+      return name;
+    },
+    calm: async () => {
+      if (!model.configIsGood) await writeConfig();
+    },
+  };
+}
