@@ -60,8 +60,7 @@ export interface Host {
   chooseIptables(setting: Variant | "auto"): Promise<Iptables>;
   otherIptables(used: Iptables, family: Family): Promise<Iptables | undefined>;
   readRules(tool: Iptables, family: Family): Promise<Actual>;
-  findLibvirtTables(): Promise<ReadonlySet<Family>>;
-  readLibvirtTable(family: Family): Promise<LibvirtTable | undefined>;
+  readLibvirtTables(): Promise<ReadonlyMap<Family, LibvirtTable>>;
   runNft(text: string): Promise<void>;
   restoreRules(tool: Iptables, family: Family, text: string): Promise<void>;
   listFlows(family: Family): Promise<readonly string[]>;

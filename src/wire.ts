@@ -2,7 +2,7 @@ import { readConfigFile } from "./host/config-file.ts";
 import { listFlows, removeFlows } from "./host/conntrack.ts";
 import { chooseIptables, otherIptables, readRules, restoreRules } from "./host/iptables.ts";
 import { readLeaseFiles, readRunningDomains } from "./host/lease-files.ts";
-import { findLibvirtTables, readLibvirtTable, runNft } from "./host/nftables.ts";
+import { readLibvirtTables, runNft } from "./host/nftables.ts";
 import { askNeighbours } from "./host/neighbours.ts";
 import { readLinks } from "./host/network.ts";
 import { readListeners } from "./host/processes.ts";
@@ -41,8 +41,7 @@ export function createHost(paths: Paths): Host {
     otherIptables,
     readRules,
     restoreRules,
-    findLibvirtTables,
-    readLibvirtTable,
+    readLibvirtTables,
     runNft,
     listFlows,
     removeFlows,

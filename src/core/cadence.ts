@@ -12,10 +12,11 @@
 export const SECOND_LOOK_MS = 150;
 /** Between the starts of two passes: a file rewritten 500 times a second must not take the processor. */
 export const PASS_GAP_MS = 100;
-/** The same after one, two, three and more passes in a row that somebody's rules asked for in vain. */
-const VAIN_GAPS_MS = [PASS_GAP_MS, 300, 950] as const;
+/** The same where only somebody's rules ask for it, after none, one, two and more such passes in vain. */
+const VAIN_GAPS_MS: readonly number[] = [25, 100, 300];
+const BUSY_GAP_MS = 950;
 /** So many repairs within a minute are no accident: somebody undoes them again and again. */
-const REPAIRS_A_MINUTE = 60;
+const REPAIRS_A_MINUTE = 120;
 const MINUTE_MS = 60_000;
 /** Without a hint for so long, what comes next is a new story. */
 const QUIET_MS = 2000;
@@ -65,9 +66,8 @@ export function onRulesHint(cadence: Cadence, nowMs: number): Cadence {
 }
 
 function rulesGapMs({ vain, repairedAtMs }: Cadence, nowMs: number): number {
-  const [shortest, longer, longest] = VAIN_GAPS_MS;
-  if (vain > 2 || lastMinute(repairedAtMs, nowMs).length >= REPAIRS_A_MINUTE) return longest;
-  return vain === 2 ? longer : shortest;
+  if (lastMinute(repairedAtMs, nowMs).length >= REPAIRS_A_MINUTE) return BUSY_GAP_MS;
+  return VAIN_GAPS_MS[vain] ?? BUSY_GAP_MS;
 }
 
 /** A pass begins: it serves everything that was due. */

@@ -40,7 +40,7 @@ export interface Outcome {
 
 /** Reads the rules of both families, or says what keeps it from it. A family stops neither the other nor the pass. */
 export async function readAllSides(host: Host, tool: Iptables): Promise<readonly SidesOrError[]> {
-  const libvirt = host.findLibvirtTables();
+  const libvirt = host.readLibvirtTables();
   const reading = FAMILIES.map(async (family): Promise<SidesOrError> => {
     try {
       return { family, sides: await readSides(host, tool, family, libvirt) };
@@ -57,14 +57,14 @@ async function readSides(
   host: Host,
   tool: Iptables,
   family: Family,
-  libvirtTables: Promise<ReadonlySet<Family>>,
+  libvirtTables: Promise<ReadonlyMap<Family, LibvirtTable>>,
 ): Promise<readonly Side[]> {
   const [iptables, other, libvirt] = await Promise.all([
     host.readRules(tool, family),
     host.otherIptables(tool, family),
-    libvirtTables.then((found) => (found.has(family) ? host.readLibvirtTable(family) : undefined)),
+    libvirtTables,
   ]);
-  const used: Side = { family, tool, actual: withLibvirt(iptables, libvirt) };
+  const used: Side = { family, tool, actual: withLibvirt(iptables, libvirt.get(family)) };
   if (other === undefined) return [used];
   return [used, { family, tool: other, actual: await host.readRules(other, family) }];
 }
@@ -117,9 +117,9 @@ async function carryOut(host: Host, { tool, family }: Side, diff: Diff): Promise
 async function readAgain(host: Host, { tool, family, actual }: Side): Promise<Actual> {
   const [iptables, libvirt] = await Promise.all([
     host.readRules(tool, family),
-    actual.libvirt === undefined ? undefined : host.readLibvirtTable(family),
+    actual.libvirt === undefined ? undefined : host.readLibvirtTables(),
   ]);
-  return withLibvirt(iptables, libvirt);
+  return withLibvirt(iptables, libvirt?.get(family));
 }
 
 function withLibvirt(actual: Actual, libvirt: LibvirtTable | undefined): Actual {

@@ -4,6 +4,7 @@ import { performance } from "node:perf_hooks";
 import { setTimeout as pause } from "node:timers/promises";
 import { createLab, PROGRAM, startDaemon } from "../support/lab.ts";
 import type { Daemon, Lab } from "../support/lab.ts";
+import { printTimes, quantile, say } from "./figures.ts";
 import { createFloor } from "./floor.ts";
 import { startMonitor } from "./monitor.ts";
 import type { Monitor } from "./monitor.ts";
@@ -47,7 +48,7 @@ async function calibrate(lab: Lab, monitor: Monitor): Promise<void> {
   }
   await lab.exec(["iptables", "-F", "CALIBRATE"]);
   await lab.exec(["iptables", "-X", "CALIBRATE"]);
-  print("event after iptables' end", late);
+  printTimes("event after iptables' end", late);
 }
 
 async function measure(lab: Lab, monitor: Monitor, forwards: number): Promise<void> {
@@ -61,7 +62,7 @@ async function measure(lab: Lab, monitor: Monitor, forwards: number): Promise<vo
     nodeOptions: await readNodeOptions(),
     moves: 0,
   };
-  print("start -> rules in place", await measureStarts(bench));
+  printTimes("start -> rules in place", await measureStarts(bench));
   const daemon = await startShipped(bench);
   await pause(REST_MS);
   const memory = [await residentMb(bench)];
@@ -69,8 +70,8 @@ async function measure(lab: Lab, monitor: Monitor, forwards: number): Promise<vo
   memory.push(await residentMb(bench));
   await daemon.stop();
   const floor = await measureFloor(bench);
-  print("lease renamed -> rule in place", follow);
-  print("floor: iptables-save, -restore", floor);
+  printTimes("lease renamed -> rule in place", follow);
+  printTimes("floor: iptables-save, -restore", floor);
   const ratio = (share: number): string => (quantile(follow, share) / quantile(floor, share)).toFixed(1);
   say(`  ratio                            p50 ${ratio(0.5)}  p99 ${ratio(0.99)}`);
   say(`  VmRSS ${memory[0]} MB at rest after start, ${memory[1]} MB after ${MOVES} moves`);
@@ -150,20 +151,6 @@ async function residentMb({ lab }: Bench): Promise<number> {
   };
   const { stdout } = await lab.exec(["cat", `/proc/${status.pid}/status`]);
   return Math.round(Number(/VmRSS:\s*(\d+) kB/.exec(stdout)?.[1]) / 1024);
-}
-
-function quantile(samples: readonly number[], share: number): number {
-  const sorted = samples.toSorted((a, b) => a - b);
-  return sorted[Math.min(Math.floor(sorted.length * share), sorted.length - 1)] ?? Number.NaN;
-}
-
-function print(what: string, samples: readonly number[]): void {
-  const ms = (share: number): string => `${quantile(samples, share).toFixed(1).padStart(6)} ms`;
-  say(`  ${what.padEnd(32)} p50 ${ms(0.5)}  p99 ${ms(0.99)}  max ${ms(1)}  n=${samples.length}`);
-}
-
-function say(line: string): void {
-  process.stdout.write(`${line}\n`);
 }
 
 await main();

@@ -69,28 +69,32 @@ describe.each(["iptables", "nftables"] as const)("a hostile guest, libvirt with 
     await libvirt.lab.exec(["ip", "-n", evil.name, "address", "add", `${address}/24`, "dev", "eth0"]);
   }
 
-  /** Nothing has moved, and nothing that it said got through unescaped. */
-  async function nothingHappened(): Promise<void> {
+  /** Who answers, once all is quiet; what has moved; and what of its words got through unescaped. */
+  async function look(): Promise<object> {
     await stage.rests();
-    expect(await greetings()).toEqual(right);
-    expect(stage.log().filter(({ event }) => event === "forward-moved")).toEqual([]);
     const { stdout } = await stage.kvmnatd("status");
-    for (const line of [...stage.log().map(({ msg }) => msg), ...stdout.split("\n")])
-      expect(line).not.toMatch(/\p{Cc}/u);
+    const lines = [...stage.log().map(({ msg }) => msg), ...stdout.split("\n")];
+    return {
+      greetings: await greetings(),
+      moved: stage.log().filter(({ event }) => event === "forward-moved"),
+      unescaped: lines.filter((line) => /\p{Cc}/u.test(line)),
+    };
   }
+
+  const asBefore = (): object => ({ greetings: right, moved: [], unescaped: [] });
 
   const rows = (): Promise<string> =>
     libvirt.lab.exec(["cat", "/var/lib/libvirt/dnsmasq/virbr0.status"]).then(({ stdout }) => stdout);
 
   it("takes another's name", async () => {
     await say(evil, "lease", `host=${hex("site")}`);
-    await nothingHappened();
+    expect(await look()).toEqual(asBefore());
   });
 
   it("leases with another's MAC and answers at that address", async () => {
     const [address = ""] = await say(evil, "lease", `mac=${WEB_MAC}`, `id=${hex("evil")}`);
     await answerAt(address);
-    await nothingHappened();
+    expect(await look()).toEqual(asBefore());
     const { forwards } = await stage.status();
     expect(forwards[0]?.why).toContain(`newer lease of ${address} passed over`);
   });
@@ -99,9 +103,9 @@ describe.each(["iptables", "nftables"] as const)("a hostile guest, libvirt with 
     const address = /at (\S+)/.exec(right[0] ?? "")?.[1] ?? "";
     await say(evil, "release", `ip=${address}`, `mac=${WEB_MAC}`, `id=01${WEB_MAC.replaceAll(":", "")}`);
     await until("the row has gone", async () => !(await rows()).includes(`"${address}"`));
-    await nothingHappened();
+    expect(await look()).toEqual(asBefore());
     await renew();
-    await nothingHappened();
+    expect(await look()).toEqual(asBefore());
   });
 
   it("sends hostnames with quotes, newlines, escapes, 255 bytes", async () => {
@@ -112,23 +116,23 @@ describe.each(["iptables", "nftables"] as const)("a hostile guest, libvirt with 
       `\u001b${"A".repeat(254)}`,
     ])
       await say(evil, "lease", `host=${hex(name)}`);
-    await nothingHappened();
+    expect(await look()).toEqual(asBefore());
   });
 
   it("declines", async () => {
     await say(evil, "decline", `mac=${WEB_MAC}`, `id=${hex("decline")}`);
-    await nothingHappened();
+    expect(await look()).toEqual(asBefore());
   });
 
   it("makes the lease file invalid UTF-8", async () => {
     await say(evil, "lease", "host=fffe41");
     await say(evil, "lease", `host=${hex("again")}`);
-    await nothingHappened();
+    expect(await look()).toEqual(asBefore());
   });
 
   it("takes two hundred leases with MACs of its own making", async () => {
     await say(evil, "lease", "mac=52:54:00:99:00:00", "count=200");
-    await nothingHappened();
+    expect(await look()).toEqual(asBefore());
   });
 
   it("floods with 500 requests a second, and another's change is followed meanwhile", async () => {
@@ -136,7 +140,7 @@ describe.each(["iptables", "nftables"] as const)("a hostile guest, libvirt with 
     await libvirt.lab.exec(["iptables", "-t", "nat", "-F", "PREROUTING"]);
     await expect.poll(greetings, { timeout: 5000 }).toEqual(right);
     await flood;
-    await nothingHappened();
+    expect(await look()).toEqual(asBefore());
   });
 
   it("forges rows by a newline in its hostname, before the network is started again", async () => {
@@ -149,6 +153,6 @@ describe.each(["iptables", "nftables"] as const)("a hostile guest, libvirt with 
     for (const name of ["web", "db", "evil"])
       await libvirt.lab.exec(["ip", "link", "set", `${name}-tap`, "master", "virbr0"]);
     await expect.poll(greetings, { timeout: 10_000 }).toEqual(right);
-    await nothingHappened();
+    expect(await look()).toEqual(asBefore());
   });
 });
