@@ -10,6 +10,7 @@ const config: ViteUserConfig = {
       { extends: true, test: { name: "core", include: ["test/{unit,property,scenarios}/**/*.test.ts"] } },
       { extends: true, test: { name: "kernel", include: ["test/kernel/**/*.test.ts"], ...real } },
       { extends: true, test: { name: "libvirt", include: ["test/libvirt/**/*.test.ts"], ...real } },
+      { extends: true, test: { name: "neighbours", include: ["test/neighbours/**/*.test.ts"], ...real } },
       { extends: true, test: { name: "system", include: ["test/system/**/*.test.ts"], ...real } },
     ],
   },

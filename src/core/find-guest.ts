@@ -82,7 +82,7 @@ export function findGuest(guest: Guest, family: Family, holder: Holder | undefin
     case "mac":
       return findByMacs([identity.mac], family, up, holder, world);
     case "domain":
-      return findDomain(identity.domain, family, up, holder, world);
+      return findDomain(identity.domain, family, networks, holder, world);
     case "hostname":
       return findHostname(identity.hostname, family, up, holder, world);
   }
@@ -97,12 +97,16 @@ function findAddress(address: Ip, up: readonly Network[]): Finding {
 function findDomain(
   domain: string,
   family: Family,
-  up: readonly Network[],
+  networks: readonly Network[],
   holder: Holder | undefined,
   world: World,
 ): Finding {
+  const up = networks.filter((network) => network.subnets.length > 0);
+  const lists = (network: Network): boolean => network.domains?.some((row) => row.domain === domain) ?? false;
   const rows = up.flatMap((network) => network.domains ?? []).filter((row) => row.domain === domain);
   if (rows.length === 0) {
+    const down = networks.find((network) => network.subnets.length === 0 && lists(network));
+    if (down !== undefined) return { state: "down", why: `network ${down.bridge} is down` };
     const unread = up.find((network) => network.domains === undefined);
     if (unread !== undefined && holder !== undefined)
       return { state: "unknown", why: `libvirt's list of domains on ${unread.bridge} cannot be read` };

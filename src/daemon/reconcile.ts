@@ -2,6 +2,7 @@ import type { Family } from "../core/address.ts";
 import { nextTryMs, recordMoves } from "../core/contest.ts";
 import type { Contests } from "../core/contest.ts";
 import { findBlocker } from "../core/diff.ts";
+import { findMissingJump } from "../core/libvirt-rules.ts";
 import { narrate, ownerOfChange, tellGuests, tellHolders } from "../core/narrate.ts";
 import type { FamilyChange, LogEntry, ToldByGuest } from "../core/narrate.ts";
 import { ownerName } from "../core/owner.ts";
@@ -76,6 +77,7 @@ export async function reconcile(
     problems: [
       ...inputProblems(view),
       ...waitingFor(host, view),
+      ...view.families.flatMap(({ sides: [used] }) => findMissingJump(used?.actual)),
       ...outcomes.flatMap(problemOf),
       ...outcomes.flatMap((each) => contestOf(view, each)),
       ...sysctls.problems,

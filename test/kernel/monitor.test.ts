@@ -100,6 +100,8 @@ describe("tampering is healed", () => {
       await sh("iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING; iptables-nft -F KVMNATD-FWD");
       await expect.poll(() => world.web(), { timeout: 3000 }).toBe(WEB_ANSWERS);
     }
+    // What libvirt alone can put back is said.
+    await world.complains("libvirt-jump", /guests on virbr0, virbr1 are open .*restart libvirtd/);
   });
 
   it("when the monitor has died, by looking every two seconds, and it is said", async () => {
@@ -109,7 +111,9 @@ describe("tampering is healed", () => {
     await sh("iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
     // It is started again after five seconds.
-    await expect.poll(async () => (await world.status()).problems, { timeout: 10_000 }).toEqual([]);
+    const codes = async (): Promise<readonly string[]> =>
+      (await world.status()).problems.map(({ code }) => code);
+    await expect.poll(codes, { timeout: 10_000 }).not.toContain("polling");
   });
 
   it("with iptables-legacy, which tells nobody, by looking every two seconds", async () => {

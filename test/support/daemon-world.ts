@@ -17,6 +17,7 @@ interface Status {
   }[];
   readonly forwards: readonly {
     readonly guest: string;
+    readonly published: string;
     readonly state: string;
     readonly address: string | null;
     readonly why: string | null;
