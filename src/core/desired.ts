@@ -111,7 +111,9 @@ function dnatRules(
   // A forward on named addresses answers on 127.0.0.1 too, where that is asked for.
   if (loopback && resolved.hostAddresses.length > 0) hosts.push(`-d ${LOOPBACK} `);
   const allowed = forward.allow.filter((cidr) => cidr.family === resolved.family);
-  const sources = forward.allow.length === 0 ? [""] : allowed.map((cidr) => `-s ${formatCidr(cidr)} `);
+  // iptables-save does not print a source that is everybody.
+  const everybody = forward.allow.length === 0 || allowed.some((cidr) => cidr.prefix === 0);
+  const sources = everybody ? [""] : allowed.map((cidr) => `-s ${formatCidr(cidr)} `);
   const { protocol } = forward;
   const match = `-p ${protocol} -m ${protocol} --dport ${formatPorts(forward.published, ":")}`;
   const owner = comment(ownerComment(guest, target.mac));

@@ -107,8 +107,8 @@ function findDomain(
   if (rows.length === 0) {
     const down = networks.find((network) => network.subnets.length === 0 && lists(network));
     if (down !== undefined) return { state: "down", why: `network ${down.bridge} is down` };
-    const unread = up.find((network) => network.domains === undefined);
-    if (unread !== undefined && holder !== undefined)
+    const unread = findUnreadHome(up, holder, "domains");
+    if (unread !== undefined)
       return { state: "unknown", why: `libvirt's list of domains on ${unread.bridge} cannot be read` };
     return { state: "gone", why: `guest is off: libvirt has no running domain "${printable(domain)}" here` };
   }
@@ -149,6 +149,12 @@ function findHostname(
       note: `conflict: the name is also claimed by ${describe(rivals)}, which changes nothing`,
     };
   }
+  // Who cannot be seen at the moment has not given up the name.
+  const unread = findUnreadHome(up, holder, "leases");
+  if (unread !== undefined)
+    return { state: "unknown", why: `the lease file of ${unread.bridge} cannot be read` };
+  const down = world.networks.find((network) => isDownWith(network, holder, world.nowMs));
+  if (down !== undefined) return { state: "down", why: `network ${down.bridge} is down` };
   // Its lease may have been released by somebody else, to get at the name.
   if (holder?.mac !== undefined && claimants.length > 0 && stillAnswers(holder, world))
     return {
@@ -163,12 +169,31 @@ function findHostname(
       why: `conflict: ${describe(named)} claim this name; use \`mac\` or \`domain\` instead`,
     };
   if (claimants.length === 0) {
-    const unread = up.find((network) => network.leases === undefined);
-    if (unread !== undefined && holder !== undefined)
-      return { state: "unknown", why: `the lease file of ${unread.bridge} cannot be read` };
     return { state: "vanished", why: `no live lease with hostname "${printable(hostname)}"` };
   }
   return findByMacs(claimants, family, up, holder, world);
+}
+
+/** The network that the incumbent is on, if libvirt's file of it cannot be read: others' files say nothing of it. */
+function findUnreadHome(
+  up: readonly Network[],
+  holder: Holder | undefined,
+  list: "leases" | "domains",
+): Network | undefined {
+  if (holder === undefined) return undefined;
+  return up.find(
+    (network) => network[list] === undefined && refuseAddress(holder.address, network) === undefined,
+  );
+}
+
+/** Whether the incumbent has a lease on a network that is down now. */
+function isDownWith(network: Network, holder: Holder | undefined, nowMs: number): boolean {
+  return (
+    network.subnets.length === 0 &&
+    network.leases?.some(
+      (lease) => lease.mac === holder?.mac && lease.address === holder.address && isLive(lease, nowMs),
+    ) === true
+  );
 }
 
 function findByMacs(
@@ -199,8 +224,8 @@ function explainAbsence(
   holder: Holder | undefined,
   world: World,
 ): Finding {
-  const unread = networks.find((network) => network.leases === undefined);
-  if (unread !== undefined && holder !== undefined)
+  const unread = findUnreadHome(networks, holder, "leases");
+  if (unread !== undefined)
     return { state: "unknown", why: `the lease file of ${unread.bridge} cannot be read` };
   const names = macs.length === 0 ? "a guest without network card" : macs.join(", ");
   for (const network of networks) {

@@ -114,8 +114,11 @@ function text(value: unknown): string {
 }
 
 function fault(key: string, value: unknown, wanted: string): { fault: string } {
-  const shown = value === undefined ? "is missing" : `${printable(JSON.stringify(value))} is not ${wanted}`;
-  return { fault: `${key} ${shown}` };
+  if (value === undefined) return { fault: `${key} is missing` };
+  // What is nested is not printed: some nest six thousand deep.
+  const shown =
+    typeof value === "object" ? (Array.isArray(value) ? "a list" : "an object") : JSON.stringify(value);
+  return { fault: `${key} ${printable(shown)} is not ${wanted}` };
 }
 
 function rowIssue(file: string, index: number, message: string): Issue {

@@ -2,7 +2,8 @@ import type { Family } from "./address.ts";
 import type { Change, Diff, IptablesChange } from "./diff.ts";
 import { LIBVIRT_TABLE, renderNft, renderNftChange } from "./libvirt-table.ts";
 import type { NftChange } from "./libvirt-table.ts";
-import type { Table } from "./ruleset.ts";
+import { isOwnedChain } from "./ruleset.ts";
+import type { Desired, Table } from "./ruleset.ts";
 
 /** One run of a program, with its input. */
 export interface Operation {
@@ -18,6 +19,34 @@ export function planOperations(family: Family, diff: Diff): readonly Operation[]
     { program: "iptables-restore", input: renderRestore(diff) },
   ];
   return (isGrowing(nft) ? operations : operations.toReversed()).filter(({ input }) => input !== "");
+}
+
+/**
+ * The same diff, with the chains of ours that lose a rule written anew instead of rule by rule.
+ * @param desired what the diff leads to
+ */
+export function rewriteOwnChains(diff: Diff, desired: Desired): Diff {
+  const losing = diff.filter(
+    (change): change is IptablesChange =>
+      change.kind === "remove" && !isNft(change) && isOwnedChain(change.chain),
+  );
+  const places = new Map(losing.map(({ table, chain }) => [`${table} ${chain}`, { table, chain }]));
+  const kept = diff.filter(
+    (change) => change.kind === "delete-chain" || !places.has(`${change.table} ${change.chain}`),
+  );
+  const rewritten = [...places.values()].flatMap(({ table, chain }): Diff => {
+    const rules = desired.chains[table].get(chain) ?? [];
+    const added = rules.map((rule, index): Change => ({
+      kind: "add",
+      table,
+      chain,
+      rule,
+      position: index + 1,
+      last: true,
+    }));
+    return [{ kind: "create-chain", table, chain }, ...added];
+  });
+  return [...rewritten, ...kept];
 }
 
 function isNft(change: Change): change is NftChange {

@@ -126,7 +126,8 @@ function settle(finding: Finding, holder: Holder | undefined, guest: Guest, worl
       ),
     };
   }
-  const lostAtMs = holder.lostAtMs ?? world.nowMs;
+  // A clock that was set back must not make it linger for longer.
+  const lostAtMs = Math.min(holder.lostAtMs ?? world.nowMs, world.nowMs);
   const endsAtMs = lostAtMs + world.lingerMs;
   if (world.nowMs >= endsAtMs) return { why: finding.why };
   return { target, holder: { ...holder, lostAtMs }, why: `${finding.why}; lingers`, wakeAtMs: endsAtMs };
@@ -134,8 +135,13 @@ function settle(finding: Finding, holder: Holder | undefined, guest: Guest, worl
 
 function holderOf(guest: Guest, family: Family, holders: readonly Holder[]): Holder | undefined {
   const identity = identityText(guest);
+  const mac = guest.identity.kind === "mac" ? guest.identity.mac : undefined;
   return holders.find(
-    (each) => each.guest === guest.name && each.identity === identity && familyOf(each.address) === family,
+    (each) =>
+      each.guest === guest.name &&
+      each.identity === identity &&
+      (mac === undefined || each.mac === mac) &&
+      familyOf(each.address) === family,
   );
 }
 

@@ -88,12 +88,14 @@ export function splitOptions(rule: RuleText): readonly RuleOption[] {
 export function ruleKey(rule: RuleText): string {
   const options = splitOptions(rule).filter((option) => option.flag !== "-m");
   return options
-    .map(
-      ({ negated, flag, values }) =>
-        `${negated ? "! " : ""}${flag} ${values.join(" ").replace(/\/(32|128)$/, "")}`,
-    )
+    .map(({ negated, flag, values }) => `${negated ? "! " : ""}${flag} ${withoutWholeMask(values.join(" "))}`)
     .toSorted()
     .join(" ");
+}
+
+/** A mask that leaves one address: `/32`, and `/128` of an IPv6 one. */
+function withoutWholeMask(value: string): string {
+  return value.replace(value.includes(":") ? /\/128$/ : /\/32$/, "");
 }
 
 export function optionOf(rule: RuleText, ...flags: readonly string[]): string | undefined {

@@ -4,10 +4,10 @@ import type { Contests } from "../core/contest.ts";
 import { diffRulesets } from "../core/diff.ts";
 import type { Change, Diff } from "../core/diff.ts";
 import { LIBVIRT_TABLE } from "../core/libvirt-table.ts";
-import { planOperations } from "../core/plan.ts";
+import { planOperations, rewriteOwnChains } from "../core/plan.ts";
 import { NOTHING_DESIRED, optionOf, ruleKey } from "../core/ruleset.ts";
 import type { Actual, Desired, LibvirtTable } from "../core/ruleset.ts";
-import { KvmnatdError, VerifyError } from "../errors.ts";
+import { CommandError, KvmnatdError, VerifyError } from "../errors.ts";
 import type { Host, Iptables } from "../ports.ts";
 
 /** The ruleset of one family in one of iptables' variants; with libvirt's own table in the one that is in use. */
@@ -66,7 +66,13 @@ async function readSides(
   ]);
   const used: Side = { family, tool, actual: withLibvirt(iptables, libvirt.get(family)) };
   if (other === undefined) return [used];
-  return [used, { family, tool: other, actual: await host.readRules(other, family) }];
+  try {
+    return [used, { family, tool: other, actual: await host.readRules(other, family) }];
+  } catch (error) {
+    // What is not in use and cannot be read is not in the way.
+    if (error instanceof KvmnatdError) return [used];
+    throw error;
+  }
 }
 
 /**
@@ -85,7 +91,10 @@ export async function applyTo(
   const diff = withoutMoves(whole, held);
   if (diff.length === 0) return { applied: [], remaining: [], moves, held };
   await closeLoopback(host, diff);
-  const failure = await carryOut(host, side, diff);
+  let failure = await carryOut(host, side, diff);
+  // A rule that somebody put into a chain of ours may be one that iptables cannot delete by its own words.
+  if (failure instanceof CommandError && (failure.exitCode === 1 || failure.exitCode === 2))
+    failure = await carryOut(host, side, rewriteOwnChains(diff, desired));
   const after = await readAgain(host, side);
   const remaining = withoutMoves(diffRulesets(desired, after), held);
   const applied = subtract(diff, remaining);

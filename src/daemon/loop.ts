@@ -77,21 +77,22 @@ export function createLoop({ host, logger, identity, unheard, onPortMap }: LoopO
     signal.addEventListener("abort", () => wake(), { once: true });
     while (!signal.aborted) {
       const waitMs = sleepMs(cadence, host.now());
-      if (waitMs === 0) await runPass();
-      else await sleep(waitMs);
+      // Time that was slept is over, whatever the clock says: it may have been set back meanwhile.
+      if (waitMs === 0 || (await sleep(waitMs)) === "over") await runPass();
     }
   }
 
   /** Until the time is over, a hint comes or the daemon ends. */
-  async function sleep(ms: number | undefined): Promise<void> {
-    await new Promise<void>((resolve) => {
-      const timer = ms === undefined ? undefined : setTimeout(resolve, ms);
+  async function sleep(ms: number | undefined): Promise<"over" | "woken"> {
+    const how = await new Promise<"over" | "woken">((resolve) => {
+      const timer = ms === undefined ? undefined : setTimeout(resolve, ms, "over");
       wake = () => {
         clearTimeout(timer);
-        resolve();
+        resolve("woken");
       };
     });
     wake = () => undefined;
+    return how;
   }
 
   async function runPass(): Promise<void> {

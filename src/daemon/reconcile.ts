@@ -118,7 +118,9 @@ async function applyFamily(
   try {
     if (used !== undefined) outcomes.push({ family, outcome: await applyTo(host, used, desired, contests) });
     // Ours in the variant that is not in use are left over from before the config was changed.
-    for (const other of others) outcomes.push({ family, outcome: await clear(host, other) });
+    // They do their work until the others do.
+    const isThere = outcomes.every(({ outcome }) => outcome.error === undefined);
+    if (isThere) for (const other of others) outcomes.push({ family, outcome: await clear(host, other) });
   } catch (failure) {
     if (!(failure instanceof KvmnatdError)) throw failure;
     outcomes.push({ family, outcome: { ...NOTHING_DONE, error: failure } });

@@ -1,6 +1,7 @@
 import { readFile, realpath } from "node:fs/promises";
 import type { Family } from "../core/address.ts";
 import { parseSave } from "../core/parse-save.ts";
+import { TABLES } from "../core/ruleset.ts";
 import type { Actual, Variant } from "../core/ruleset.ts";
 import { KvmnatdError } from "../errors.ts";
 import { readCommand } from "./read-command.ts";
@@ -42,8 +43,8 @@ export async function otherIptables(used: Iptables, family: Family): Promise<Ipt
 export async function readRules(tool: Iptables, family: Family): Promise<Actual> {
   const stdout = await readCommand([program(tool, family, "save")]);
   const { tables, incompatible } = parseSave(stdout);
-  if (incompatible.length === 0) return { tables };
-  const [table] = incompatible;
+  const table = TABLES.find((each) => incompatible.includes(each));
+  if (table === undefined) return { tables };
   const ip = family === 4 ? "ip" : "ip6";
   throw new KvmnatdError(
     "incompatible-table",

@@ -1,5 +1,8 @@
+import { stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { watch } from "chokidar";
+import type { FSWatcher } from "chokidar";
+import { errnoOf } from "./run-command.ts";
 
 export interface Watched {
   /** Everything directly in these counts. */
@@ -7,9 +10,13 @@ export interface Watched {
   readonly file: string;
 }
 
+/** How often to look whether a folder is still the one that is watched: a watch dies with it, or never began. */
+const FOLDER_POLL_MS = 500;
+
 /**
  * Calls `onChange` with a path whenever something changes in the folders, or the file does. None of them need exist
- * yet; they are waited for. A call may come before the last change: the caller looks a second time.
+ * yet, and a folder may be deleted and made anew, or be a link that leads elsewhere later: it is looked for. A call may
+ * come before the last change: the caller looks a second time.
  * @returns what ends the watch
  */
 export function watchFiles(
@@ -23,20 +30,60 @@ export function watchFiles(
   const tell = (path: string): void => {
     if (counts(path)) onChange(path);
   };
-  // Folders, not files: libvirt renames a new file over the old one, and a watch on a file dies with its inode.
-  const watcher = watch([...folders, file], {
-    depth: 0,
-    ignoreInitial: true,
-    atomic: false,
-    ignorePermissionErrors: true,
-  });
-  watcher.on("all", (_event, path) => tell(path));
-  // The kernel's own events as well: chokidar 6 tells nothing of a file that is replaced by a folder.
-  watcher.on("raw", (_event, name, details) => {
-    const { watchedPath } = details as { readonly watchedPath?: string };
-    if (watchedPath === file) tell(file);
-    else if (watchedPath !== undefined) tell(join(watchedPath, basename(String(name))));
-  });
-  watcher.on("error", onError);
-  return () => watcher.close();
+  const open = (path: string): FSWatcher => {
+    // Folders, not files: libvirt renames a new file over the old one, and a watch on a file dies with its inode.
+    const watcher = watch(path, {
+      depth: 0,
+      ignoreInitial: true,
+      atomic: false,
+      ignorePermissionErrors: true,
+    });
+    watcher.on("all", (_event, changed) => tell(changed));
+    // The kernel's own events as well: chokidar 6 tells nothing of a file that is replaced by a folder.
+    watcher.on("raw", (_event, name, details) => {
+      const { watchedPath } = details as { readonly watchedPath?: string };
+      if (watchedPath === file) tell(file);
+      else if (watchedPath !== undefined) tell(join(watchedPath, basename(String(name))));
+    });
+    watcher.on("error", onError);
+    return watcher;
+  };
+  const opened = new Map<string, { readonly watcher: FSWatcher; readonly id: string | undefined }>();
+  for (const path of [...folders, file]) opened.set(path, { watcher: open(path), id: undefined });
+
+  async function reopenChanged(first: boolean): Promise<void> {
+    for (const folder of folders) {
+      const id = await identify(folder);
+      const known = opened.get(folder);
+      if (known === undefined || known.id === id) continue;
+      if (first) {
+        opened.set(folder, { ...known, id });
+        continue;
+      }
+      await known.watcher.close();
+      opened.set(folder, { watcher: open(folder), id });
+      onChange(folder);
+    }
+  }
+
+  let turn = reopenChanged(true);
+  const poll = setInterval(() => {
+    turn = turn.then(() => reopenChanged(false)).catch(onError);
+  }, FOLDER_POLL_MS);
+  return async () => {
+    clearInterval(poll);
+    await turn;
+    await Promise.all([...opened.values()].map(({ watcher }) => watcher.close()));
+  };
+}
+
+/** Which folder stands at this path now; undefined: none. */
+async function identify(folder: string): Promise<string | undefined> {
+  try {
+    const { dev, ino } = await stat(folder);
+    return `${dev}:${ino}`;
+  } catch (error) {
+    if (errnoOf(error) !== undefined) return undefined;
+    throw error;
+  }
 }

@@ -181,8 +181,14 @@ function follow(child: ChildProcessWithoutNullStreams): LabProcess {
 async function killInside(nsenter: ChildProcess, signal: NodeJS.Signals): Promise<void> {
   if (nsenter.exitCode !== null || nsenter.signalCode !== null) return;
   process.kill(await childOf(nsenter.pid ?? 0), signal);
-  // nsenter stops itself when its program is stopped, and has to be woken by itself.
+  // nsenter stops itself when its program is stopped, a moment later, and has to be woken by itself.
+  if (signal === "SIGSTOP") await until("nsenter has stopped too", () => isStopped(nsenter.pid ?? 0));
   if (signal === "SIGCONT") nsenter.kill(signal);
+}
+
+async function isStopped(pid: number): Promise<boolean> {
+  const stat = await readFile(`/proc/${pid}/stat`, "utf8");
+  return stat.slice(stat.lastIndexOf(")") + 2).startsWith("T");
 }
 
 function collectLines(stream: NodeJS.ReadableStream, lines: string[]): void {
