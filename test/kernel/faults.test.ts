@@ -1,3 +1,5 @@
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { afterEach, expect, it } from "vitest";
 import { createDaemonWorld } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
@@ -83,4 +85,40 @@ it("no more files can be opened or programs started: told, and all is well once 
   await daemon.waitForLine(/EMFILE|too many open files/i);
   await limit("1024:");
   await expect.poll(() => world.web(), { timeout: 35_000 }).toBe(`db 22 ${CLIENT}`);
+});
+
+/** Shifts what the daemon takes for the time by what a file says; timers go on as ever, as with a clock that is set. */
+const CLOCK = `
+const { readFileSync } = require("node:fs");
+const now = Date.now;
+Date.now = () => now() + Number(readFileSync(process.env.CLOCK_SHIFT, "utf8"));
+`;
+
+it("the clock is set a day forward and back: linger ends in its time, rules heal, leases are followed", async () => {
+  world = await createDaemonWorld("nft", "linger: 1s\n");
+  const [preload, shift] = [join(world.lab.dir, "clock.cjs"), join(world.lab.dir, "shift")];
+  const setClock = (days: number): Promise<void> => writeFile(shift, `${days * 86_400_000}`);
+  await writeFile(preload, CLOCK);
+  await setClock(0);
+  await world.start({ NODE_OPTIONS: `--require ${preload}`, CLOCK_SHIFT: shift });
+  await world.isWell();
+  // Back, in the middle of linger: it must not last a day longer.
+  await world.writeMacs("virbr0", { web: [WEB.mac] });
+  await world.becomes("db", "active", /lingers/);
+  await setClock(-1);
+  await world.becomes("db", "pending", /guest is off/);
+  await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "PREROUTING"]);
+  await expect.poll(() => world.web(), { timeout: 5000 }).toBe(`web 22 ${CLIENT}`);
+  // Forward: no lease is so old; dnsmasq, which has the same clock, gives them anew.
+  await setClock(1);
+  await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "PREROUTING"]);
+  await world.becomes("web", "pending", /has expired/);
+  const later = Math.floor(Date.now() / 1000) + 86_400 + 3600;
+  await world.writeLeases("virbr0", [
+    leaseRow({ mac: WEB.mac, address: DB.address }, { "expiry-time": later }),
+  ]);
+  await expect.poll(() => world.web(), { timeout: 5000 }).toBe(`db 22 ${CLIENT}`);
+  await setClock(0);
+  await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "PREROUTING"]);
+  await expect.poll(() => world.web(), { timeout: 5000 }).toBe(`db 22 ${CLIENT}`);
 });
