@@ -25,7 +25,6 @@ mirror() { # the one that this machine installs its own packages from
 }
 
 build() {
-  echo "Making a tree of Debian $SUITE in $cache (once, some minutes) ..." >&2
   rm -rf "$tree" "$tree.new"
   from=$(mirror)
   debootstrap --variant=minbase "$SUITE" "$tree.new" "$from"
@@ -54,13 +53,20 @@ build() {
   mv "$tree.new" "$tree"
 }
 
+if [ "${1-}" = build ]; then
+  build
+  exit
+fi
+
 mkdir -p "$cache"
 # Two that want it at once: the second finds it made.
 exec 9>"$cache/.lock"
 flock 9
 if ! up_to_date; then
+  echo "Making a tree of Debian $SUITE in $cache (once, a minute or some) ..." >&2
   log=$(mktemp)
-  if ! build >"$log"; then
+  # In a shell of its own: as a condition, a function goes on after what fails.
+  if ! sh "$0" build >"$log" 2>&1; then
     cat "$log" >&2
     echo "the Debian tree could not be made; see above" >&2
     exit 1
