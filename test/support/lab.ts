@@ -177,13 +177,24 @@ function follow(child: ChildProcessWithoutNullStreams): LabProcess {
   };
 }
 
-/** Signals the program behind nsenter; killing nsenter alone would leave it running, and its pipes open. */
+/**
+ * Signals the program behind nsenter; killing nsenter alone would leave it running, and its pipes open.
+ *
+ * nsenter stops itself, a moment later, when its program is stopped, and wakes its program when it is woken (util-linux,
+ * nsenter.c, continue_as_child). So it is nsenter that is woken, and the program's waking is waited for: nsenter's late
+ * SIGCONT would undo the next SIGSTOP.
+ */
 async function killInside(nsenter: ChildProcess, signal: NodeJS.Signals): Promise<void> {
   if (nsenter.exitCode !== null || nsenter.signalCode !== null) return;
-  process.kill(await childOf(nsenter.pid ?? 0), signal);
-  // nsenter stops itself when its program is stopped, a moment later, and has to be woken by itself.
-  if (signal === "SIGSTOP") await until("nsenter has stopped too", () => isStopped(nsenter.pid ?? 0));
-  if (signal === "SIGCONT") nsenter.kill(signal);
+  const outside = nsenter.pid ?? 0;
+  const inside = await childOf(outside);
+  if (signal === "SIGCONT") {
+    nsenter.kill(signal);
+    await until("the program goes on", async () => !(await isStopped(inside)));
+    return;
+  }
+  process.kill(inside, signal);
+  if (signal === "SIGSTOP") await until("nsenter has stopped too", () => isStopped(outside));
 }
 
 async function isStopped(pid: number): Promise<boolean> {
