@@ -2,6 +2,7 @@ import { createLoop } from "../daemon/loop.ts";
 import type { DaemonIdentity } from "../daemon/loop.ts";
 import type { PortMap } from "../core/port-map.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
+import { lockFolder } from "../host/lock.ts";
 import { chooseFormat, createLogger } from "../host/logger.ts";
 import { identifyProcess } from "../host/processes.ts";
 import { startResync } from "../host/resync-timer.ts";
@@ -69,23 +70,17 @@ async function stop(context: Context, logger: Logger, portMap: PortMap | undefin
   logger.log({ level: "info", event: "stop", message: `kvmnatd stops; ${kept}` });
 }
 
-/** @throws KvmnatdError when another daemon already keeps the rules of this network namespace */
-async function identify(context: Context): Promise<DaemonIdentity> {
+/** @throws KvmnatdError when another daemon has the runtime folder */
+async function identify({ paths: { config, runtimeDir } }: Context): Promise<DaemonIdentity> {
   const self = await identifyProcess("self");
   if (self === undefined) throw new Error("/proc/self is not there: kvmnatd needs /proc");
-  const { paths } = context;
-  const other = await readStatus(paths.runtimeDir);
-  const alive = other === undefined ? undefined : await identifyProcess(other.pid);
-  if (
-    other !== undefined &&
-    alive !== undefined &&
-    alive.pid !== self.pid &&
-    alive.startTicks === other.startTicks &&
-    alive.networkNamespace === self.networkNamespace
-  )
+  if (!(await lockFolder(runtimeDir))) {
+    const other = await readStatus(runtimeDir);
+    const who = other === undefined ? "" : ` as process ${other.pid} with ${other.config}`;
     throw new KvmnatdError(
       "already-running",
-      `kvmnatd runs already as process ${other.pid} with ${other.config}; stop it first (systemctl stop kvmnatd)`,
+      `kvmnatd runs already${who} in ${runtimeDir}; stop it first (systemctl stop kvmnatd)`,
     );
-  return { version: VERSION, ...self, config: paths.config, startedAt: new Date().toISOString() };
+  }
+  return { version: VERSION, ...self, config, startedAt: new Date().toISOString() };
 }

@@ -41,9 +41,8 @@ export interface DaemonStatus {
   readonly schema: typeof STATUS_SCHEMA;
   readonly version: string;
   readonly pid: number;
-  /** Tell the daemon from a later process with its pid, and from one in another network namespace. */
+  /** Tells the daemon from a later process with its pid. */
   readonly startTicks: string;
-  readonly networkNamespace: string;
   readonly config: string;
   readonly startedAt: string;
   readonly updatedAt: string;

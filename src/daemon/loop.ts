@@ -20,10 +20,7 @@ import { reconcile } from "./reconcile.ts";
 import type { PassMemory, PassResult } from "./reconcile.ts";
 
 /** What stays the same in every status of one daemon. */
-export type DaemonIdentity = Pick<
-  DaemonStatus,
-  "version" | "pid" | "startTicks" | "networkNamespace" | "config" | "startedAt"
->;
+export type DaemonIdentity = Pick<DaemonStatus, "version" | "pid" | "startTicks" | "config" | "startedAt">;
 
 /** `file`: look once more when the events have settled. `rules`: our own changes are among them, do not hurry. */
 type HintKind = "plain" | "file" | "rules";

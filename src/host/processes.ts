@@ -1,4 +1,4 @@
-import { readFile, readlink } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { errnoOf, runCommand } from "./run-command.ts";
 import type { Listener } from "../core/occupied.ts";
 
@@ -16,22 +16,20 @@ export async function readListeners(): Promise<readonly Listener[]> {
   });
 }
 
-/** Which process this is: its pid alone may be another's by now, and another network namespace is another firewall. */
-export interface ProcessId {
+/** Which process this is: its pid alone may be another's by now. */
+interface ProcessId {
   readonly pid: number;
   /** Ticks since boot, from /proc/PID/stat. */
   readonly startTicks: string;
-  readonly networkNamespace: string;
 }
 
 /** @returns undefined when there is no such process */
 export async function identifyProcess(pid: number | "self"): Promise<ProcessId | undefined> {
   try {
     const stat = await readFile(`/proc/${pid}/stat`, "utf8");
-    const networkNamespace = await readlink(`/proc/${pid}/ns/net`).catch(() => "");
     // The name, second field, may hold blanks and parentheses: count from its end.
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return { pid: Number.parseInt(stat, 10), startTicks: fields[19] ?? "", networkNamespace };
+    return { pid: Number.parseInt(stat, 10), startTicks: fields[19] ?? "" };
   } catch (error) {
     if (errnoOf(error) !== undefined) return undefined;
     throw error;

@@ -1,4 +1,5 @@
 import { access } from "node:fs/promises";
+import type { ReadStream } from "node:fs";
 import { setTimeout } from "node:timers/promises";
 import { execa, ExecaError } from "execa";
 import { CommandError, KvmnatdError } from "../errors.ts";
@@ -9,6 +10,8 @@ export interface CommandOptions {
   readonly timeoutMs?: number;
   readonly env?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal;
+  /** An open file of ours that the program gets as its standard input. */
+  readonly stdin?: ReadStream;
 }
 
 export interface CommandOutput {
@@ -35,10 +38,10 @@ export async function runCommand(
   options: CommandOptions = {},
 ): Promise<CommandOutput> {
   const [file = "", ...args] = argv;
-  const { input, timeoutMs = TIMEOUT_MS, env = {}, signal } = options;
+  const { input, timeoutMs = TIMEOUT_MS, env = {}, signal, stdin = "ignore" } = options;
   try {
     const { stdout, stderr } = await execa(file, args, {
-      ...(input === undefined ? { stdin: "ignore" } : { input }),
+      ...(input === undefined ? { stdin } : { input }),
       ...(signal === undefined ? {} : { cancelSignal: signal }),
       env: { ...env, ...commandEnv() },
       cwd: "/",

@@ -222,6 +222,18 @@ describe("signals and second daemons", () => {
     expect(stderr).toMatch(/runs already as process \d+/);
   });
 
+  it("of several that start at the same moment one stays", async () => {
+    await daemon.kill("SIGKILL");
+    await daemon.exited;
+    const command = [process.execPath, PROGRAM, "run", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
+    const crowd = Array.from({ length: 5 }, () => world.lab.spawn(command));
+    const codes: number[] = [];
+    for (const each of crowd) void each.exited.then((code) => codes.push(code));
+    await until("four have been refused", () => codes.length === 4);
+    expect(codes).toEqual([1, 1, 1, 1]);
+    await world.isWell();
+  });
+
   it.each(["SIGTERM", "SIGINT"] as const)(
     "%s ends it with 0, and status says that it does not run",
     async (signal) => {
