@@ -1,5 +1,6 @@
 import { createLoop } from "../daemon/loop.ts";
 import type { DaemonIdentity } from "../daemon/loop.ts";
+import type { DaemonStatus } from "../core/status.ts";
 import type { PortMap } from "../core/port-map.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
 import { lockFolder } from "../host/lock.ts";
@@ -20,6 +21,8 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   let look: () => void = () => undefined;
   const onHup = (): void => look();
   process.on("SIGHUP", onHup);
+  const before = await readStatus(paths.runtimeDir);
+  await claim(context, before);
   const identity = await identify(context);
   const logger = createLogger(chooseFormat(process.env, process.stdout.isTTY), "info", context.color);
   logger.log({ level: "info", event: "start", message: `kvmnatd ${VERSION} starts with ${paths.config}` });
@@ -30,6 +33,7 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
     host: watches.host,
     logger,
     identity,
+    former: before?.forwards ?? [],
     unheard: (variant) => watches.unheard(variant),
     onPortMap: (now) => {
       logger.setLevel(now.logLevel);
@@ -71,16 +75,15 @@ async function stop(context: Context, logger: Logger, portMap: PortMap | undefin
 }
 
 /** @throws KvmnatdError when another daemon has the runtime folder */
-async function identify({ paths: { config, runtimeDir } }: Context): Promise<DaemonIdentity> {
+async function claim({ paths: { runtimeDir } }: Context, before: DaemonStatus | undefined): Promise<void> {
+  if (await lockFolder(runtimeDir)) return;
+  const who = before === undefined ? "" : ` as process ${before.pid} with ${before.config}`;
+  const message = `kvmnatd runs already${who} in ${runtimeDir}; stop it first (systemctl stop kvmnatd)`;
+  throw new KvmnatdError("already-running", message);
+}
+
+async function identify({ paths: { config } }: Context): Promise<DaemonIdentity> {
   const self = await identifyProcess("self");
   if (self === undefined) throw new Error("/proc/self is not there: kvmnatd needs /proc");
-  if (!(await lockFolder(runtimeDir))) {
-    const other = await readStatus(runtimeDir);
-    const who = other === undefined ? "" : ` as process ${other.pid} with ${other.config}`;
-    throw new KvmnatdError(
-      "already-running",
-      `kvmnatd runs already${who} in ${runtimeDir}; stop it first (systemctl stop kvmnatd)`,
-    );
-  }
   return { version: VERSION, ...self, config, startedAt: new Date().toISOString() };
 }

@@ -4,6 +4,7 @@ import type { FamilyChange } from "./narrate.ts";
 import type { HostAddresses, Network } from "./network.ts";
 import type { PortMap } from "./port-map.ts";
 import type { ResolvedForward } from "./publish.ts";
+import type { ForwardStatus } from "./status.ts";
 import { destinationOf, optionOf, targetOf } from "./ruleset.ts";
 
 /*
@@ -67,6 +68,18 @@ export function doubtAll(forwards: readonly ResolvedForward[], family: Family): 
     .filter((each) => each.family === family && each.target !== undefined)
     .map(({ forward }) => ({ protocol: forward.protocol, range: forward.published }));
   return { ports, formerTargets: new Set() };
+}
+
+/** What a daemon published that ended before it could remove the connections: of ports that may be nobody's any more. */
+export function doubtFormer(forwards: readonly ForwardStatus[], family: Family): Doubt {
+  const led = forwards.filter((each) => each.family === family && each.address !== null);
+  return {
+    ports: led.map(({ protocol, published }) => {
+      const [first = 0, last = first] = published.split("-").map(Number);
+      return { protocol, range: { first, last } };
+    }),
+    formerTargets: new Set(led.flatMap(({ address }) => parseIp(address ?? "") ?? [])),
+  };
 }
 
 /** Where connections should lead. */

@@ -1,9 +1,9 @@
 import type { Family } from "../core/address.ts";
-import { doubtAfter, doubtAll, findStaleFlows } from "../core/flows.ts";
+import { doubtAfter, doubtAll, doubtFormer, findStaleFlows } from "../core/flows.ts";
 import type { Doubt, StaleFlows } from "../core/flows.ts";
 import type { FamilyChange, LogEntry } from "../core/narrate.ts";
 import { printable } from "../core/printable.ts";
-import type { Problem } from "../core/status.ts";
+import type { ForwardStatus, Problem } from "../core/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../ports.ts";
 import type { View } from "./observe.ts";
@@ -15,12 +15,16 @@ export interface Cleaning {
   readonly cleaned: ReadonlySet<Family>;
 }
 
-/** Removes connections that lead where the rules, as they are now, would not lead them. */
+/**
+ * Removes connections that lead where the rules, as they are now, would not lead them.
+ * @param former what the daemon before this one had published
+ */
 export async function cleanFlows(
   host: Host,
   view: View,
   changes: readonly FamilyChange[],
   cleaned: ReadonlySet<Family>,
+  former: readonly ForwardStatus[],
 ): Promise<Cleaning> {
   const entries: LogEntry[] = [];
   const problems: Problem[] = [];
@@ -33,10 +37,10 @@ export async function cleanFlows(
   };
   for (const { family, error } of view.families) {
     if (error !== undefined) continue;
-    const doubt = merge(
+    const doubt = merge([
       doubtAfter(changes, family),
-      cleaned.has(family) ? undefined : doubtAll(expectation.forwards, family),
-    );
+      ...(cleaned.has(family) ? [] : [doubtAll(expectation.forwards, family), doubtFormer(former, family)]),
+    ]);
     try {
       if (doubt.ports.length > 0) {
         const lines = await host.listFlows(family);
@@ -60,8 +64,11 @@ export async function cleanFlows(
 
 const CONSEQUENCE = "until then a connection that began before its forward changed keeps its old way";
 
-function merge(one: Doubt, other: Doubt | undefined): Doubt {
-  return other === undefined ? one : { ...one, ports: [...one.ports, ...other.ports] };
+function merge(doubts: readonly Doubt[]): Doubt {
+  return {
+    ports: doubts.flatMap(({ ports }) => ports),
+    formerTargets: new Set(doubts.flatMap(({ formerTargets }) => [...formerTargets])),
+  };
 }
 
 function toEntry({ flow, guest }: StaleFlows, count: number): LogEntry {

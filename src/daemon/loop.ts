@@ -13,7 +13,7 @@ import { describeOccupied, findOccupied } from "../core/occupied.ts";
 import type { PortMap } from "../core/port-map.ts";
 import type { Variant } from "../core/ruleset.ts";
 import { STATUS_SCHEMA, toForwardStatus } from "../core/status.ts";
-import type { DaemonStatus, Problem } from "../core/status.ts";
+import type { DaemonStatus, ForwardStatus, Problem } from "../core/status.ts";
 import { ConfigError, KvmnatdError } from "../errors.ts";
 import type { Host, Logger } from "../ports.ts";
 import { reconcile } from "./reconcile.ts";
@@ -47,6 +47,8 @@ export interface LoopOptions {
   readonly host: Host;
   readonly logger: Logger;
   readonly identity: DaemonIdentity;
+  /** What the daemon before this one had published. */
+  readonly former: readonly ForwardStatus[];
   /** Why changes of the rules are not told of, for the variant in use; undefined when they are. */
   readonly unheard: (variant: Variant | undefined) => string | undefined;
   /** Called with the config in force, at start and when it has changed. */
@@ -54,9 +56,9 @@ export interface LoopOptions {
 }
 
 /** The daemon: hints in, passes out. */
-export function createLoop({ host, logger, identity, unheard, onPortMap }: LoopOptions): Loop {
+export function createLoop({ host, logger, identity, former, unheard, onPortMap }: LoopOptions): Loop {
   let cadence: Cadence = onHint(IDLE, host.now());
-  let memory: PassMemory = {};
+  let memory: PassMemory = { former };
   let pass = 0;
   let occupied: readonly Problem[] = [];
   let known: Known = { iptables: null, forwards: [], problems: [] };

@@ -7,7 +7,7 @@ import { narrate, ownerOfChange, tellGuests, tellHolders } from "../core/narrate
 import type { FamilyChange, LogEntry, ToldByGuest } from "../core/narrate.ts";
 import { ownerName } from "../core/owner.ts";
 import { printable } from "../core/printable.ts";
-import type { Problem } from "../core/status.ts";
+import type { ForwardStatus, Problem } from "../core/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../ports.ts";
 import { cleanFlows } from "./flows.ts";
@@ -21,6 +21,8 @@ export interface PassMemory extends Memory {
   readonly told?: ToldByGuest;
   /** Absent at start: connections that began while no daemon ran may lead astray. */
   readonly cleaned?: ReadonlySet<Family>;
+  /** What the daemon before this one had published: it may have been killed before it removed its connections. */
+  readonly former?: readonly ForwardStatus[];
   /** Whom we repaired after lately, by family. */
   readonly contests?: ReadonlyMap<Family, Contests>;
 }
@@ -58,7 +60,7 @@ export async function reconcile(
   const changes = outcomes.flatMap(({ family, outcome }) =>
     outcome.applied.map((change): FamilyChange => ({ family, change })),
   );
-  const flows = await cleanFlows(host, view, changes, memory.cleaned ?? new Set());
+  const flows = await cleanFlows(host, view, changes, memory.cleaned ?? new Set(), memory.former ?? []);
   const contests = recordContests(outcomes, memory.contests ?? new Map(), host.now());
   const told = tellGuests(view.resolution.forwards);
   const before = memory.told ?? tellHolders(view.incumbents);
@@ -71,6 +73,7 @@ export async function reconcile(
       ...(kernelRead ? { holders: view.resolution.holders } : {}),
       told,
       cleaned: flows.cleaned,
+      ...(memory.former === undefined ? {} : { former: memory.former }),
       contests,
     },
     entries: [...narrate(before, told, changes, trigger, pass), ...sysctls.entries, ...flows.entries],

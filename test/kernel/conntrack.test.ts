@@ -52,6 +52,22 @@ it("a UDP client that began before its port was published reaches the guest", as
     .toEqual([`web: 1 conntrack entry of udp port 5353 at ${HOST} removed that led to the host itself`]);
 });
 
+it("a client of a forward that ended while its daemon was killed does not reach the guest any more", async () => {
+  const daemon = await world.start();
+  await world.isWell();
+  const client = world.send("client", HOST, 5353);
+  await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
+  await daemon.kill("SIGKILL");
+  await daemon.exited;
+  // As if it had been killed between the rules and the connections.
+  await world.configure("guests:\n  db: {ports: [5454:53/udp]}\n");
+  await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "KVMNATD-DNAT"]);
+  await world.start();
+  await expect
+    .poll(told, SOON)
+    .toEqual([`1 conntrack entry of udp port 5353 at ${HOST} removed that led to ${WEB.address}`]);
+});
+
 it("a UDP client on IPv6 follows too", async () => {
   await world.configure(`listen: ["${HOST_V6}"]\n${UDP}`);
   await world.leases(leaseRow6(WEB), leaseRow6(DB));
