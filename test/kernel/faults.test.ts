@@ -1,6 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, expect, it } from "vitest";
+import { PROGRAM } from "../support/lab.ts";
 import { createDaemonWorld } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
 import { createRandom } from "../support/random.ts";
@@ -51,7 +52,7 @@ it(
     expect((await world.rules("nat")).match(/-j KVMNATD-DNAT$/gm)).toHaveLength(2);
     expect((await world.rules("filter")).match(/-j KVMNATD-FWD$/gm)).toHaveLength(1);
     const leftOver = await world.lab.exec(["sh", "-c", `ls ${world.lab.dir}/run`]);
-    expect(leftOver.stdout.trim()).toBe("status.json");
+    expect(leftOver.stdout.trim()).toBe("lock\nstatus.json");
   },
 );
 
@@ -73,7 +74,7 @@ it("a hundred thousand foreign rules", { timeout: 120_000 }, async () => {
   expect((await world.rules("filter")).match(/^-A MANY /gm)).toHaveLength(100_000);
 });
 
-it("no more files can be opened or programs started: told, and all is well once they can", async () => {
+it("no more files can be opened: told, and all is well once they can", async () => {
   world = await createDaemonWorld("nft");
   const daemon = await world.start();
   await world.isWell();
@@ -85,6 +86,28 @@ it("no more files can be opened or programs started: told, and all is well once 
   await daemon.waitForLine(/EMFILE|too many open files/i);
   await limit("1024:");
   await expect.poll(() => world.web(), { timeout: 35_000 }).toBe(`db 22 ${CLIENT}`);
+});
+
+it("no more processes can be made: told, nothing is lost, and all is well once they can", async () => {
+  world = await createDaemonWorld("nft");
+  // Root has no such limit: a user of its own, with the capabilities that it takes to work.
+  const caps = ["net_admin", "net_raw", "dac_override"].map((each) => `+${each}`).join(",");
+  const user = ["setpriv", "--reuid", "12345", "--clear-groups"];
+  const command = [process.execPath, PROGRAM, "run", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
+  const daemon = world.lab.spawn([...user, "--inh-caps", caps, "--ambient-caps", caps, ...command]);
+  await world.isWell();
+  const { pid } = await world.status();
+  const limit = (value: string): Promise<unknown> =>
+    world.lab.exec([...user, "prlimit", "--pid", `${pid}`, `--nproc=${value}`]);
+  await limit("1:");
+  await moveWeb(true);
+  await world.complains("command", /EAGAIN/);
+  expect(await world.web()).toBe(`web 22 ${CLIENT}`);
+  await limit("1000:");
+  await expect.poll(() => world.web(), { timeout: 35_000 }).toBe(`db 22 ${CLIENT}`);
+  await world.isWell();
+  await daemon.kill("SIGTERM");
+  expect(await daemon.exited).toBe(0);
 });
 
 /** Shifts what the daemon takes for the time by what a file says; timers go on as ever, as with a clock that is set. */

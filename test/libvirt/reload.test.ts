@@ -111,6 +111,23 @@ describe("libvirt rewrites its rules", () => {
     await stage.becomes("active");
   });
 
+  it("libvirtd ends when nobody asks it, a lease moves meanwhile, and the next call starts it again", async () => {
+    const ended = (): Promise<boolean> => sh("pidof libvirtd || true").then((pids) => pids === "");
+    await sh("kill $(cat /run/libvirtd.pid)");
+    await until("libvirtd has ended", ended);
+    await sh("libvirtd --daemon --timeout 1 --pid-file /run/libvirtd.pid; virsh -q net-list");
+    await until("libvirtd, started anew, is idle and has ended", ended);
+    await stage.rests();
+    await stage.becomes("active");
+    expect(await look()).toEqual(right);
+    await guest.releaseLease();
+    address = await guest.takeLease("192.168.122.88");
+    right = { ...right, answer: `devstack at ${address} sees 10.99.0.2` };
+    await until("the forward has followed", async () => (await libvirt.dial(1122)) === right.answer);
+    await libvirt.start();
+    expect(await look()).toEqual(right);
+  });
+
   it("leaves nothing behind after teardown", async () => {
     await stage.stopDaemon();
     expect(await sh("iptables-save")).toContain("KVMNATD-");
