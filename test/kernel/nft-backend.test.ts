@@ -2,37 +2,15 @@ import { afterEach, beforeEach, expect, it } from "vitest";
 import { createDaemonWorld } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
 import type { ExecResult } from "../support/lab.ts";
-import { CLIENT } from "../support/world.ts";
+import { CLIENT, LIBVIRT_TABLE } from "../support/world.ts";
 
-/** libvirt's nftables backend as libvirt 11.3 makes it: its reject cannot be overruled from any table but its own. */
-const LIBVIRT = `
-table ip libvirt_network {
-  chain forward {
-    type filter hook forward priority filter; policy accept;
-    counter jump guest_cross
-    counter jump guest_input
-    counter jump guest_output
-  }
-  chain guest_output {
-    ip saddr 192.168.122.0/24 iif "virbr0" counter accept
-    iif "virbr0" counter reject
-  }
-  chain guest_input {
-    oif "virbr0" ip daddr 192.168.122.0/24 ct state established,related counter accept
-    oif "virbr0" counter reject
-  }
-  chain guest_cross {
-    iif "virbr0" oif "virbr0" counter accept
-  }
-}
-`;
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 let world: DaemonWorld;
 
 beforeEach(async () => {
   world = await createDaemonWorld("nft");
   await sh("iptables-nft -F; iptables-nft -X; iptables-nft -t nat -F; iptables-nft -t nat -X");
-  await world.lab.exec(["nft", "-f", "-"], { input: LIBVIRT });
+  await world.lab.exec(["nft", "-f", "-"], { input: LIBVIRT_TABLE });
 });
 afterEach(() => world.close());
 
@@ -110,7 +88,7 @@ it("follows libvirt's restart after its whole table was flushed", async () => {
   await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
   await sh("nft flush ruleset");
   await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
-  await world.lab.exec(["nft", "-f", "-"], { input: LIBVIRT });
+  await world.lab.exec(["nft", "-f", "-"], { input: LIBVIRT_TABLE });
   await expect.poll(table, SOON).toContain("jump kvmnatd");
   await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
 });

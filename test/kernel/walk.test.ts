@@ -11,7 +11,7 @@ import { CLIENT, CLIENT_SECOND, HOST } from "../support/world.ts";
 const SEED = Number(process.env["KVMNATD_WALK_SEED"] ?? Math.floor(Math.random() * 2 ** 31));
 const STEPS = Number(process.env["KVMNATD_WALK_STEPS"] ?? 2000);
 const STEPS_TO_QUIET = 25;
-const QUIETS_TO_FRESH_START = 8;
+const QUIETS_TO_FRESH_START = 4;
 let world: DaemonWorld;
 
 afterAll(() => world.close());
@@ -91,7 +91,12 @@ async function ownRules(): Promise<string> {
   const lines = `${await world.rules("filter")}${await world.rules("nat")}`.split("\n");
   const chains = lines.filter((line) => line.startsWith("-A KVMNATD-"));
   const jumps = lines.filter((line) => line.startsWith("-A") && line.includes('"kvmnatd:@jump"'));
-  return [...chains, ...jumps.toSorted()].join("\n");
+  const inLibvirts = await world.lab.exec(["nft", "--stateless", "list", "table", "ip", "libvirt_network"], {
+    check: false,
+  });
+  const native = /^\tchain kvmnatd \{$[^}]*/m.exec(inLibvirts.stdout)?.[0] ?? "";
+  const jump = inLibvirts.stdout.split("\n").filter((line) => line.includes('"kvmnatd:@jump"'));
+  return [...chains, ...jumps.toSorted(), native, ...jump].join("\n").trim();
 }
 
 async function equalsFreshStart(walk: Walk): Promise<void> {

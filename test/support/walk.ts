@@ -2,7 +2,7 @@ import { writeFile } from "node:fs/promises";
 import type { DaemonWorld } from "./daemon-world.ts";
 import type { Daemon } from "./lab.ts";
 import type { Random } from "./random.ts";
-import { CLIENT, CLIENT_SECOND, DB, leaseRow, libvirtRules, NETWORKS, WEB } from "./world.ts";
+import { CLIENT, CLIENT_SECOND, DB, LIBVIRT_TABLE, leaseRow, libvirtRules, NETWORKS, WEB } from "./world.ts";
 
 /*
  * What a host goes through, at random: guests that come, go and move, an admin who edits, others who write rules, and
@@ -26,7 +26,10 @@ export interface Walk {
   readonly model: Model;
   /** One random step. @returns what it was */
   step(): Promise<string>;
-  /** Makes sure that a daemon runs with a good config: only then a state is promised. */
+  /**
+   * Makes sure that the daemon has a good config: only then a state is promised. Half of the time all guests are up
+   * then, each with a port: where nothing is to pass, nobody notices what is missing.
+   */
   calm(): Promise<void>;
   /** Foreign rules as they were last seen when somebody else had changed them. */
   foreign(): string;
@@ -58,10 +61,34 @@ export async function readForeign(world: DaemonWorld): Promise<string> {
   let table = "";
   const lines = (await world.foreignRules()).split("\n").flatMap((line) => {
     if (/^(\*|==)/.test(line)) table = line.startsWith("*") ? `${table.split("*")[0]}${line}` : line;
-    return /^(-A|:\S+ -|:\S+ DROP)/.test(line) ? [`${table} ${line}`] : [];
+    const counts = table.startsWith("== nft") || /^(-A|:\S+ -|:\S+ DROP)/.test(line);
+    return counts ? [`${table} ${line}`] : [];
   });
   return lines.join("\n");
 }
+
+/** What Docker 26 puts into tables of others, shortened. */
+const DOCKER = `
+iptables-nft -N DOCKER-USER && iptables-nft -A DOCKER-USER -j RETURN
+iptables-nft -C FORWARD -j DOCKER-USER || iptables-nft -I FORWARD -j DOCKER-USER
+iptables-nft -P FORWARD DROP
+iptables-nft -t nat -N DOCKER && iptables-nft -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+`;
+
+/** firewalld 2's way through FORWARD, shortened: what was redirected passes, the rest is rejected. */
+const FIREWALLD = `
+nft delete table inet firewalld
+nft -f - <<'NFT'
+table inet firewalld {
+  chain filter_FORWARD {
+    type filter hook forward priority filter + 10; policy accept;
+    ct state established,related accept
+    ct status dnat accept
+    reject with icmpx admin-prohibited
+  }
+}
+NFT
+`;
 
 export async function createWalk(world: DaemonWorld, random: Random): Promise<Walk> {
   const model: Model = {
@@ -78,8 +105,8 @@ export async function createWalk(world: DaemonWorld, random: Random): Promise<Wa
   };
   let saved: string | undefined;
   let foreign = "";
-  /** When our jump was pushed back: three times in a minute is a fight, which is a story of its own. */
-  let pushes: number[] = [];
+  /** When our jumps were pushed back: three times in a minute is a fight, which is a story of its own. */
+  const pushes = { iptables: [] as number[], nftables: [] as number[] };
   const guest = (): GuestName => random.pick(["web", "db"]);
   const sh = (script: string): Promise<unknown> => world.lab.exec(["sh", "-c", script], { check: false });
   const restore = (input: string, ...options: readonly string[]): Promise<unknown> =>
@@ -110,13 +137,36 @@ export async function createWalk(world: DaemonWorld, random: Random): Promise<Wa
     foreign = await readForeign(world);
   }
 
-  function mayPush(): boolean {
-    pushes = pushes.filter((at) => Date.now() - at < 61_000);
-    return pushes.length < 2;
+  async function writeMacs(): Promise<void> {
+    const running = [...model.on].map((name) => [name, [MACS[name]]] as const);
+    await world.writeMacs("virbr0", Object.fromEntries(running));
   }
 
-  async function push(change: () => Promise<unknown>): Promise<void> {
-    pushes.push(Date.now());
+  async function bringAllUp(): Promise<void> {
+    for (const [name, port] of [
+      ["web", 1122],
+      ["db", 1222],
+    ] as const) {
+      model.on.add(name);
+      if (!model.places.has(name)) model.places.set(name, freePlace() ?? name);
+      model.ports.set(port, { guest: name });
+    }
+    await writeMacs();
+    await writeLeases();
+    await writeConfig();
+  }
+
+  function freePlace(): Place | undefined {
+    return (["web", "db"] as const).find((place) => ![...model.places.values()].includes(place));
+  }
+
+  function mayPush(jump: keyof typeof pushes): boolean {
+    pushes[jump] = pushes[jump].filter((at) => Date.now() - at < 61_000);
+    return pushes[jump].length < 2;
+  }
+
+  async function push(jump: keyof typeof pushes, change: () => Promise<unknown>): Promise<void> {
+    pushes[jump].push(Date.now());
     await changeForeign(change);
   }
 
@@ -143,7 +193,7 @@ export async function createWalk(world: DaemonWorld, random: Random): Promise<Wa
     },
     "guest takes a lease": async () => {
       const name = guest();
-      const free = (["web", "db"] as const).find((place) => ![...model.places.values()].includes(place));
+      const free = freePlace();
       if (model.places.has(name) || free === undefined) return;
       model.places.set(name, free);
       await writeLeases();
@@ -151,7 +201,7 @@ export async function createWalk(world: DaemonWorld, random: Random): Promise<Wa
     "domain stops or starts": async () => {
       const name = guest();
       if (!model.on.delete(name)) model.on.add(name);
-      await world.writeMacs("virbr0", Object.fromEntries([...model.on].map((each) => [each, [MACS[each]]])));
+      await writeMacs();
     },
     publish: async () => {
       const allow = random.pick([undefined, CLIENT, CLIENT_SECOND]);
@@ -196,20 +246,42 @@ export async function createWalk(world: DaemonWorld, random: Random): Promise<Wa
         ),
       ),
     "libvirt makes its rules": async () => {
-      if (!mayPush()) return;
+      if (!mayPush("iptables")) return;
       const there = await world.rules("filter");
-      if (!there.includes(":LIBVIRT_FWI")) await push(() => restore(libvirtRules(NETWORKS), "--noflush"));
+      if (!there.includes(":LIBVIRT_FWI"))
+        await push("iptables", () => restore(libvirtRules(NETWORKS), "--noflush"));
     },
     "reject put first": async () => {
-      if (mayPush()) await push(() => sh("iptables-nft -I FORWARD -o virbr0 -j REJECT"));
+      if (mayPush("iptables"))
+        await push("iptables", () => sh("iptables-nft -I FORWARD -o virbr0 -j REJECT"));
     },
     "reject taken away": () => changeForeign(() => sh("iptables-nft -D FORWARD -o virbr0 -j REJECT")),
+    "libvirt takes nftables": () =>
+      changeForeign(async () => {
+        await sh("nft delete table ip libvirt_network");
+        await world.lab.exec(["nft", "-f", "-"], { input: LIBVIRT_TABLE });
+      }),
+    "libvirt leaves nftables": () => changeForeign(() => sh("nft delete table ip libvirt_network")),
+    "jump put first in libvirt's table": async () => {
+      if (mayPush("nftables"))
+        await push("nftables", () =>
+          sh("nft insert rule ip libvirt_network forward counter jump guest_input"),
+        );
+    },
+    "our chain in libvirt's table flushed": () => sh("nft flush chain ip libvirt_network kvmnatd"),
+    "rule put into our chain in libvirt's table": () =>
+      sh("nft insert rule ip libvirt_network kvmnatd counter drop"),
+    "Docker starts": () => changeForeign(() => sh(DOCKER)),
+    "firewalld starts": () => changeForeign(() => sh(FIREWALLD)),
+    "rule in the other variant": () =>
+      changeForeign(() => sh(`iptables-legacy -A FORWARD -s 192.0.2.${random.below(250)} -j DROP`)),
+    "other variant flushed": () => changeForeign(() => sh("iptables-legacy -F")),
     "ruleset saved": async () => {
       saved = (await world.lab.exec(["iptables-nft-save"])).stdout;
     },
     "ruleset restored": async () => {
       const text = saved;
-      if (text !== undefined && mayPush()) await push(() => restore(text));
+      if (text !== undefined && mayPush("iptables")) await push("iptables", () => restore(text));
     },
   };
   const names = Object.keys(steps) as [string, ...string[]];
@@ -228,6 +300,7 @@ export async function createWalk(world: DaemonWorld, random: Random): Promise<Wa
     },
     calm: async () => {
       if (!model.configIsGood) await writeConfig();
+      if (random.below(2) === 0) await bringAllUp();
     },
   };
 }

@@ -191,10 +191,37 @@ function createImpersonation(lab: Lab): (bridge: string, rows: readonly LeaseRow
   };
 }
 
+/** Tables of nft's own come last: no iptables shows them. */
 const FOREIGN = `
 for each in iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy; do
   echo "== $each"; $each-save | grep -v -e '^#' -e KVMNATD- -e '"kvmnatd:' | sed 's/ \\[[0-9:]*\\]$//'
 done
+nft list tables | grep -v -E '^table ip6? (filter|nat|mangle|raw|security)$' | while read -r table; do
+  echo "== nft $table"; nft --stateless list $table | grep -v '"kvmnatd:' | sed '/^\tchain kvmnatd {$/,/^\t}$/d; /^$/d'
+done
+`;
+
+/** libvirt's nftables backend as libvirt 11.3 makes it: its reject cannot be overruled from any table but its own. */
+export const LIBVIRT_TABLE = `
+table ip libvirt_network {
+  chain forward {
+    type filter hook forward priority filter; policy accept;
+    counter jump guest_cross
+    counter jump guest_input
+    counter jump guest_output
+  }
+  chain guest_output {
+    ip saddr 192.168.122.0/24 iif "virbr0" counter accept
+    iif "virbr0" counter reject
+  }
+  chain guest_input {
+    oif "virbr0" ip daddr 192.168.122.0/24 ct state established,related counter accept
+    oif "virbr0" counter reject
+  }
+  chain guest_cross {
+    iif "virbr0" oif "virbr0" counter accept
+  }
+}
 `;
 
 /** A network of libvirt's: its bridge and its subnet. */
