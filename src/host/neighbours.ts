@@ -1,8 +1,9 @@
 import { readFile } from "node:fs/promises";
 import { setTimeout } from "node:timers/promises";
 import { familyOf, parseIp, parseMac } from "../core/address.ts";
-import type { Ip, Mac } from "../core/address.ts";
+import type { Mac } from "../core/address.ts";
 import type { Answers, Question } from "../core/choose-lease.ts";
+import { CommandError } from "../errors.ts";
 import { runCommand } from "./run-command.ts";
 
 /** An idle guest answers within a millisecond; who takes longer is asked again by a later pass. */
@@ -11,6 +12,7 @@ const POLL_MS = 1;
 
 interface NeighbourRow {
   readonly dst?: string;
+  readonly dev?: string;
   readonly lladdr?: string;
 }
 
@@ -24,7 +26,7 @@ export async function askNeighbours(questions: readonly Question[]): Promise<Ans
     ({ address, bridge }) =>
       `neigh replace ${address} dev ${bridge} nud failed\nneigh replace ${address} dev ${bridge} nud none use\n`,
   );
-  await runCommand(["ip", "-batch", "-"], { input: script.join("") });
+  await askKernel(script.join(""));
   const endsAtMs = performance.now() + ANSWER_MS;
   for (;;) {
     const answers = await readAnswers(questions);
@@ -34,26 +36,36 @@ export async function askNeighbours(questions: readonly Question[]): Promise<Ans
   }
 }
 
+/** -force: a bridge that has gone since, or a full neighbour table, leaves its own questions unanswered and no others. */
+async function askKernel(script: string): Promise<void> {
+  try {
+    await runCommand(["ip", "-force", "-batch", "-"], { input: script });
+  } catch (error) {
+    if (!(error instanceof CommandError) || error.exitCode === undefined) throw error;
+  }
+}
+
+/** What is known on other links does not count: who is there may say of any address that it has it. */
 async function readAnswers(questions: readonly Question[]): Promise<Answers> {
-  const known = new Map<Ip, Mac>();
+  const known = new Map<string, Mac>();
   const rows = [
     ...(questions.some(({ address }) => familyOf(address) === 4) ? await readArp() : []),
     ...(questions.some(({ address }) => familyOf(address) === 6) ? await readNeighbours6() : []),
   ];
-  for (const [ip, lladdr] of rows) {
+  for (const [ip, link, lladdr] of rows) {
     const [address, mac] = [parseIp(ip), parseMac(lladdr)];
-    if (address !== undefined && mac !== undefined) known.set(address, mac);
+    if (address !== undefined && mac !== undefined) known.set(`${address} ${link}`, mac);
   }
-  return new Map(questions.map(({ address }) => [address, known.get(address)]));
+  return new Map(questions.map(({ address, bridge }) => [address, known.get(`${address} ${bridge}`)]));
 }
 
-type Row = readonly [address: string, mac: string];
+type Row = readonly [address: string, link: string, mac: string];
 
 /** The kernel's own list: `ADDRESS TYPE FLAGS MAC MASK DEVICE`; flag 0x2 says that somebody has answered. */
 async function readArp(): Promise<readonly Row[]> {
   const lines = (await readFile("/proc/net/arp", "utf8")).split("\n").map((line) => line.split(/\s+/));
-  return lines.flatMap(([address = "", , flags, mac = ""]): readonly Row[] =>
-    (Number(flags) & 2) === 0 ? [] : [[address, mac]],
+  return lines.flatMap(([address = "", , flags, mac = "", , link = ""]): readonly Row[] =>
+    (Number(flags) & 2) === 0 ? [] : [[address, link, mac]],
   );
 }
 
@@ -61,5 +73,5 @@ async function readArp(): Promise<readonly Row[]> {
 async function readNeighbours6(): Promise<readonly Row[]> {
   const { stdout } = await runCommand(["ip", "-6", "-json", "neigh", "show", "nud", "reachable"]);
   const rows = JSON.parse(stdout === "" ? "[]" : stdout) as readonly NeighbourRow[];
-  return rows.map(({ dst = "", lladdr = "" }): Row => [dst, lladdr]);
+  return rows.map(({ dst = "", dev = "", lladdr = "" }): Row => [dst, dev, lladdr]);
 }
