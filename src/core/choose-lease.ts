@@ -13,6 +13,9 @@ import { refuseAddress } from "./network.ts";
  *   one candidate            -> that one, nobody is asked
  *   some answer with the MAC -> the first of them
  *   none answers             -> the incumbent's, if it has a live lease; else the newest lease
+ *
+ * An address of which another MAC has a live lease too (forged rows) is a candidate for who answers there; while nobody
+ * does, for the incumbent alone.
  */
 
 /** Somebody to be asked whether they have an address. */
@@ -43,14 +46,21 @@ export function chooseLease(
   holder: Holder | undefined,
   world: World,
 ): Finding {
-  const live = leases.toSorted((one, other) => newestFirst(one, other, holder)).map(toCandidate);
-  const candidates = [...live, ...vanished(mac, live, holder, world)];
+  const leased = leases.toSorted((one, other) => newestFirst(one, other, holder)).map(toCandidate);
+  const live = leased.filter((each) => mayHave(each, holder, world));
+  const candidates = [...live, ...vanished(mac, leased, holder, world)];
   const [newest] = candidates;
-  if (newest === undefined) throw new Error("chooseLease needs a lease");
-  if (candidates.length === 1) return { state: "found", lease: toTarget(newest) };
+  if (newest === undefined) return explainContest(leased, world);
+  if (candidates.length === 1 && !world.contested.has(newest.address))
+    return { state: "found", lease: toTarget(newest) };
   const answering = candidates.find((each) => hasAnswered(each, world));
   if (answering !== undefined)
-    return { state: "found", lease: toTarget(answering), inDoubt: true, ...noteOn(answering, candidates) };
+    return {
+      state: "found",
+      lease: toTarget(answering),
+      inDoubt: true,
+      ...noteOn(answering, candidates, world),
+    };
   const incumbent = live.find((each) => each.address === holder?.address);
   const chosen = incumbent ?? newest;
   const left = candidates.find((each) => !each.isLive);
@@ -59,10 +69,39 @@ export function chooseLease(
     lease: toTarget(chosen),
     inDoubt: true,
     ...(left === undefined ? {} : { left: left.address }),
-    ...(live.length > 1
-      ? { note: `unverified: ${mac} has ${live.length} live leases and answers at none` }
-      : {}),
+    ...noteOnSilence(chosen, live, world),
   };
+}
+
+function noteOnSilence(
+  chosen: Candidate,
+  live: readonly Candidate[],
+  world: World,
+): { readonly note?: string } {
+  if (world.contested.has(chosen.address)) return { note: describeContest(chosen, world) };
+  if (live.length < 2) return {};
+  return { note: `unverified: ${chosen.mac} has ${live.length} live leases and answers at none` };
+}
+
+/** Whether an address that is leased to another MAC as well can be this one's. */
+function mayHave(candidate: Candidate, holder: Holder | undefined, world: World): boolean {
+  const { address, bridge, mac } = candidate;
+  if (!world.contested.has(address)) return true;
+  const answer = world.ask({ bridge, address });
+  return answer === undefined ? holder?.mac === mac && holder.address === address : answer === mac;
+}
+
+function explainContest(leased: readonly Candidate[], world: World): Finding {
+  const [first] = leased;
+  if (first === undefined) throw new Error("chooseLease needs a lease");
+  return { state: "contested", why: describeContest(first, world) };
+}
+
+function describeContest({ address, bridge, mac }: Candidate, world: World): string {
+  const others = world.usable.filter((each) => each.address === address && each.mac !== mac);
+  const macs = others.map((each) => each.mac).toSorted();
+  const answer = world.ask({ bridge, address }) ?? "nobody";
+  return `conflict: ${address} is leased to ${mac} and to ${macs.join(", ")}, and ${answer} answers there`;
 }
 
 /** Whether the guest still answers where it was, though its lease vanished before its time and nobody else has it. */
@@ -74,7 +113,12 @@ export function stillAnswers(holder: Holder, world: World): boolean {
   );
 }
 
-function noteOn(chosen: Candidate, candidates: readonly Candidate[]): { readonly note?: string } {
+function noteOn(
+  chosen: Candidate,
+  candidates: readonly Candidate[],
+  world: World,
+): { readonly note?: string } {
+  if (world.contested.has(chosen.address)) return { note: describeContest(chosen, world) };
   if (!chosen.isLive)
     return {
       note: `its lease vanished, but ${chosen.mac} still answers there, and not at ${listOf(candidates.filter((each) => each.isLive))}`,

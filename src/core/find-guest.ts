@@ -37,6 +37,8 @@ export interface Target {
 export interface World {
   readonly networks: readonly Network[];
   readonly usable: readonly Lease[];
+  /** Addresses that usable leases give to more than one MAC. */
+  readonly contested: ReadonlySet<Ip>;
   readonly nowMs: number;
   readonly lingerMs: number;
   /** Domains that libvirt runs; absent where it does not say. */
@@ -47,10 +49,10 @@ export interface World {
 
 /**
  * What is known of a guest in one family. `gone` waits for linger, `vanished` too unless the guest still answers,
- * `unknown` keeps the incumbent, `down` drops at once.
+ * `unknown` keeps the incumbent, `down` drops at once, `contested` too, to be asked again.
  */
 export type Finding =
-  Found | { readonly state: "gone" | "vanished" | "unknown" | "down"; readonly why: string };
+  Found | { readonly state: "gone" | "vanished" | "unknown" | "down" | "contested"; readonly why: string };
 
 interface Found {
   readonly state: "found";
@@ -244,8 +246,9 @@ function explainAbsence(
 }
 
 /**
- * Live leases at addresses that can be a guest's. Once a pass: there may be as many guests as leases. Of two for one
- * address the later row counts, as libvirt's helper appends; an expired row hides no live one.
+ * Live leases at addresses that can be a guest's. Once a pass: there may be as many guests as leases. Two MACs may have
+ * a row for one address, which libvirt's helper never writes but a newline in a hostname does; the order of the rows
+ * changes with every event, and says nothing.
  */
 export function findUsableLeases(networks: readonly Network[], nowMs: number): readonly Lease[] {
   const usable = networks.flatMap((network) =>
@@ -253,7 +256,19 @@ export function findUsableLeases(networks: readonly Network[], nowMs: number): r
       (lease) => isLive(lease, nowMs) && refuseAddress(lease.address, network) === undefined,
     ),
   );
-  return [...new Map(usable.map((lease) => [lease.address, lease])).values()];
+  return [...new Map(usable.map((lease) => [`${lease.address} ${lease.mac}`, lease])).values()];
+}
+
+/** @param usable what {@link findUsableLeases} found */
+export function findContested(usable: readonly Lease[]): ReadonlySet<Ip> {
+  const seen = new Set<Ip>();
+  return new Set(
+    usable.flatMap(({ address }) => {
+      if (seen.has(address)) return [address];
+      seen.add(address);
+      return [];
+    }),
+  );
 }
 
 function usableLeases(networks: readonly Network[], family: Family, world: World): readonly Lease[] {
@@ -265,7 +280,8 @@ function sameName(hostname: string | undefined, wanted: string): boolean {
   return hostname?.toLowerCase() === wanted.toLowerCase();
 }
 
+/** In an order of their own: that of the rows changes whenever any guest renews its lease. */
 function describe(leases: readonly Lease[]): string {
-  const shown = leases.slice(0, 4).map((lease) => `${lease.mac} at ${lease.address}`);
-  return shown.join(" and ") + (leases.length > 4 ? ` and ${leases.length - 4} more` : "");
+  const all = leases.map((lease) => `${lease.mac} at ${lease.address}`).toSorted();
+  return all.slice(0, 4).join(" and ") + (all.length > 4 ? ` and ${all.length - 4} more` : "");
 }

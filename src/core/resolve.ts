@@ -2,7 +2,7 @@ import { familyOf } from "./address.ts";
 import type { Family, Ip, Mac } from "./address.ts";
 import { leasedByOther, stillAnswers } from "./choose-lease.ts";
 import type { Answers, Question } from "./choose-lease.ts";
-import { findGuest, findUsableLeases } from "./find-guest.ts";
+import { findContested, findGuest, findUsableLeases } from "./find-guest.ts";
 import type { Finding, Holder, Target, World } from "./find-guest.ts";
 import type { HostAddresses, Network } from "./network.ts";
 import { identityText } from "./owner.ts";
@@ -49,6 +49,7 @@ export function resolveForwards(
   const world: World = {
     networks,
     usable,
+    contested: findContested(usable),
     nowMs,
     lingerMs: portMap.lingerMs,
     ...(running === undefined ? {} : { running }),
@@ -104,7 +105,10 @@ function settle(finding: Finding, holder: Holder | undefined, guest: Guest, worl
       ...(wakes.length === 0 ? {} : { wakeAtMs: Math.min(...wakes) }),
     };
   }
-  if (holder === undefined) return { why: finding.why };
+  const { why } = finding;
+  const remembered = holder === undefined ? {} : { holder };
+  if (finding.state === "contested") return { why, ...remembered, wakeAtMs: world.nowMs + ASK_CONTESTED_MS };
+  if (holder === undefined) return { why };
   // The incumbent is remembered while its network is down: the name it holds must not be free for the taking.
   if (finding.state === "down") return { why: finding.why, holder };
   if (leasedByOther(holder.address, holder.mac, world)) return { why: finding.why };
@@ -145,6 +149,8 @@ function holderOf(guest: Guest, family: Family, holders: readonly Holder[]): Hol
   );
 }
 
+/** Whose address another MAC has a lease of, too, is asked this often whether it is there by now. */
+const ASK_CONTESTED_MS = 1000;
 const ASK_AGAIN_MIN_MS = 50;
 const ASK_AGAIN_MAX_MS = 5000;
 

@@ -109,8 +109,33 @@ describe("two rows for one address", () => {
     expect(outcome(resolve([web], [both({ expiresAtMs: NOW - 1 })])).at).toBe("192.168.122.11");
   });
 
-  it("of live ones the later counts, as libvirt's helper appends", () => {
-    expect(outcome(resolve([web], [both({})])).at).toBe("pending");
+  const at = ip("192.168.122.11");
+  const answering = (
+    answer: typeof MAC_A | undefined,
+    holders: readonly Holder[] = [],
+  ): ReturnType<typeof outcome>[] =>
+    [both({}), { ...both({}), leases: both({}).leases?.toReversed() }].map((up) =>
+      outcome(
+        resolveForwards(portMap([web]), [up], HOST, holders, NOW, { answers: new Map([[at, answer]]) }),
+      ),
+    );
+  const holder: Holder = { guest: "web", identity: "", address: at, mac: MAC_A };
+
+  it("of live ones that of the MAC that answers counts, in whatever order they stand", () => {
+    for (const each of answering(MAC_A)) expect(each.at).toBe(at);
+    for (const each of answering(MAC_B, [holder]))
+      expect(each).toEqual({ at: "pending", why: expect.stringContaining(`and ${MAC_B} answers there`) });
+  });
+
+  it("while nobody answers the incumbent stays, and nobody else comes", () => {
+    for (const each of answering(undefined, [holder])) expect(each.at).toBe(at);
+    for (const each of answering(undefined)) expect(each.at).toBe("pending");
+  });
+
+  it("both are asked again", () => {
+    const { questions, wakeAtMs } = resolve([web], [both({})]);
+    expect(questions).toEqual([{ bridge: "virbr0", address: at }]);
+    expect(wakeAtMs).toBe(NOW + 1000);
   });
 });
 
@@ -247,6 +272,7 @@ it("depends on no order of the leases", () => {
     lease("192.168.122.11", MAC_A),
     lease("192.168.122.12", MAC_A),
     lease("192.168.122.9", MAC_B),
+    lease("192.168.122.11", MAC_B),
   ];
   const results = [leases, leases.toReversed()].map((rows) =>
     resolve([web], [network({ ...running, leases: rows })]),
