@@ -41,7 +41,7 @@ function toSubnet(row: AddressRow): readonly Subnet[] {
 }
 
 /**
- * Calls `onChange` whenever a link or an address of the host changes, until the signal.
+ * Calls `onChange` whenever a link, an address or the forwarding of the host changes, until the signal.
  * @param onState whether the monitor runs
  */
 export async function watchLinks(
@@ -49,5 +49,5 @@ export async function watchLinks(
   onState: (runs: boolean) => void,
   signal: AbortSignal,
 ): Promise<void> {
-  await followForEver(["ip", "monitor", "link", "address"], { onLine: onChange, onState }, signal);
+  await followForEver(["ip", "monitor", "link", "address", "netconf"], { onLine: onChange, onState }, signal);
 }

@@ -7,6 +7,9 @@ import { followForEver } from "./run-command.ts";
  */
 const OURS = /^(add|insert|delete|replace) rule ip6? (raw|filter|nat|libvirt_network) /;
 
+/** So many rules came at once that the kernel dropped some of the events, ours perhaps among them: `# ERROR: We lost ...` */
+const LOST = /^# (ERROR|WARN)/;
+
 /** How long after a change of our own its events may still be under way: measured 2 ms, rarely 10. */
 const LATE_MS = 100;
 
@@ -38,6 +41,7 @@ export function createRuleWatch(onChange: () => void, onState: (runs: boolean) =
   }
 
   function onLine(line: string): void {
+    if (LOST.test(line)) return onChange();
     if (!OURS.test(line)) return;
     if (expected > 0) expected -= 1;
     else onChange();
