@@ -90,24 +90,44 @@ function comparable(
 }
 
 /**
- * Which rules may stay: each actual rule that is wanted and comes after the last one kept. `-D RULE` takes the first
- * of several equal rules, so of equal ones it is the later ones that stay: hence from the end to the start.
+ * Which rules may stay: as many as are in the wanted order already. `-D RULE` takes the first of several equal rules,
+ * so of equal ones it is the last that may stay.
  */
 function keepInOrder(
   wanted: readonly string[],
   actual: readonly string[],
 ): { readonly desired: ReadonlySet<number>; readonly actual: ReadonlySet<number> } {
   const places = new Map<string, number>(wanted.map((key, index) => [key, index]));
-  const kept = { desired: new Set<number>(), actual: new Set<number>() };
-  let before = wanted.length;
-  for (const [index, key] of [...actual.entries()].toReversed()) {
+  const lasts = new Map(actual.map((key, index) => [key, index]));
+  const common = [...actual.entries()].flatMap(([index, key]) => {
     const place = places.get(key);
-    if (place === undefined || place >= before) continue;
-    kept.desired.add(place);
-    kept.actual.add(index);
-    before = place;
+    return place === undefined || lasts.get(key) !== index ? [] : [{ index, place }];
+  });
+  const kept = longestIncreasing(common.map(({ place }) => place)).flatMap((at) => common[at] ?? []);
+  return {
+    desired: new Set(kept.map(({ place }) => place)),
+    actual: new Set(kept.map(({ index }) => index)),
+  };
+}
+
+/** Indexes of a longest strictly increasing subsequence, by patience sorting: n log n, also of 10,000 rules. */
+function longestIncreasing(values: readonly number[]): readonly number[] {
+  /** Of each length, the index at which the sequence of that length with the smallest end ends. */
+  const ends: number[] = [];
+  const before: (number | undefined)[] = [];
+  for (const [index, value] of values.entries()) {
+    let [low, high] = [0, ends.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if ((values[ends[middle] ?? 0] ?? 0) < value) low = middle + 1;
+      else high = middle;
+    }
+    before[index] = ends[low - 1];
+    ends[low] = index;
   }
-  return kept;
+  const sequence: number[] = [];
+  for (let at = ends.at(-1); at !== undefined; at = before[at]) sequence.push(at);
+  return sequence.toReversed();
 }
 
 function jumpChanges(desired: Desired, actual: Actual, table: Table): Diff {
