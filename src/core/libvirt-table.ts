@@ -101,7 +101,9 @@ export function diffLibvirtTable(
 /** The one jump, before everything that may reject; whatever else carries our mark in libvirt's chains goes. */
 function diffJump(wanted: boolean, actual: LibvirtTable): readonly NftChange[] {
   const forward = actual.get(FORWARD) ?? [];
-  const first = forward.findIndex(({ rule }) => !isOwned(rule) && /\b(jump|goto|reject|drop)\b/.test(rule));
+  const first = forward.findIndex(
+    ({ rule }) => !isOwned(rule) && /\b(jump|goto|reject|drop)\b/.test(wordsOf(rule)),
+  );
   const ahead = first === -1 ? forward : forward.slice(0, first);
   const kept = wanted ? ahead.find(({ rule }) => rule === JUMP) : undefined;
   const surplus = [...actual].flatMap(([chain, rules]) =>
@@ -116,7 +118,14 @@ function diffJump(wanted: boolean, actual: LibvirtTable): readonly NftChange[] {
 }
 
 function isOwned(rule: RuleText): boolean {
-  return rule.includes(`comment "${MARK}`) || new RegExp(`\\b(jump|goto) ${OUR_CHAIN}\\b`).test(rule);
+  return (
+    rule.includes(`comment "${MARK}`) || new RegExp(`\\b(jump|goto) ${OUR_CHAIN}\\b`).test(wordsOf(rule))
+  );
+}
+
+/** Without what stands in quotes: a comment may say anything. (nft knows no quote inside quotes.) */
+function wordsOf(rule: RuleText): string {
+  return rule.replaceAll(/"[^"]*"/g, '""');
 }
 
 type Step<T = NftChange> = T extends NftChange ? Omit<T, keyof NftChangeBase> : never;

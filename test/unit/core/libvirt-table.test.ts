@@ -70,6 +70,11 @@ it("leaves an accept before the jump alone", () => {
   expect(script(OURS, withOurs(CAPTURED, OURS, admin + JUMP))).toBe("");
 });
 
+it("takes no rule for what its comment says", () => {
+  const admin = '\t\ttcp dport 9 accept comment "stands where jump kvmnatd was, do not drop" # handle 30\n';
+  expect(script(OURS, withOurs(CAPTURED, OURS, admin + JUMP))).toBe("");
+});
+
 it.each([
   ["a reject", "reject # handle 30"],
   ["a jump", "counter jump guest_input # handle 30"],
