@@ -51,13 +51,13 @@ function parseRows<T>(
     };
   }
   const good: T[] = [];
-  const issues: Issue[] = [];
-  for (const [index, row] of (rows as unknown[]).entries()) {
+  const faults: string[] = [];
+  for (const row of rows as unknown[]) {
     const result = isRecord(row) ? parseRow(row) : { fault: "is not an object" };
     if ("row" in result) good.push(result.row);
-    else issues.push(rowIssue(file, index, result.fault));
+    else faults.push(`row ${isRecord(row) ? nameRow(row) : ""}left out: ${result.fault}`);
   }
-  return { value: good, issues: shorten(issues, file) };
+  return { value: good, issues: toIssues(faults, file) };
 }
 
 /** Guests put raw bytes into hostnames (libvirt >= 11 writes them as they come), so decoding never fails here. */
@@ -121,20 +121,23 @@ function fault(key: string, value: unknown, wanted: string): { fault: string } {
   return { fault: `${key} ${printable(shown)} is not ${wanted}` };
 }
 
-function rowIssue(file: string, index: number, message: string): Issue {
-  return {
-    code: "lease-row",
-    message: `row ${index + 1} left out: ${message}`,
-    where: { file },
-    severity: "warning",
-  };
+/** By what it says, not by its place: that changes whenever any guest renews its lease. */
+function nameRow(row: Readonly<Record<string, unknown>>): string {
+  const names = [row["ip-address"], row["mac-address"], row["domain"]]
+    .map(text)
+    .filter((name) => name !== "");
+  return names.length === 0 ? "" : `of ${printable(names.join(" "), 80)} `;
 }
 
-function shorten(issues: readonly Issue[], file: string): readonly Issue[] {
-  if (issues.length <= ISSUES_MAX) return issues;
-  const message = `${issues.length - ISSUES_MAX} more rows left out`;
-  return [
-    ...issues.slice(0, ISSUES_MAX),
-    { code: "lease-row", message, where: { file }, severity: "warning" },
-  ];
+function toIssues(faults: readonly string[], file: string): readonly Issue[] {
+  const all = [...new Set(faults)].toSorted();
+  const more = all.length - ISSUES_MAX;
+  return [...all.slice(0, ISSUES_MAX), ...(more > 0 ? [`${more} more rows left out`] : [])].map(
+    (message) => ({
+      code: "lease-row",
+      message,
+      where: { file },
+      severity: "warning",
+    }),
+  );
 }

@@ -104,11 +104,27 @@ describe("one bad row hides no other", () => {
     const { value, issues } = parse([bad, other]);
     expect(value?.map((lease) => lease.address)).toEqual(["192.168.122.9"]);
     expect(issues).toHaveLength(1);
-    expect(issues[0]?.message).toMatch(/^row 1 left out: /);
+    expect(issues[0]?.message).toMatch(/^row (of .+ )?left out: /);
+  });
+
+  it("told the same in whatever order they come", () => {
+    const bad = [
+      { ...ROW, "ip-address": "x" },
+      { ...ROW, "mac-address": "y" },
+      { ...ROW, "mac-address": "y" },
+    ];
+    expect(parse([...bad, ROW]).issues).toEqual(parse([ROW, ...bad.toReversed()]).issues);
+    expect(parse(bad).issues.map(({ message }) => message)).toEqual([
+      'row of 192.168.122.136 y left out: mac-address "y" is not a 48-bit unicast MAC',
+      'row of x 52:54:00:6c:3c:01 left out: ip-address "x" is not an IP address',
+    ]);
   });
 
   it("and a thousand of them make ten lines and a count", () => {
-    const { value, issues } = parse([...Array.from({ length: 1000 }, () => ({})), ROW]);
+    const { value, issues } = parse([
+      ...Array.from({ length: 1000 }, (_, index) => ({ "mac-address": `x${index}` })),
+      ROW,
+    ]);
     expect(value).toHaveLength(1);
     expect(issues).toHaveLength(11);
     expect(issues.at(-1)?.message).toBe("990 more rows left out");
