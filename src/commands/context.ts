@@ -1,3 +1,4 @@
+import { toJson } from "../core/printable.ts";
 import type { Colors } from "../colors.ts";
 import type { Paths } from "../wire.ts";
 
@@ -14,5 +15,5 @@ export interface Context {
 }
 
 export function printJson(context: Context, value: unknown): void {
-  context.print(JSON.stringify(value, undefined, 2));
+  context.print(toJson(value));
 }

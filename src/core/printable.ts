@@ -16,3 +16,16 @@ function escape(character: string): string {
     match === "\\" ? "\\\\" : `\\u{${match.codePointAt(0)?.toString(16)}}`,
   );
 }
+
+const HARMFUL = /[\u007f-\u009f\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
+
+/** JSON as JSON.stringify makes it, but for what a terminal obeys and JSON need not escape. */
+export function toJson(value: unknown): string {
+  return JSON.stringify(value, undefined, 2).replace(HARMFUL, (match) =>
+    Array.from({ length: match.length }, (_, at) => escapeUnit(match.charCodeAt(at))).join(""),
+  );
+}
+
+function escapeUnit(unit: number): string {
+  return `\\u${unit.toString(16).padStart(4, "0")}`;
+}

@@ -1,8 +1,10 @@
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { toJson } from "../core/printable.ts";
 import type { DaemonStatus } from "../core/status.ts";
 import { STATUS_SCHEMA } from "../core/status.ts";
 import { KvmnatdError } from "../errors.ts";
+import { identifyProcess } from "./processes.ts";
 import { errnoOf } from "./run-command.ts";
 
 const NAME = "status.json";
@@ -17,7 +19,7 @@ export async function writeStatus(folder: string, status: DaemonStatus): Promise
   const file = join(folder, NAME);
   try {
     await mkdir(folder, { recursive: true, mode: 0o755 });
-    await writeFile(`${file}.new`, `${JSON.stringify(status, undefined, 2)}\n`, { mode: 0o644 });
+    await writeFile(`${file}.new`, `${toJson(status)}\n`, { mode: 0o644 });
     await rename(`${file}.new`, file);
   } catch (error) {
     const code = errnoOf(error);
@@ -36,4 +38,11 @@ export async function readStatus(folder: string): Promise<DaemonStatus | undefin
     if (error instanceof SyntaxError || errnoOf(error) !== undefined) return undefined;
     throw error;
   }
+}
+
+/** @returns the status of a daemon that runs; undefined where none does */
+export async function readLiveStatus(folder: string): Promise<DaemonStatus | undefined> {
+  const status = await readStatus(folder);
+  const alive = status === undefined ? undefined : await identifyProcess(status.pid);
+  return alive?.startTicks === status?.startTicks ? status : undefined;
 }

@@ -1,6 +1,6 @@
 import fc from "fast-check";
-import { expect, it } from "vitest";
-import { printable } from "../../../src/core/printable.ts";
+import { describe, expect, it } from "vitest";
+import { printable, toJson } from "../../../src/core/printable.ts";
 
 it.each([
   ["web-1.example", "web-1.example"],
@@ -25,4 +25,14 @@ it("never lets a control character through", () => {
       expect(printable(text).length).toBeLessThan(120);
     }),
   );
+});
+
+describe("JSON", () => {
+  it("is the same value, with nothing in it that a terminal obeys", () => {
+    const value = { name: "a\u009b2J\u202eb\u2028c\u{e0001}d\u007f\u001b", käse: ["\n", 1, null] };
+    const text = toJson(value);
+    expect(JSON.parse(text)).toEqual(value);
+    expect(text.replaceAll("\n", "")).not.toMatch(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u);
+    expect(text).toContain("käse");
+  });
 });
