@@ -45,6 +45,7 @@ export function parseGuest(
     ...(network === undefined ? {} : { network }),
   };
   checkFamilies(guest, report);
+  checkSources(guest, report);
   return guest;
 }
 
@@ -129,5 +130,16 @@ function checkFamilies(guest: Guest, report: Report): void {
     const everywhere = family === 4 ? "0.0.0.0" : "::";
     const message = `port ${formatPorts(published)} is not published on any IPv${family} address, but the guest's is ${guest.identity.address}; listen on "${everywhere}" or an IPv${family} address of the host`;
     report.error(where, { code: "address-family", message });
+  }
+}
+
+/** An allowlist with no source of a family that the port is published in lets nobody in. */
+function checkSources(guest: Guest, report: Report): void {
+  for (const { listen, allow, published, where } of guest.forwards) {
+    const families = new Set(listen.flatMap(familiesOf));
+    if (allow.length === 0 || allow.some((cidr) => families.has(cidr.family))) continue;
+    const on = [...families].map((family) => `IPv${family}`).join(" and ");
+    const message = `port ${formatPorts(published)} is published on ${on}, but \`allow\` has no ${on} source: nobody could reach it`;
+    report.error(where, { code: "allow-family", message });
   }
 }

@@ -58,6 +58,11 @@ export function publish(
   if (!listensIn(forward, family, host)) return [];
   const { addresses, any, missing } = hostAddressesOf(forward, family, host);
   const base = { forward, family, hostAddresses: any ? [] : addresses };
+  if (!letsIn(forward, family)) {
+    const other = family === 4 ? 6 : 4;
+    const elsewhere = listensIn(forward, other, host) && letsIn(forward, other);
+    return elsewhere ? [] : [{ ...base, why: `\`allow\` has no IPv${family} source` }];
+  }
   if (outcome.target === undefined) {
     // An interface's IPv6 address alone promises nothing: no line for a guest that has only IPv4.
     const implied = family === 6 && forward.listen.every((listen) => listen.kind === "interface");
@@ -68,6 +73,10 @@ export function publish(
   const notes = [absent, outcome.why].filter((note) => note !== undefined);
   const why = notes.length === 0 ? {} : { why: notes.join("; ") };
   return [any || addresses.length > 0 ? { ...base, target: outcome.target, ...why } : { ...base, ...why }];
+}
+
+function letsIn({ allow }: Forward, family: Family): boolean {
+  return allow.length === 0 || allow.some((cidr) => cidr.family === family);
 }
 
 function hostAddressesOf(

@@ -342,6 +342,19 @@ describe("a guest", () => {
     expect(told(`guests: {a: {${guest}}}`)).toEqual(expected);
   });
 
+  it.each([
+    ["listen: '::'", "10.0.0.0/8", ["2:32 allow-family"]],
+    ["listen: 0.0.0.0", "fd00::/8", ["2:32 allow-family"]],
+    ["listen: ['::', 0.0.0.0]", "fd00::/8", []],
+    ["listen: eth0", "fd00::/8", []],
+  ])("with %s lets somebody in from %s", (listen, source, expected) => {
+    expect(
+      told(`${listen}\nguests: {a: {allow: ['${source}'], ports: ['1:2']}}`).map((each) =>
+        each.replace(/^2:\d+/, "2:32"),
+      ),
+    ).toEqual(expected);
+  });
+
   it("with an IPv6 address may be published on an interface", () => {
     expect(told("listen: eth0\nguests: {a: {address: '2001:db8::50', ports: ['1:2']}}")).toEqual([]);
   });
