@@ -32,6 +32,12 @@ export interface BridgeFiles {
   readonly issues: readonly Issue[];
 }
 
+export interface LeaseFiles {
+  readonly bridges: readonly BridgeFiles[];
+  /** Of the folder itself. */
+  readonly issues: readonly Issue[];
+}
+
 export interface Links {
   readonly addresses: HostAddresses;
   /** Of interfaces that are up. */
@@ -51,7 +57,7 @@ export interface Host {
   /** Epoch ms. */
   now(): number;
   readConfig(): Promise<ConfigFile>;
-  readLeaseFiles(bridges: readonly string[] | undefined): Promise<readonly BridgeFiles[]>;
+  readLeaseFiles(bridges: readonly string[] | undefined): Promise<LeaseFiles>;
   /** Domains that libvirt runs; undefined where it does not say. */
   readRunningDomains(): Promise<ReadonlySet<string> | undefined>;
   readLinks(): Promise<Links>;

@@ -40,7 +40,7 @@ async function checkAgainstHost(host: Host, portMap: PortMap): Promise<readonly 
       host.readLinks(),
       host.readListeners(),
     ]);
-    const networks = toNetworks(mergeBridges(undefined, files, links, portMap.networks), links);
+    const networks = toNetworks(mergeBridges(undefined, files.bridges, links, portMap.networks), links);
     return [...unserved(portMap, networks), ...occupiedIssues(portMap, listeners, links.addresses)];
   } catch (error) {
     if (error instanceof KvmnatdError) return [];

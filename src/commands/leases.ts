@@ -19,7 +19,7 @@ interface Row {
 
 /** `kvmnatd leases`: what is known of each guest. Needs no config: every bridge with a lease file is shown. */
 export async function leases(context: Context): Promise<number> {
-  const bridges = await readLeaseFiles(context.paths.dnsmasqDir, undefined);
+  const { bridges, issues } = await readLeaseFiles(context.paths.dnsmasqDir, undefined);
   const rows = bridges.flatMap(({ bridge, leases: known, domains }) => {
     const domainOf = new Map(domains?.flatMap((row) => row.macs.map((mac) => [mac, row.domain] as const)));
     const leased = (known ?? []).map((lease) => toRow(lease, domainOf.get(lease.mac)));
@@ -29,7 +29,7 @@ export async function leases(context: Context): Promise<number> {
       ...silent.map(([mac, domain]): Row => ({ ...NO_LEASE, domain, mac, network: bridge })),
     ];
   });
-  for (const issue of bridges.flatMap((each) => each.issues))
+  for (const issue of [...issues, ...bridges.flatMap((each) => each.issues)])
     context.complain(`kvmnatd: ${issue.where.file}: ${issue.message}`);
   if (context.json) printJson(context, rows);
   else if (rows.length === 0) context.print(`no leases in ${context.paths.dnsmasqDir}`);

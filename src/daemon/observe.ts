@@ -65,7 +65,7 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
   ]);
   const nowMs = host.now();
   const resolve = (links: Links, incumbents: readonly Holder[], answers: Answers): Resolved => {
-    const bridges = mergeBridges(memory.snapshot, files, links, portMap.networks);
+    const bridges = mergeBridges(memory.snapshot, files.bridges, links, portMap.networks);
     const networks = toNetworks(bridges, links);
     const { addresses } = links;
     const resolution = resolveForwards(portMap, networks, addresses, incumbents, nowMs, {
@@ -104,7 +104,7 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
     families: families.map(forgiveUnused),
     ...(config.error === undefined ? {} : { configError: config.error }),
     configWarnings: config.warnings,
-    leaseIssues: files.flatMap((each) => each.issues),
+    leaseIssues: [...files.issues, ...files.bridges.flatMap((each) => each.issues)],
     ...(config.lookAgainAtMs === undefined ? {} : { lookAgainAtMs: config.lookAgainAtMs }),
   };
 }

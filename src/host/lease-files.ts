@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Parsed } from "../core/issue.ts";
 import { LEASE_FILE_MAX_BYTES, parseDomainMacs, parseLeases } from "../core/parse-leases.ts";
 import { errnoOf } from "./run-command.ts";
-import type { BridgeFiles } from "../ports.ts";
+import type { BridgeFiles, LeaseFiles } from "../ports.ts";
 
 /** A bridge's name goes into rules: nothing but what an interface is really named. */
 const BRIDGE_FILE = /^([A-Za-z0-9_.:-]{1,15})\.(?:status|macs)$/;
@@ -16,14 +16,27 @@ const BRIDGE_FILE = /^([A-Za-z0-9_.:-]{1,15})\.(?:status|macs)$/;
 export async function readLeaseFiles(
   folder: string,
   bridges: readonly string[] | undefined,
-): Promise<readonly BridgeFiles[]> {
-  const served = bridges ?? (await listBridges(folder));
-  return Promise.all(served.map((bridge) => readBridge(folder, bridge)));
+): Promise<LeaseFiles> {
+  const { value: served, issues } =
+    bridges === undefined ? await listBridges(folder) : { value: bridges, issues: [] };
+  return { bridges: await Promise.all(served.map((bridge) => readBridge(folder, bridge))), issues };
 }
 
-async function listBridges(folder: string): Promise<readonly string[]> {
-  const names = (await listFolder(folder)) ?? [];
-  return [...new Set(names.flatMap((name) => BRIDGE_FILE.exec(name)?.[1] ?? []))].toSorted();
+async function listBridges(folder: string): Promise<Parsed<readonly string[]>> {
+  try {
+    const names = await readdir(folder);
+    const bridges = names.flatMap((name) => BRIDGE_FILE.exec(name)?.[1] ?? []);
+    return { value: [...new Set(bridges)].toSorted(), issues: [] };
+  } catch (error) {
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    if (code === "ENOENT") return { value: [], issues: [] };
+    const message = `cannot be read (${code}): what was known of its networks stays in force; kvmnatd needs root or the right to read it`;
+    return {
+      value: [],
+      issues: [{ code: "lease-folder", message, where: { file: folder }, severity: "error" }],
+    };
+  }
 }
 
 /**
@@ -40,6 +53,7 @@ export async function readRunningDomains(
   return new Set(known.flat().flatMap((name) => (name.endsWith(".xml") ? [name.slice(0, -4)] : [])));
 }
 
+/** @returns undefined where there is no such folder, or no right to read it */
 async function listFolder(folder: string): Promise<readonly string[] | undefined> {
   try {
     return await readdir(folder);
