@@ -1,3 +1,4 @@
+import { readLeads } from "../core/doubt.ts";
 import { createLoop } from "../daemon/loop.ts";
 import type { DaemonIdentity } from "../daemon/loop.ts";
 import type { DaemonStatus } from "../core/status.ts";
@@ -33,7 +34,7 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
     host: watches.host,
     logger,
     identity,
-    former: before?.forwards ?? [],
+    leads: readLeads(before?.forwards ?? []),
     unheard: (variant) => watches.unheard(variant),
     onPortMap: (now) => {
       logger.setLevel(now.logLevel);
@@ -64,14 +65,18 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
 }
 
 async function stop(context: Context, logger: Logger, portMap: PortMap | undefined): Promise<void> {
-  if (portMap?.onStop === "remove") {
-    await teardown({
-      ...context,
-      print: (message) => logger.log({ level: "info", event: "teardown", message }),
-    });
-  }
-  const kept = portMap?.onStop === "remove" ? "rules removed" : "rules stay (on_stop: keep)";
-  logger.log({ level: "info", event: "stop", message: `kvmnatd stops; ${kept}` });
+  const message = `kvmnatd stops; ${await leaveRules(context, logger, portMap)}`;
+  logger.log({ level: "info", event: "stop", message });
+}
+
+async function leaveRules(context: Context, logger: Logger, portMap: PortMap | undefined): Promise<string> {
+  if (portMap?.onStop !== "remove") return "rules stay (on_stop: keep)";
+  const code = await teardown({
+    ...context,
+    print: (message) => logger.log({ level: "info", event: "teardown", message }),
+    complain: (message) => logger.log({ level: "error", event: "teardown", message }),
+  });
+  return code === EXIT.ok ? "rules removed" : "rules may be left: `kvmnatd teardown` removes them";
 }
 
 /** @throws KvmnatdError when another daemon has the runtime folder */

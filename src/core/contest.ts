@@ -19,11 +19,18 @@ interface Contest {
 
 export type Contests = ReadonlyMap<string, Contest>;
 
-/** Rules that stand, but in a place where they do not help: what the diff takes out and puts in again. */
+/**
+ * Rules that stand, but in a place where they do not help: what the diff takes out once and puts in again. One that
+ * stands twice was not pushed back by anybody: an old ruleset was restored on top.
+ */
 export function findMoves(diff: Diff): ReadonlySet<string> {
-  const removed = new Set(diff.filter((change) => change.kind === "remove").map(placeKey));
+  const removals = Map.groupBy(
+    diff.filter((change) => change.kind === "remove"),
+    placeKey,
+  );
   const moved = diff.filter(
-    (change) => change.kind === "add" && !isOwnedChain(change.chain) && removed.has(placeKey(change)),
+    (change) =>
+      change.kind === "add" && !isOwnedChain(change.chain) && removals.get(placeKey(change))?.length === 1,
   );
   return new Set(moved.map(placeKey));
 }
@@ -46,7 +53,7 @@ export function heldMoves(
   return new Set([...moves].filter(isHeld));
 }
 
-/** After a pass. @param moves what it found out of place, @param held what of it was left so */
+/** After a pass. @param moves what it has put right, @param held what it has left where it was */
 export function recordMoves(
   contests: Contests,
   moves: ReadonlySet<string>,

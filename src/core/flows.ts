@@ -1,11 +1,9 @@
 import { cidrContains, familyOf, parseIp } from "./address.ts";
 import type { Family, Ip, PortRange, Protocol } from "./address.ts";
-import type { FamilyChange } from "./narrate.ts";
+import type { Doubt } from "./doubt.ts";
 import type { HostAddresses, Network } from "./network.ts";
 import type { PortMap } from "./port-map.ts";
 import type { ResolvedForward } from "./publish.ts";
-import type { ForwardStatus } from "./status.ts";
-import { destinationOf, optionOf, targetOf } from "./ruleset.ts";
 
 /*
  * The kernel decides once a connection where it leads, and keeps to it: a UDP client that never pauses would go on
@@ -38,50 +36,6 @@ export function parseFlow(line: string): Flow | undefined {
   return { protocol: protocol as Protocol, ...known, source, asked, answerer, ...ports };
 }
 
-/** Ports whose connections may lead elsewhere than they should. */
-export interface Doubt {
-  readonly ports: readonly { readonly protocol: string; readonly range: PortRange }[];
-  /** Where rules led that are gone. */
-  readonly formerTargets: ReadonlySet<Ip>;
-}
-
-/** What the rules that a pass added and removed leave in doubt, by family. */
-export function doubtAfter(changes: readonly FamilyChange[], family: Family): Doubt {
-  const ports: Doubt["ports"][number][] = [];
-  const formerTargets = new Set<Ip>();
-  for (const { family: own, change } of changes) {
-    if (own !== family || change.table !== "nat" || !("rule" in change)) continue;
-    const { rule, kind } = change;
-    if (targetOf(rule) !== "DNAT") continue;
-    const [first, last = first] = (optionOf(rule, "--dport") ?? "").split(":").map(Number);
-    if (first === undefined || last === undefined) continue;
-    ports.push({ protocol: optionOf(rule, "-p") ?? "", range: { first, last } });
-    const target = destinationOf(rule);
-    if (kind === "remove" && target !== undefined) formerTargets.add(target);
-  }
-  return { ports, formerTargets };
-}
-
-/** Nothing is known of what came before: every published port. */
-export function doubtAll(forwards: readonly ResolvedForward[], family: Family): Doubt {
-  const ports = forwards
-    .filter((each) => each.family === family && each.target !== undefined)
-    .map(({ forward }) => ({ protocol: forward.protocol, range: forward.published }));
-  return { ports, formerTargets: new Set() };
-}
-
-/** What a daemon published that ended before it could remove the connections: of ports that may be nobody's any more. */
-export function doubtFormer(forwards: readonly ForwardStatus[], family: Family): Doubt {
-  const led = forwards.filter((each) => each.family === family && each.address !== null);
-  return {
-    ports: led.map(({ protocol, published }) => {
-      const [first = 0, last = first] = published.split("-").map(Number);
-      return { protocol, range: { first, last } };
-    }),
-    formerTargets: new Set(led.flatMap(({ address }) => parseIp(address ?? "") ?? [])),
-  };
-}
-
 /** Where connections should lead. */
 export interface Expectation {
   readonly forwards: readonly ResolvedForward[];
@@ -90,52 +44,109 @@ export interface Expectation {
   readonly networks: readonly Network[];
 }
 
-/** Connections that are removed together: all that look alike lead astray. */
+/** Connections that are removed by one command: all that are like this one lead astray. */
 export interface StaleFlows {
   readonly flow: Flow;
   /** Whose port it is; absent when it is nobody's any more. */
   readonly guest?: string;
-  /** Other clients of the same port may rightly lead elsewhere: only this client's. */
+  /** Only those of this port; else of every port, which all led to the same guest. */
+  readonly byPort: boolean;
+  /** Others ask the same port and rightly lead where they do: only this client's. */
   readonly bySource: boolean;
   /** Only those in this state: an answered one is the host's own. */
   readonly byState: boolean;
 }
 
 /**
- * Of the lines of `conntrack -L`, those that lead astray.
+ * Of the lines of `conntrack -L`, those that lead astray, by as few commands as can be: each goes through the whole
+ * table, and a client that is not there may have sent from a thousand addresses.
  * @param family of the lines
  */
 export function findStaleFlows(
-  lines: Iterable<string>,
+  lines: readonly string[],
   doubt: Doubt,
   expectation: Expectation,
   family: Family,
 ): readonly StaleFlows[] {
   const judge = createJudge(doubt, expectation, family);
-  const found = new Map<string, StaleFlows>();
+  const stale: { readonly flow: Flow; readonly guest?: string }[] = [];
+  const right = new Set<string>();
   for (const line of lines) {
     // Cheap test first: there may be a quarter of a million of them.
     if (!judge.concerns(Number(/ dport=(\d+)/.exec(line)?.[1]))) continue;
     const flow = parseFlow(line);
-    const stale = flow === undefined ? undefined : judge.stale(flow);
-    if (stale !== undefined) found.set(keyOf(stale), stale);
+    if (flow === undefined) continue;
+    const verdict = judge.judge(flow);
+    if (verdict.isStale) stale.push({ flow, ...verdict });
+    else right.add(portKey(flow));
   }
-  return [...found.values()];
+  const found = new Map<string, StaleFlows>();
+  for (const { flow, guest } of stale) {
+    const bySource = right.has(portKey(flow));
+    const key = bySource ? `${portKey(flow)} ${flow.source}` : portKey(flow);
+    const whose = guest === undefined ? {} : { guest };
+    found.set(key, { flow, ...whose, byPort: true, bySource, byState: isByState(flow) });
+  }
+  return joinPorts([...found.values()], lines, new Set(stale.map(({ flow }) => portKey(flow))));
 }
 
-function keyOf({ flow, bySource, byState }: StaleFlows): string {
-  const { protocol, asked, port, answerer, answerPort, source, state } = flow;
-  return [protocol, asked, port, answerer, answerPort, bySource && source, byState && state].join(" ");
+/** So many ports of one guest are removed at once, if it has no other connection that would go with them. */
+const MANY_PORTS = 8;
+
+function joinPorts(
+  found: readonly StaleFlows[],
+  lines: readonly string[],
+  stale: ReadonlySet<string>,
+): readonly StaleFlows[] {
+  const groups = Map.groupBy(found, ({ flow, bySource }) =>
+    bySource || isOwn(flow) ? undefined : guestKey(flow),
+  );
+  return [...groups].flatMap(([key, group]) => {
+    const [first] = group;
+    if (key === undefined || first === undefined || group.length < MANY_PORTS) return group;
+    const others = lines.some((line) => {
+      if (!line.includes(` src=${first.flow.answerer} `)) return false;
+      const flow = parseFlow(line);
+      return flow !== undefined && guestKey(flow) === key && !stale.has(portKey(flow));
+    });
+    return others ? group : [{ ...first, byPort: false }];
+  });
 }
+
+function guestKey({ protocol, asked, answerer }: Flow): string {
+  return [protocol, asked, answerer].join(" ");
+}
+
+function portKey(flow: Flow): string {
+  return [guestKey(flow), flow.port, flow.answerPort, isByState(flow) && flow.state].join(" ");
+}
+
+function isOwn({ asked, answerer }: Flow): boolean {
+  return asked === answerer;
+}
+
+function isByState(flow: Flow): boolean {
+  return isOwn(flow) && flow.state !== undefined;
+}
+
+interface Verdict {
+  readonly isStale: boolean;
+  readonly guest?: string;
+}
+
+const RIGHT: Verdict = { isStale: false };
 
 interface Judge {
   concerns(port: number): boolean;
-  stale(flow: Flow): StaleFlows | undefined;
+  judge(flow: Flow): Verdict;
 }
 
 function createJudge(doubt: Doubt, expectation: Expectation, family: Family): Judge {
   const { reach } = expectation;
-  const doubted = new Set(doubt.ports.flatMap(({ range }) => portsOf(range)));
+  const doubted = new Set(
+    doubt.ports.flatMap(({ protocol, range }) => portsOf(range).map((port) => `${protocol} ${port}`)),
+  );
+  const doubtedPorts = new Set(doubt.ports.flatMap(({ range }) => portsOf(range)));
   const byPort = Map.groupBy(
     expectation.forwards
       .filter((each) => each.family === family && each.target !== undefined)
@@ -156,29 +167,21 @@ function createJudge(doubt: Doubt, expectation: Expectation, family: Family): Ju
     (reach.guests || !isGuest(ip)) &&
     (allow.length === 0 || allow.some((cidr) => cidrContains(cidr, ip)));
   return {
-    concerns: (port) => doubted.has(port),
-    stale(flow) {
-      if (
-        !doubt.ports.some(({ protocol, range }) => protocol === flow.protocol && contains(range, flow.port))
-      )
-        return undefined;
+    concerns: (port) => doubtedPorts.has(port),
+    judge(flow) {
+      if (!doubted.has(`${flow.protocol} ${flow.port}`)) return RIGHT;
+      // Somebody's own connection to a guest's address: no rule of ours led it there.
+      if (isOwn(flow) && !isHost(flow.asked)) return RIGHT;
       const here = (byPort.get(`${flow.protocol} ${flow.port}`) ?? [])
         .map(({ each }) => each)
         .filter((each) => isAsked(each, flow.asked));
       const expected = here.find((each) => isReached(each, flow.source));
-      if (expected === undefined ? !doubt.formerTargets.has(flow.answerer) : leadsTo(flow, expected))
-        return undefined;
-      const own = flow.answerer === flow.asked;
+      const led = doubt.formerTargets.has(flow.answerer) || here.some((each) => leadsTo(flow, each));
+      if (expected === undefined ? !led : leadsTo(flow, expected)) return RIGHT;
       // A login on the host itself must not break because its port is published now; who still knocks may turn.
-      if (own && flow.state !== undefined && flow.state !== "SYN_SENT") return undefined;
-      const bySource = !reach.host || !reach.guests || here.some(({ forward }) => forward.allow.length > 0);
+      if (isByState(flow) && flow.state !== "SYN_SENT") return RIGHT;
       const guest = (expected ?? here[0])?.forward.guest;
-      return {
-        flow,
-        ...(guest === undefined ? {} : { guest }),
-        bySource,
-        byState: own && flow.state !== undefined,
-      };
+      return { isStale: true, ...(guest === undefined ? {} : { guest }) };
     },
   };
 }
@@ -190,10 +193,6 @@ function leadsTo(flow: Flow, { forward, target }: ResolvedForward): boolean {
 
 function portsOf({ first, last }: PortRange): readonly number[] {
   return Array.from({ length: last - first + 1 }, (_, index) => first + index);
-}
-
-function contains({ first, last }: PortRange, port: number): boolean {
-  return first <= port && port <= last;
 }
 
 function isLoopback(ip: Ip): boolean {

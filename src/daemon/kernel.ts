@@ -33,10 +33,12 @@ export interface Outcome {
   /** What it should have taken and has not. */
   readonly remaining: Diff;
   readonly error?: KvmnatdError;
-  /** Rules of ours that stood where they do not help, and those of them that were left there. */
+  /** Rules of ours that stood where they do not help: those put right, and those left there. */
   readonly moves: ReadonlySet<string>;
   readonly held: ReadonlySet<string>;
 }
+
+export const NOTHING_DONE: Outcome = { applied: [], remaining: [], moves: new Set(), held: new Set() };
 
 /** Reads the rules of both families, or says what keeps it from it. A family stops neither the other nor the pass. */
 export async function readAllSides(host: Host, tool: Iptables): Promise<readonly SidesOrError[]> {
@@ -86,18 +88,23 @@ export async function applyTo(
   contests: Contests = new Map(),
 ): Promise<Outcome> {
   const whole = diffRulesets(desired, side.actual);
-  const moves = findMoves(whole);
-  const held = heldMoves(moves, contests, host.now());
+  const held = heldMoves(findMoves(whole), contests, host.now());
   const diff = withoutMoves(whole, held);
-  if (diff.length === 0) return { applied: [], remaining: [], moves, held };
+  if (diff.length === 0) return { ...NOTHING_DONE, held };
   await closeLoopback(host, diff);
   let failure = await carryOut(host, side, diff);
-  // A rule that somebody put into a chain of ours may be one that iptables cannot delete by its own words.
-  if (failure instanceof CommandError && (failure.exitCode === 1 || failure.exitCode === 2))
-    failure = await carryOut(host, side, rewriteOwnChains(diff, desired));
-  const after = await readAgain(host, side);
+  let after = await readAgain(host, side);
+  if (isRefusal(failure)) {
+    // A rule that somebody put into a chain of ours may be one that iptables cannot delete by its own words. Other
+    // tables may have been changed already: from what is there now.
+    const rest = withoutMoves(diffRulesets(desired, after), held);
+    failure = await carryOut(host, side, rewriteOwnChains(rest, desired));
+    after = await readAgain(host, side);
+  }
   const remaining = withoutMoves(diffRulesets(desired, after), held);
   const applied = subtract(diff, remaining);
+  // Whoever fights may have moved it again by now: a repair that was made counts, one that failed does not.
+  const moves = findMoves(failure === undefined ? diff : applied);
   if (remaining.length === 0) return { applied, remaining, moves, held };
   const [first] = remaining;
   const error =
@@ -107,6 +114,15 @@ export async function applyTo(
         "another program changes the same rules; looking again",
     );
   return { applied, remaining, error, moves, held };
+}
+
+/** iptables-restore understood, and would not. */
+function isRefusal(failure: KvmnatdError | undefined): boolean {
+  return (
+    failure instanceof CommandError &&
+    failure.argv[0]?.endsWith("-restore") === true &&
+    (failure.exitCode === 1 || failure.exitCode === 2)
+  );
 }
 
 /** One program that fails does not keep the other from its work. */

@@ -9,12 +9,13 @@ import {
   sleepMs,
 } from "../core/cadence.ts";
 import type { Cadence } from "../core/cadence.ts";
+import type { Lead } from "../core/doubt.ts";
 import { describeOccupied, findOccupied } from "../core/occupied.ts";
 import type { PortMap } from "../core/port-map.ts";
 import type { Variant } from "../core/ruleset.ts";
 import { STATUS_SCHEMA, toForwardStatus } from "../core/status.ts";
-import type { DaemonStatus, ForwardStatus, Problem } from "../core/status.ts";
-import { ConfigError, KvmnatdError } from "../errors.ts";
+import type { DaemonStatus, Problem } from "../core/status.ts";
+import { KvmnatdError } from "../errors.ts";
 import type { Host, Logger } from "../ports.ts";
 import { reconcile } from "./reconcile.ts";
 import type { PassMemory, PassResult } from "./reconcile.ts";
@@ -47,8 +48,8 @@ export interface LoopOptions {
   readonly host: Host;
   readonly logger: Logger;
   readonly identity: DaemonIdentity;
-  /** What the daemon before this one had published. */
-  readonly former: readonly ForwardStatus[];
+  /** Where the daemon before this one led the forwards. */
+  readonly leads: readonly Lead[];
   /** Why changes of the rules are not told of, for the variant in use; undefined when they are. */
   readonly unheard: (variant: Variant | undefined) => string | undefined;
   /** Called with the config in force, at start and when it has changed. */
@@ -56,9 +57,9 @@ export interface LoopOptions {
 }
 
 /** The daemon: hints in, passes out. */
-export function createLoop({ host, logger, identity, former, unheard, onPortMap }: LoopOptions): Loop {
+export function createLoop({ host, logger, identity, leads, unheard, onPortMap }: LoopOptions): Loop {
   let cadence: Cadence = onHint(IDLE, host.now());
-  let memory: PassMemory = { former };
+  let memory: PassMemory = { flows: { leads } };
   let pass = 0;
   let occupied: readonly Problem[] = [];
   let known: Known = { iptables: null, forwards: [], problems: [] };
@@ -102,7 +103,7 @@ export function createLoop({ host, logger, identity, former, unheard, onPortMap 
     try {
       await record(await reconcile(host, inputs(), pass, trigger), trigger);
     } catch (error) {
-      if (!(error instanceof KvmnatdError) || (error instanceof ConfigError && memory.snapshot === undefined))
+      if (!(error instanceof KvmnatdError) || (!error.retryable && memory.snapshot === undefined))
         throw error;
       triggers.add("retry");
       cadence = onFailure(cadence, host.now());

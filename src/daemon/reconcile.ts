@@ -7,11 +7,12 @@ import { narrate, ownerOfChange, tellGuests, tellHolders } from "../core/narrate
 import type { FamilyChange, LogEntry, ToldByGuest } from "../core/narrate.ts";
 import { ownerName } from "../core/owner.ts";
 import { printable } from "../core/printable.ts";
-import type { ForwardStatus, Problem } from "../core/status.ts";
+import type { Problem } from "../core/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../ports.ts";
 import { cleanFlows } from "./flows.ts";
-import { applyTo, clear, openLoopback } from "./kernel.ts";
+import type { Cleaning, FlowMemory } from "./flows.ts";
+import { applyTo, clear, NOTHING_DONE, openLoopback } from "./kernel.ts";
 import type { Outcome } from "./kernel.ts";
 import { observe } from "./observe.ts";
 import type { FamilyView, Memory, View } from "./observe.ts";
@@ -19,10 +20,7 @@ import type { FamilyView, Memory, View } from "./observe.ts";
 /** What one pass hands to the next. */
 export interface PassMemory extends Memory {
   readonly told?: ToldByGuest;
-  /** Absent at start: connections that began while no daemon ran may lead astray. */
-  readonly cleaned?: ReadonlySet<Family>;
-  /** What the daemon before this one had published: it may have been killed before it removed its connections. */
-  readonly former?: readonly ForwardStatus[];
+  readonly flows?: FlowMemory;
   /** Whom we repaired after lately, by family. */
   readonly contests?: ReadonlyMap<Family, Contests>;
 }
@@ -60,20 +58,20 @@ export async function reconcile(
   const changes = outcomes.flatMap(({ family, outcome }) =>
     outcome.applied.map((change): FamilyChange => ({ family, change })),
   );
-  const flows = await cleanFlows(host, view, changes, memory.cleaned ?? new Set(), memory.former ?? []);
+  const flows = await cleanFlows(host, view, changes, memory.flows ?? { leads: [] });
   const contests = recordContests(outcomes, memory.contests ?? new Map(), host.now());
   const told = tellGuests(view.resolution.forwards);
   const before = memory.told ?? tellHolders(view.incumbents);
-  const kernelRead = view.families[0]?.sides.length !== 0;
+  // What could not be read once is not forgotten: the name that a guest holds must not be free for the taking.
+  const isKnown = memory.holders !== undefined || view.families[0]?.sides.length !== 0;
   return {
     view,
     memory: {
       snapshot: view.snapshot,
       links: view.links,
-      ...(kernelRead ? { holders: view.resolution.holders } : {}),
+      ...(isKnown ? { holders: view.resolution.holders } : {}),
       told,
-      cleaned: flows.cleaned,
-      ...(memory.former === undefined ? {} : { former: memory.former }),
+      flows: flows.memory,
       contests,
     },
     entries: [...narrate(before, told, changes, trigger, pass), ...sysctls.entries, ...flows.entries],
@@ -89,11 +87,9 @@ export async function reconcile(
     failing: failingGuests(view, outcomes),
     changed: changes.length > 0,
     failed: outcomes.some(({ outcome }) => outcome.error !== undefined) || sysctls.problems.length > 0,
-    ...wakeAt(view, outcomes, contests),
+    ...wakeAt(view, outcomes, contests, flows),
   };
 }
-
-const NOTHING_DONE: Outcome = { applied: [], remaining: [], moves: new Set(), held: new Set() };
 
 interface SideOutcome {
   readonly family: Family;
@@ -144,7 +140,7 @@ async function setSysctls(
   const ipv4 = view.families.find((each) => each.family === 4);
   const failed = outcomes.some(({ family, outcome }) => family === 4 && outcome.error !== undefined);
   try {
-    if (active(4) && (await host.readSysctl("net/ipv4/ip_forward")) === "0") {
+    if (active(4) && !failed && (await host.readSysctl("net/ipv4/ip_forward")) === "0") {
       await host.writeSysctl("net/ipv4/ip_forward", "1");
       entries.push(sysctlEntry("net.ipv4.ip_forward was 0: set to 1, without it nothing is forwarded"));
     }
@@ -251,10 +247,13 @@ function wakeAt(
   view: View,
   outcomes: readonly SideOutcome[],
   contests: ContestsByFamily,
+  flows: Cleaning,
 ): { readonly wakeAtMs?: number } {
   const tries = outcomes.map(({ family, outcome }) =>
     nextTryMs(contests.get(family) ?? new Map(), outcome.held),
   );
-  const times = [view.resolution.wakeAtMs, view.lookAgainAtMs, ...tries].filter((time) => time !== undefined);
+  const times = [view.resolution.wakeAtMs, view.lookAgainAtMs, flows.wakeAtMs, ...tries].filter(
+    (time) => time !== undefined,
+  );
   return times.length === 0 ? {} : { wakeAtMs: Math.min(...times) };
 }

@@ -10,15 +10,18 @@ export async function listFlows(family: Family): Promise<readonly string[]> {
 }
 
 /** @returns how many were removed: some may have ended since they were listed */
-export async function removeFlows({ flow, bySource, byState }: StaleFlows, family: Family): Promise<number> {
+export async function removeFlows(
+  { flow, byPort, bySource, byState }: StaleFlows,
+  family: Family,
+): Promise<number> {
   const { protocol, asked, port, answerer, answerPort, source, state } = flow;
-  const asks = ["-p", protocol, "--orig-dst", asked, "--orig-port-dst", `${port}`];
-  const answers = ["--reply-src", answerer, "--reply-port-src", `${answerPort}`];
+  const flows = ["-p", protocol, "--orig-dst", asked, "--reply-src", answerer];
   const only = [
+    ...(byPort ? ["--orig-port-dst", `${port}`, "--reply-port-src", `${answerPort}`] : []),
     ...(bySource ? ["--orig-src", source] : []),
     ...(byState && state !== undefined ? ["--state", state] : []),
   ];
-  const argv = ["conntrack", "-D", ...familyOption(family), ...asks, ...answers, ...only];
+  const argv = ["conntrack", "-D", ...familyOption(family), ...flows, ...only];
   try {
     return deletedCount((await runCommand(argv)).stderr);
   } catch (error) {

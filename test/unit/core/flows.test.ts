@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { doubtAfter, doubtAll, findStaleFlows, parseFlow } from "../../../src/core/flows.ts";
-import type { Doubt, Expectation } from "../../../src/core/flows.ts";
+import { doubtAfter, doubtAll, leadsOf } from "../../../src/core/doubt.ts";
+import type { Doubt } from "../../../src/core/doubt.ts";
+import { findStaleFlows, parseFlow } from "../../../src/core/flows.ts";
+import type { Expectation } from "../../../src/core/flows.ts";
 import { resolveForwards } from "../../../src/core/resolve.ts";
 import { domain, guest, ip, lease, MAC_A, network, NOW, portMap } from "../../support/build-values.ts";
 
@@ -46,8 +48,12 @@ function expectation(more: Partial<Expectation["reach"]> = {}, allow: readonly s
   return { forwards, reach, addresses: HOSTS, networks: [up] };
 }
 
+function all({ forwards }: Expectation): Doubt {
+  return doubtAll([], leadsOf(forwards), 4);
+}
+
 function stale(ask: Ask, given = expectation(), doubt?: Doubt): boolean {
-  return findStaleFlows([line(ask)], doubt ?? doubtAll(given.forwards, 4), given, 4).length > 0;
+  return findStaleFlows([line(ask)], doubt ?? all(given), given, 4).length > 0;
 }
 
 describe("a line of conntrack -L", () => {
@@ -115,6 +121,8 @@ describe("leads astray", () => {
           change: { kind: "remove", table: "nat", chain: "KVMNATD-DNAT", rule: rule("198.51.100.0/24") },
         },
       ],
+      leadsOf(given.forwards),
+      leadsOf(given.forwards),
       4,
     );
     expect(findStaleFlows([line({}), line({ source: "10.1.1.1" })], doubt, given, 4)).toMatchObject([
@@ -132,10 +140,76 @@ describe("leads astray", () => {
     expect(stale({ port: 7100, answerPort: 7100 }, expectation(), doubt)).toBe(false);
   });
 
-  it("many clients alike are removed by one command", () => {
-    const lines = Array.from({ length: 1000 }, (_, index) =>
-      line({ source: `198.51.${index % 250}.2`, answerer: "192.168.122.12" }),
+  it("what the host itself asks a guest's address is nobody's forward", () => {
+    const doubt: Doubt = {
+      ports: [{ protocol: "udp", range: { first: 53, last: 53 } }],
+      formerTargets: new Set([ip("192.168.122.11")]),
+    };
+    expect(stale({ source: HOST, asked: "192.168.122.11", port: 53 }, expectation(), doubt)).toBe(false);
+  });
+
+  it("the host or guests that were let in until now", () => {
+    expect(stale({ source: HOST })).toBe(false);
+    expect(stale({ source: HOST }, expectation({ host: false }))).toBe(true);
+    expect(stale({ source: "192.168.122.50" }, expectation({ guests: false }))).toBe(true);
+  });
+});
+
+describe("by few commands", () => {
+  const clients = (ask: Ask): readonly string[] =>
+    Array.from({ length: 1000 }, (_, index) =>
+      line({ source: `198.51.${index >> 8}.${index & 255}`, ...ask }),
     );
-    expect(findStaleFlows(lines, doubtAll(expectation().forwards, 4), expectation(), 4)).toHaveLength(1);
+
+  it("many clients alike", () => {
+    const lines = clients({ answerer: "192.168.122.12" });
+    expect(findStaleFlows(lines, all(expectation()), expectation(), 4)).toHaveLength(1);
+  });
+
+  it("many clients alike, where some sources have no way in", () => {
+    const given = expectation({ host: false });
+    const lines = clients({ answerer: HOST, answerPort: 5353 });
+    expect(findStaleFlows(lines, all(given), given, 4)).toMatchObject([{ bySource: false }]);
+    const own = line({ source: HOST, answerer: HOST, answerPort: 5353 });
+    expect(findStaleFlows([...lines, own], all(given), given, 4)).toHaveLength(1000);
+  });
+
+  const range: Doubt = {
+    ports: [{ protocol: "udp", range: { first: 7000, last: 7999 } }],
+    formerTargets: new Set([ip("192.168.122.12")]),
+  };
+  const ports = Array.from({ length: 1000 }, (_, index) =>
+    line({ port: 7000 + index, answerPort: 7000 + index, answerer: "192.168.122.12" }),
+  );
+
+  it("many ports of a guest that has no others", () => {
+    expect(findStaleFlows(ports, range, expectation(), 4)).toMatchObject([{ byPort: false }]);
+    const elsewhere = line({ port: 8053, asked: "203.0.113.5", answerer: "192.168.122.12" });
+    expect(findStaleFlows([...ports, elsewhere], range, expectation(), 4)).toHaveLength(1);
+  });
+
+  it("but one by one where somebody else's rule leads to the same guest", () => {
+    const foreign = line({ port: 8053, answerer: "192.168.122.12" });
+    expect(findStaleFlows([...ports, foreign], range, expectation(), 4)).toHaveLength(1000);
+  });
+});
+
+describe("in doubt", () => {
+  const led = { family: 4, protocol: "udp", range: { first: 5353, last: 5353 } } as const;
+  const before = [{ ...led, address: ip("192.168.122.11") }];
+
+  it("a forward that ended, whoever removed its rules", () => {
+    expect(doubtAfter([], before, [], 4)).toEqual({
+      ports: [{ protocol: "udp", range: led.range }],
+      formerTargets: new Set(["192.168.122.11"]),
+    });
+  });
+
+  it("all ports, when the way to them has changed", () => {
+    const rule = '-m addrtype --dst-type LOCAL -m comment --comment "kvmnatd:@jump" -j KVMNATD-DNAT';
+    const jump = { kind: "add", table: "nat", chain: "PREROUTING", rule, position: 1, last: true } as const;
+    expect(doubtAfter([{ family: 4, change: jump }], before, before, 4).ports).toHaveLength(1);
+    expect(doubtAfter([], before, before, 4).ports).toHaveLength(0);
+    expect(doubtAfter([{ family: 4, change: jump }], before, before, 6).ports).toHaveLength(0);
   });
 });
