@@ -48,6 +48,8 @@ export class ConfigError extends KvmnatdError {
 export class CommandError extends KvmnatdError {
   readonly argv: readonly string[];
   readonly exitCode: number | undefined;
+  /** The program is not installed. */
+  readonly isMissing: boolean;
   readonly stderr: string;
   readonly input: string | undefined;
 
@@ -56,6 +58,7 @@ export class CommandError extends KvmnatdError {
     details: {
       readonly argv: readonly string[];
       readonly exitCode: number | undefined;
+      readonly isMissing: boolean;
       readonly stderr: string;
       readonly input: string | undefined;
       readonly cause: unknown;
@@ -64,6 +67,7 @@ export class CommandError extends KvmnatdError {
     super("command", message, { cause: details.cause });
     this.argv = details.argv;
     this.exitCode = details.exitCode;
+    this.isMissing = details.isMissing;
     this.stderr = details.stderr;
     this.input = details.input;
   }

@@ -8,7 +8,7 @@ import { leases } from "./commands/leases.ts";
 import { apply, plan } from "./commands/plan.ts";
 import { run } from "./commands/run.ts";
 import { status } from "./commands/status.ts";
-import { teardown } from "./commands/teardown.ts";
+import { teardownByHand } from "./commands/teardown.ts";
 import { completionScript } from "./completion.ts";
 import { configJsonSchema } from "./core/schema.ts";
 import { runDemo } from "./demo/demo.ts";
@@ -54,7 +54,7 @@ async function execute(invocation: Invocation, context: Context): Promise<number
     case "leases":
       return leases(context);
     case "teardown":
-      return teardown(context);
+      return teardownByHand(context);
     case "demo":
       return runDemo({
         selfCommand: [process.execPath, realpathSync(process.argv[1] ?? "")],

@@ -6,8 +6,7 @@ import { commentOf, optionOf } from "../core/ruleset.ts";
 import type { DaemonStatus, ForwardStatus } from "../core/status.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
 import { readCounters } from "../host/iptables.ts";
-import { identifyProcess } from "../host/processes.ts";
-import { readStatus } from "../host/status-file.ts";
+import { readLiveStatus } from "../host/status-file.ts";
 import type { Context } from "./context.ts";
 import { printJson } from "./context.ts";
 import { renderTable } from "./table.ts";
@@ -16,10 +15,8 @@ type Counted = ForwardStatus & { readonly packets: number | null; readonly bytes
 
 /** `kvmnatd status`: what the daemon keeps true, and why not where it does not. */
 export async function status(context: Context): Promise<number> {
-  const { runtimeDir } = context.paths;
-  const daemon = await readStatus(runtimeDir);
-  const alive = daemon === undefined ? undefined : await identifyProcess(daemon.pid);
-  if (daemon === undefined || alive?.startTicks !== daemon.startTicks) {
+  const daemon = await readLiveStatus(context.paths.runtimeDir);
+  if (daemon === undefined) {
     if (context.json) printJson(context, { running: false, forwards: [], problems: [] });
     else
       context.print(

@@ -173,7 +173,8 @@ function toCommandError(
   input: string | undefined,
 ): CommandError {
   const stderr = typeof error.stderr === "string" ? error.stderr.trim() : "";
-  const details = { argv, exitCode: error.exitCode, stderr, input, cause: error };
+  const isMissing = error.code === "ENOENT";
+  const details = { argv, exitCode: error.exitCode, isMissing, stderr, input, cause: error };
   return new CommandError(`${argv.join(" ")}: ${explain(error, argv[0] ?? "", timeoutMs, stderr)}`, details);
 }
 
