@@ -104,6 +104,8 @@ export function onSuccess(cadence: Cadence, nowMs: number, { changed, wakeAtMs }
     vain: forRules && !changed ? cadence.vain + 1 : 0,
     repairedAtMs: forRules && changed ? [...repairs, nowMs] : repairs,
   };
+  // The clock was set back meanwhile: what the pass made of the time before is worth nothing.
+  if (nowMs < (cadence.lastStartMs ?? nowMs)) return due(calm, nowMs);
   return wakeAtMs === undefined
     ? calm
     : due(calm, Math.max(wakeAtMs, notBefore(cadence.lastStartMs, PASS_GAP_MS, nowMs)));

@@ -114,6 +114,11 @@ describe("time", () => {
     expect(sleepMs(success(onStart(IDLE, T), T + 1, T - 5), T + 1)).toBeGreaterThan(0);
   });
 
+  it("that is set back during a pass makes it look again at once", () => {
+    const done = success(onStart(onHint(IDLE, T), T), T - 86_400_000, T + 1000);
+    expect(sleepMs(done, T - 86_400_000)).toBe(0);
+  });
+
   it("a lease of a hundred years is looked at earlier: timers take 31 bits", () => {
     expect(sleepMs(success(IDLE, T, T + 3e12), T)).toBe(3_600_000);
   });
