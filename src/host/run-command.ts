@@ -99,8 +99,8 @@ const FIRST_FD = 3;
 
 export interface Follower {
   readonly onLine: (line: string) => void;
-  /** The program runs from now on, or has ended. */
-  readonly onState: (runs: boolean) => void;
+  /** The program runs from now on, as this process, or has ended. */
+  readonly onState: (runs: boolean, pid?: number) => void;
 }
 
 /** Hands on each line of a program that never ends by itself; it is started again when it does, until the signal. */
@@ -132,7 +132,7 @@ async function followCommand(
     cwd: "/",
     cancelSignal: signal,
   });
-  if (running.pid !== undefined) onState(true);
+  if (running.pid !== undefined) onState(true, running.pid);
   try {
     for await (const line of running) onLine(line);
     await running;

@@ -1,4 +1,6 @@
-import { followForEver } from "./run-command.ts";
+import { readFile } from "node:fs/promises";
+import { setTimeout } from "node:timers/promises";
+import { errnoOf, followForEver } from "./run-command.ts";
 
 /**
  * A rule came or went in a table that concerns us. Only rules are listened to: elements of sets, which a busy firewall
@@ -7,8 +9,20 @@ import { followForEver } from "./run-command.ts";
  */
 const OURS = /^(add|insert|delete|replace) rule ip6? (raw|filter|nat|libvirt_network) /;
 
-/** So many rules came at once that the kernel dropped some of the events, ours perhaps among them: `# ERROR: We lost ...` */
+/**
+ * So many rules came at once that the kernel dropped some of the events, ours perhaps among them: `# ERROR: We lost ...`.
+ * Said once; what is dropped after that, until all that waits is read, is dropped in silence (netlink_overrun in Linux).
+ */
 const LOST = /^# (ERROR|WARN)/;
+
+/** nft writes that line out no sooner than with the next event, but for stdbuf (coreutils). */
+const MONITOR = ["stdbuf", "--output=L", "nft", "monitor", "rules"];
+
+/** How often to look whether the monitor has read what waits for it, and whether it listens. */
+const DRAIN_POLL_MS = 100;
+const LISTEN_POLL_MS = 10;
+/** It listens 10 ms after its start, but reads all rules before that: a hundred thousand take seconds. */
+const SOON_MS = 100;
 
 /** How long after a change of our own its events may still be under way: measured 2 ms, rarely 10. */
 const LATE_MS = 100;
@@ -32,6 +46,8 @@ export function createRuleWatch(onChange: () => void, onState: (runs: boolean) =
   let expected = 0;
   let underWay = 0;
   let settling: NodeJS.Timeout | undefined;
+  let monitor: number | undefined;
+  let draining = false;
 
   /** Fewer than we made: it failed, or was cut short, or something was missed. */
   function settle(): void {
@@ -40,8 +56,34 @@ export function createRuleWatch(onChange: () => void, onState: (runs: boolean) =
     onChange();
   }
 
+  function onLoss(): void {
+    onChange();
+    if (!draining) void drain();
+  }
+
+  /** Nothing is known of what happens until the monitor has nothing left to read. */
+  async function drain(): Promise<void> {
+    draining = true;
+    await poll(DRAIN_POLL_MS, async () => monitor === undefined || !(await readSocket(monitor)).waits);
+    draining = false;
+    onChange();
+  }
+
+  /** What happens before it listens, nobody tells. */
+  async function listen(pid: number): Promise<void> {
+    const startedAtMs = performance.now();
+    await poll(LISTEN_POLL_MS, async () => monitor !== pid || (await readSocket(pid)).listens);
+    if (performance.now() - startedAtMs > SOON_MS) onChange();
+  }
+
+  function onMonitor(runs: boolean, pid?: number): void {
+    monitor = pid;
+    onState(runs);
+    if (pid !== undefined) void listen(pid);
+  }
+
   function onLine(line: string): void {
-    if (LOST.test(line)) return onChange();
+    if (LOST.test(line)) return onLoss();
     if (!OURS.test(line)) return;
     if (expected > 0) expected -= 1;
     else onChange();
@@ -56,9 +98,41 @@ export function createRuleWatch(onChange: () => void, onState: (runs: boolean) =
         return await change();
       } finally {
         underWay -= 1;
-        settling = setTimeout(settle, LATE_MS).unref();
+        settling = globalThis.setTimeout(settle, LATE_MS).unref();
       }
     },
-    watch: (signal) => followForEver(["nft", "monitor", "rules"], { onLine, onState }, signal),
+    watch: (signal) => followForEver(MONITOR, { onLine, onState: onMonitor }, signal),
   };
+}
+
+async function poll(everyMs: number, isOver: () => Promise<boolean>): Promise<void> {
+  while (!(await isOver())) await setTimeout(everyMs, undefined, { ref: false });
+}
+
+interface Socket {
+  readonly listens: boolean;
+  /** There is something that it has not read yet. */
+  readonly waits: boolean;
+}
+
+/**
+ * The socket by which a process listens to nftables, as /proc/net/netlink has it: `sk Eth Pid Groups Rmem ...`, where
+ * Eth 12 is NETLINK_NETFILTER and Rmem what waits to be read, in bytes.
+ */
+async function readSocket(pid: number): Promise<Socket> {
+  const rows = (await readNetlink()).split("\n").map((row) => row.split(/\s+/));
+  const own = rows.find(([, protocol, owner, groups]) => {
+    return protocol === "12" && owner === String(pid) && Number.parseInt(groups ?? "", 16) !== 0;
+  });
+  return { listens: own !== undefined, waits: own !== undefined && own[4] !== "0" };
+}
+
+async function readNetlink(): Promise<string> {
+  try {
+    return await readFile("/proc/net/netlink", "utf8");
+  } catch (error) {
+    // No more files can be opened: it is asked again.
+    if (errnoOf(error) !== undefined) return "";
+    throw error;
+  }
 }

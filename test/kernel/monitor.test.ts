@@ -70,6 +70,26 @@ describe("a busy neighbour", () => {
     await busy.kill("SIGKILL");
   });
 
+  it(
+    "heals although the kernel lost the event among a hundred thousand others",
+    { timeout: 90_000 },
+    async () => {
+      await begin();
+      const rules = Array.from(
+        { length: 100_000 },
+        (_, index) =>
+          `add rule ip crowd many ip saddr 10.${index >> 16}.${(index >> 8) & 255}.${index & 255} counter drop comment "one of a crowd of rules"\n`,
+      );
+      const load = world.lab.exec(["nft", "-f", "-"], {
+        input: `add table ip crowd\nadd chain ip crowd many\n${rules.join("")}`,
+        timeoutMs: 60_000,
+      });
+      await load;
+      await sh("iptables-nft -t nat -F KVMNATD-DNAT");
+      await expect.poll(() => world.web(), { timeout: 15_000 }).toBe(WEB_ANSWERS);
+    },
+  );
+
   it("who always wants to be first wins after three repairs; it is said who, and all is well once they are gone", async () => {
     await begin();
     // Whenever our jump is first, theirs goes before it.
