@@ -68,6 +68,46 @@ it("a client of a forward that ended while its daemon was killed does not reach 
     .toEqual([`1 conntrack entry of udp port 5353 at ${HOST} removed that led to ${WEB.address}`]);
 });
 
+it("a UDP client that began while a jump was missing reaches the guest", async () => {
+  const daemon = await world.start();
+  await world.isWell();
+  await world.serve("host", "host", ["udp:5353"]);
+  await daemon.kill("SIGSTOP");
+  await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "PREROUTING"]);
+  const client = world.send("client", HOST, 5353);
+  await expect.poll(() => last(client), SOON).toBe(`host 5353 ${CLIENT}`);
+  await daemon.kill("SIGCONT");
+  await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
+});
+
+it("who may reach it changes, and clients that never pause notice", async () => {
+  const closed = `reach: {host: false}\n${UDP}`;
+  await world.configure(closed);
+  await world.start();
+  await world.isWell();
+  await world.serve("host", "host", ["udp:5353"]);
+  const client = world.send("host", HOST, 5353);
+  await expect.poll(() => last(client), SOON).toBe(`host 5353 ${HOST}`);
+  await world.configure(UDP);
+  await expect.poll(() => last(client), SOON).toMatch(/^web 53 /);
+  await world.configure(closed);
+  await expect.poll(() => last(client), SOON).toBe(`host 5353 ${HOST}`);
+});
+
+it("a thousand ports of a guest that moves keep nobody waiting", async () => {
+  await world.configure("guests:\n  web: {ports: [20000-20999:20000-20999/udp]}\n  db: {ports: [1222:22]}\n");
+  await world.start();
+  await world.isWell();
+  await world.lab.exec(
+    ["bash", "-c", `for port in {20000..20999}; do echo hello >/dev/udp/${HOST}/$port; done`],
+    { netns: "client" },
+  );
+  await moveWeb();
+  await expect
+    .poll(told, SOON)
+    .toContain(`web: 1000 conntrack entries of udp at ${HOST} removed that led to ${WEB.address}`);
+});
+
 it("a UDP client on IPv6 follows too", async () => {
   await world.configure(`listen: ["${HOST_V6}"]\n${UDP}`);
   await world.leases(leaseRow6(WEB), leaseRow6(DB));

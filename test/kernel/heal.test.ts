@@ -46,6 +46,23 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
   const answersAgain = (): Promise<unknown> =>
     until("the client reaches web again", async () => (await world.web()) === WEB_ANSWERS);
 
+  it("when forwarding is switched off", async () => {
+    await world.lab.exec(["sysctl", "-q", "net.ipv4.ip_forward=0"]);
+    await until("forwarding is on again", async () => (await world.web()) === WEB_ANSWERS);
+  });
+
+  it("when an old ruleset is restored on top again and again: no rule of ours stands twice, and it is no fight", async () => {
+    for (let count = 0; count < 5; count += 1) {
+      await iptables("-I", "FORWARD", "-m", "comment", "--comment", "kvmnatd:@jump", "-j", "KVMNATD-FWD");
+      await until("our jump stands once", async () => {
+        const rules = await world.rules("filter");
+        return rules.match(/-A FORWARD .*-j KVMNATD-FWD/g)?.length === 1;
+      });
+    }
+    await world.isWell();
+    expect(world.log().filter(({ event }) => event === "contested")).toEqual([]);
+  });
+
   it("a jump that got behind LIBVIRT_FWI is put before it, and is the only one", async () => {
     const jump = ["FORWARD", "-m", "comment", "--comment", "kvmnatd:@jump", "-j", "KVMNATD-FWD"];
     await unseen(async () => {

@@ -40,6 +40,41 @@ describe("a guest with a lease in another's name gets nothing of it", () => {
     expect(moves()).toEqual([]);
   });
 
+  it("though somebody on another network vouches for it", async () => {
+    // What one ARP request from a guest on virbr1 leaves behind.
+    const vouched = "192.168.122.77";
+    await world.lab.exec([
+      "ip",
+      "neigh",
+      "replace",
+      vouched,
+      "dev",
+      "virbr1",
+      "lladdr",
+      WEB.mac,
+      "nud",
+      "reachable",
+    ]);
+    await forge(leaseRow(WEB), forged(vouched));
+    await world.becomes("web", "active", /newer lease of 192\.168\.122\.77 passed over/);
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    expect(moves()).toEqual([]);
+  });
+
+  it("with a forged row for the victim's own address", async () => {
+    await forge(leaseRow(WEB), forged(WEB.address, DB.mac), leaseRow(DB));
+    await world.becomes(
+      "web",
+      "active",
+      /conflict: 192\.168\.122\.11 is leased to .*:01 and to .*:02, and .*:01 answers there/,
+    );
+    await forge(forged(WEB.address, DB.mac), leaseRow(DB), leaseRow(WEB));
+    await world.settles();
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    expect(moves()).toEqual([]);
+    expect((await world.status()).forwards.map(({ address }) => address)).toEqual([WEB.address, DB.address]);
+  });
+
   it("after it has released the victim's", async () => {
     await forge(leaseRow(WEB), forged());
     await world.becomes("web", "active", /passed over/);

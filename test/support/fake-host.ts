@@ -1,0 +1,95 @@
+import type { Family } from "../../src/core/address.ts";
+import type { StaleFlows } from "../../src/core/flows.ts";
+import type { Lease, DomainMacs } from "../../src/core/lease.ts";
+import { CommandError } from "../../src/errors.ts";
+import type { Host } from "../../src/ports.ts";
+import { ip, network, NOW } from "./build-values.ts";
+import { createFakeIptables } from "./fake-iptables.ts";
+import type { FakeIptables } from "./fake-iptables.ts";
+
+/** A host whose faults are made to measure. IPv4 alone; what the real programs do is the kernel tests' affair. */
+export interface FakeHost extends Host {
+  nowMs: number;
+  config: string;
+  leases: readonly Lease[];
+  domains: readonly DomainMacs[];
+  /** What `conntrack -L` prints. */
+  flows: readonly string[];
+  readonly removed: StaleFlows[];
+  readonly rules: FakeIptables;
+  readonly sysctls: Map<string, string>;
+  /** Why a call fails, as long as it stands here. */
+  readonly failing: Map<"readRules" | "restoreRules" | "listFlows", CommandError>;
+  /** A piece of text that iptables-restore refuses: tables before it are done already. */
+  refused?: string;
+}
+
+export function createFakeHost(config: string, rules = ""): FakeHost {
+  const fake: FakeHost = {
+    nowMs: NOW,
+    config,
+    leases: [],
+    domains: [],
+    flows: [],
+    removed: [],
+    rules: createFakeIptables(rules),
+    sysctls: new Map([["net/ipv4/ip_forward", "1"]]),
+    failing: new Map(),
+    configPath: "kvmnatd.yaml",
+    dnsmasqDir: "/var/lib/libvirt/dnsmasq",
+    now: () => fake.nowMs,
+    readConfig: () => Promise.resolve({ text: fake.config, changedAtMs: 0, untrusted: undefined }),
+    readLeaseFiles: () =>
+      Promise.resolve({
+        bridges: [{ bridge: "virbr0", leases: fake.leases, domains: fake.domains, issues: [] }],
+        issues: [],
+      }),
+    readRunningDomains: () => Promise.resolve(undefined),
+    readLinks: () => {
+      const { bridge, subnets } = network();
+      const own = subnets.map((subnet) => subnet.own);
+      const addresses = new Map([
+        ["eth0", [ip("198.51.100.1")]],
+        [bridge, own],
+      ]);
+      return Promise.resolve({ addresses, subnets: new Map([[bridge, subnets]]) });
+    },
+    askNeighbours: () => Promise.resolve(new Map()),
+    readListeners: () => Promise.resolve([]),
+    chooseIptables: () => Promise.resolve({ variant: "nft", infix: "" }),
+    otherIptables: () => Promise.resolve(undefined),
+    readRules: async (_tool, family) => {
+      await fail("readRules");
+      return family === 4 ? fake.rules.read() : createFakeIptables().read();
+    },
+    readLibvirtTables: () => Promise.resolve(new Map()),
+    runNft: () => Promise.resolve(),
+    restoreRules: async (_tool, _family, text) => {
+      await fail("restoreRules");
+      const { refused } = fake;
+      if (refused === undefined || !text.includes(refused)) return fake.rules.restore(text);
+      fake.rules.restore(text.slice(0, text.lastIndexOf("*", text.indexOf(refused))));
+      throw commandError("iptables-restore", `refused: ${refused}`);
+    },
+    listFlows: async (family: Family) => {
+      await fail("listFlows");
+      return family === 4 ? fake.flows : [];
+    },
+    removeFlows: (stale) => Promise.resolve(fake.removed.push(stale)),
+    readSysctl: (path) => Promise.resolve(fake.sysctls.get(path)),
+    writeSysctl: (path, value) => Promise.resolve(void fake.sysctls.set(path, value)),
+    writeStatus: () => Promise.resolve(),
+    isCron: () => true,
+  };
+  async function fail(call: "readRules" | "restoreRules" | "listFlows"): Promise<void> {
+    const error = fake.failing.get(call);
+    if (error !== undefined) throw await Promise.resolve(error);
+  }
+  return fake;
+}
+
+/** A program that ended with exit code 2. */
+export function commandError(program: string, message: string): CommandError {
+  const details = { argv: [program], exitCode: 2, isMissing: false, stderr: message, input: "" };
+  return new CommandError(`${program}: ${message}`, { ...details, cause: undefined });
+}
