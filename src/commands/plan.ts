@@ -2,11 +2,13 @@ import type { LogEntry } from "../core/narrate.ts";
 import { narrate, tellGuests, tellHolders } from "../core/narrate.ts";
 import type { FamilyChange } from "../core/narrate.ts";
 import { diffRulesets } from "../core/diff.ts";
-import { describeOccupied, findOccupied } from "../core/occupied.ts";
 import { NOTHING_DESIRED } from "../core/ruleset.ts";
 import { observe } from "../daemon/observe.ts";
 import type { View } from "../daemon/observe.ts";
+import { findOccupiedPorts } from "../daemon/occupied.ts";
 import { reconcile } from "../daemon/reconcile.ts";
+import { findSysctls, nameOf } from "../daemon/sysctls.ts";
+import type { SysctlChange } from "../daemon/sysctls.ts";
 import { EXIT } from "../errors.ts";
 import type { Host } from "../ports.ts";
 import { createHost } from "../wire.ts";
@@ -29,13 +31,21 @@ export async function plan(context: Context): Promise<number> {
     ),
   );
   const before = tellHolders(view.incumbents);
-  const entries = narrate(before, tellGuests(view.resolution.forwards), changes, "plan", 0);
+  const entries = [
+    ...narrate(before, tellGuests(view.resolution.forwards), changes, "plan", 0),
+    ...(await findSysctls(host, view)).map(toEntry),
+  ];
+  const steps = entries.filter(({ action }) => action !== undefined);
   await warnOccupied(context, host, view);
-  if (context.json)
-    printJson(context, { changes: entries.filter((entry) => entry.event === "rule").map(toJson) });
+  if (context.json) printJson(context, { changes: steps.map(toJson) });
   else printEntries(context, entries);
-  if (changes.length === 0 && !context.json) context.print("no changes: the kernel is as it should be");
-  return changes.length === 0 ? EXIT.ok : EXIT.changes;
+  if (steps.length === 0 && !context.json) context.print("no changes: the kernel is as it should be");
+  return steps.length === 0 ? EXIT.ok : EXIT.changes;
+}
+
+function toEntry(change: SysctlChange): LogEntry {
+  const rule = `sysctl -w ${nameOf(change)}=1`;
+  return { level: "info", event: "sysctl", message: `+ ${rule}  # ${change.why}`, rule, action: "add" };
 }
 
 /** `kvmnatd apply`: one pass. */
@@ -45,7 +55,7 @@ export async function apply(context: Context): Promise<number> {
   refuseUnserved(checked, context.paths.config);
   const result = await reconcile(host, {}, 1, "apply", false);
   printEntries(context, result.entries);
-  if (result.entries.every((entry) => entry.event !== "rule"))
+  if (!result.failed && result.entries.every(({ event }) => event !== "rule" && event !== "sysctl"))
     context.print("no changes: the kernel is as it should be");
   for (const problem of result.problems) context.complain(`kvmnatd: ${problem.severity}: ${problem.message}`);
   await warnOccupied(context, host, result.view);
@@ -58,9 +68,8 @@ function trusting(host: Host): Host {
 }
 
 async function warnOccupied(context: Context, host: Host, view: View): Promise<void> {
-  const listeners = await host.readListeners();
-  for (const row of findOccupied(view.snapshot.portMap, listeners, view.addresses))
-    context.complain(`${context.colors.yellow("warning")}: ${describeOccupied(row)}`);
+  for (const { message } of await findOccupiedPorts(host, view))
+    context.complain(`${context.colors.yellow("warning")}: ${message}`);
 }
 
 function printEntries({ print, colors }: Context, entries: readonly LogEntry[]): void {

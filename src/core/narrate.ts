@@ -11,7 +11,7 @@ import { commentOf } from "./ruleset.ts";
 
 export type LogLevel = PortMap["logLevel"];
 
-/** One line of the audit trail. The fields become KVMNATD_* in the journal. */
+/** One line of the audit trail. */
 export interface LogEntry {
   readonly level: LogLevel;
   readonly message: string;
@@ -48,6 +48,26 @@ export function tellGuests(forwards: readonly ResolvedForward[]): ToldByGuest {
     told.set(key, { guest: forward.guest, ...address, ...(why === undefined ? {} : { why }) });
   }
   return told;
+}
+
+/**
+ * What is told where the kernel did not take the rules: that it is as before, not that it is as it should be.
+ * @param failing by family and guest, with the reason
+ */
+export function tellFailures(
+  now: ToldByGuest,
+  before: ToldByGuest,
+  failing: ReadonlyMap<string, string>,
+): ToldByGuest {
+  return new Map(
+    [...now].map(([key, told]) => {
+      const failure = failing.get(key);
+      if (failure === undefined || told.address === undefined) return [key, told];
+      const address = before.get(key)?.address;
+      const still = address === undefined ? {} : { address };
+      return [key, { guest: told.guest, ...still, why: `degraded: ${failure}` }];
+    }),
+  );
 }
 
 /**
@@ -113,8 +133,8 @@ function tellGuest(
       message: `${name}: rules brought up to date${note} ${because}`,
     };
   if (before?.why === now.why) return undefined;
-  // That a network is down is told once, not for each of its guests.
-  const quiet = now.why?.startsWith("network ") === true ? "debug" : "info";
+  // That a network is down, or the kernel takes no rules, is told once, not for each of the guests.
+  const quiet = /^(network |degraded: )/.test(now.why ?? "") ? "debug" : "info";
   const level = now.why?.startsWith("conflict") === true ? "warn" : quiet;
   const state = now.address === undefined ? "pending" : `forwarded to ${now.address}`;
   return { level, event: "forward-state", message: `${name}: ${state}${note} ${because}` };

@@ -1,5 +1,6 @@
-import { formatPorts } from "./address.ts";
+import { familyOf, formatPorts } from "./address.ts";
 import type { Family } from "./address.ts";
+import type { Forward } from "./port-map.ts";
 import type { ResolvedForward } from "./publish.ts";
 import type { Variant } from "./ruleset.ts";
 
@@ -15,7 +16,7 @@ export interface ForwardStatus {
   /** `1122`, `30000-30099`. */
   readonly published: string;
   readonly target: string;
-  /** Host addresses; empty: any of the family. */
+  /** Host addresses, or while it has none of them what the config names; empty: any of the family. */
   readonly listen: readonly string[];
   readonly family: Family;
   readonly state: ForwardState;
@@ -68,7 +69,7 @@ export function toForwardStatus(
     protocol: forward.protocol,
     published: formatPorts(forward.published),
     target: formatPorts(forward.target),
-    listen: hostAddresses,
+    listen: hostAddresses.length > 0 ? hostAddresses : namedListens(forward, family),
     family,
     state: target === undefined ? "pending" : failure === undefined ? "active" : "degraded",
     address: target?.address ?? null,
@@ -77,4 +78,12 @@ export function toForwardStatus(
     // Beyond the year 275760 a Date has no text.
     leaseExpires: expires === undefined || expires > 8.64e15 ? null : new Date(expires).toISOString(),
   };
+}
+
+function namedListens({ listen }: Forward, family: Family): readonly string[] {
+  if (listen.some((each) => each.kind === "any" && each.family === family)) return [];
+  return listen.flatMap((each) => {
+    if (each.kind === "interface") return [each.name];
+    return each.kind === "address" && familyOf(each.address) === family ? [each.address] : [];
+  });
 }

@@ -164,23 +164,11 @@ async function closeLoopback(host: Host, diff: Diff): Promise<void> {
   }
 }
 
-/** Lets 127.0.0.1 reach the guests of these bridges; only after their guard rules are in place. */
-export async function openLoopback(host: Host, desired: Desired): Promise<readonly string[]> {
-  const opened: string[] = [];
-  for (const jump of desired.jumps.filter((each) => each.table === "raw")) {
-    const bridge = optionOf(jump.rule, "-i");
-    if (bridge === undefined || (await host.readSysctl(routeLocalnet(bridge))) !== "0") continue;
-    await host.writeSysctl(routeLocalnet(bridge), "1");
-    opened.push(bridge);
-  }
-  return opened;
-}
-
 function bridgeOf(change: Change): string | undefined {
   return "rule" in change ? optionOf(change.rule, "-i") : undefined;
 }
 
-function routeLocalnet(bridge: string): string {
+export function routeLocalnet(bridge: string): string {
   return `net/ipv4/conf/${bridge}/route_localnet`;
 }
 

@@ -10,13 +10,13 @@ import {
 } from "../core/cadence.ts";
 import type { Cadence } from "../core/cadence.ts";
 import type { Lead } from "../core/doubt.ts";
-import { describeOccupied, findOccupied } from "../core/occupied.ts";
 import type { PortMap } from "../core/port-map.ts";
 import type { Variant } from "../core/ruleset.ts";
 import { STATUS_SCHEMA, toForwardStatus } from "../core/status.ts";
 import type { DaemonStatus, Problem } from "../core/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host, Logger } from "../ports.ts";
+import { findOccupiedPorts } from "./occupied.ts";
 import { reconcile } from "./reconcile.ts";
 import type { PassMemory, PassResult } from "./reconcile.ts";
 
@@ -25,6 +25,9 @@ export type DaemonIdentity = Pick<DaemonStatus, "version" | "pid" | "startTicks"
 
 /** `file`: look once more when the events have settled. `rules`: our own changes are among them, do not hurry. */
 type HintKind = "plain" | "file" | "rules";
+
+/** Nobody tells that a process begins to listen. */
+const LOOKS_AT_ALL = ["resync", "SIGHUP"];
 
 /** How often to look at rules of whose changes nobody tells. */
 const POLL_MS = 2000;
@@ -127,7 +130,8 @@ export function createLoop({ host, logger, identity, leads, unheard, onPortMap }
       logger.log(configEntry(snapshot.portMap, before !== undefined));
     }
     for (const entry of result.entries) logger.log(entry);
-    if (changed || trigger.includes("resync")) occupied = await findOccupiedPorts(result);
+    if (changed || LOOKS_AT_ALL.some((each) => trigger.split(", ").includes(each)))
+      occupied = await findOccupiedPorts(host, result.view);
     known = {
       iptables: result.view.tool?.variant ?? null,
       forwards: result.view.resolution.forwards.map((each) => toForwardStatus(each, result.failing)),
@@ -152,21 +156,6 @@ export function createLoop({ host, logger, identity, leads, unheard, onPortMap }
     return [{ code: "polling", message, severity: "warning" }];
   }
 
-  async function findOccupiedPorts(result: PassResult): Promise<readonly Problem[]> {
-    try {
-      const listeners = await host.readListeners();
-      const rows = findOccupied(result.view.snapshot.portMap, listeners, result.view.addresses);
-      return rows.map((row) => ({
-        code: "port-in-use",
-        message: describeOccupied(row),
-        severity: "warning",
-      }));
-    } catch (error) {
-      if (!(error instanceof KvmnatdError)) throw error;
-      return [{ code: error.code, message: error.message, severity: "warning" }];
-    }
-  }
-
   /** Each problem once, when it appears, and once more when it is over. */
   function tellProblems(problems: readonly Problem[]): void {
     const now = new Set(problems.map((problem) => problem.message));
@@ -175,7 +164,13 @@ export function createLoop({ host, logger, identity, leads, unheard, onPortMap }
         logger.log({ level: severity === "error" ? "error" : "warn", event: code, message, pass });
     for (const message of problemsTold)
       if (!now.has(message))
-        logger.log({ level: "info", event: "problem-over", message: `over: ${message}`, pass });
+        // What followed from it, after the semicolon, is over too.
+        logger.log({
+          level: "info",
+          event: "problem-over",
+          message: `over: ${message.split("; ", 1)[0]}`,
+          pass,
+        });
     problemsTold = now;
   }
 

@@ -3,7 +3,7 @@ import { nextTryMs, recordMoves } from "../core/contest.ts";
 import type { Contests } from "../core/contest.ts";
 import { findBlocker } from "../core/diff.ts";
 import { findMissingJump } from "../core/libvirt-rules.ts";
-import { narrate, ownerOfChange, tellGuests, tellHolders } from "../core/narrate.ts";
+import { narrate, ownerOfChange, tellFailures, tellGuests, tellHolders } from "../core/narrate.ts";
 import type { FamilyChange, LogEntry, ToldByGuest } from "../core/narrate.ts";
 import { ownerName } from "../core/owner.ts";
 import { printable } from "../core/printable.ts";
@@ -12,10 +12,11 @@ import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../ports.ts";
 import { cleanFlows } from "./flows.ts";
 import type { Cleaning, FlowMemory } from "./flows.ts";
-import { applyTo, clear, NOTHING_DONE, openLoopback } from "./kernel.ts";
+import { applyTo, clear, NOTHING_DONE } from "./kernel.ts";
 import type { Outcome } from "./kernel.ts";
 import { observe } from "./observe.ts";
 import type { FamilyView, Memory, View } from "./observe.ts";
+import { setSysctls } from "./sysctls.ts";
 
 /** What one pass hands to the next. */
 export interface PassMemory extends Memory {
@@ -54,14 +55,15 @@ export async function reconcile(
 ): Promise<PassResult> {
   const view = await observe(host, memory, lingers);
   const outcomes = await applyAll(host, view, memory.contests ?? new Map());
-  const sysctls = await setSysctls(host, view, outcomes);
+  const sysctls = await setSysctls(host, view, isInPlace(outcomes));
   const changes = outcomes.flatMap(({ family, outcome }) =>
     outcome.applied.map((change): FamilyChange => ({ family, change })),
   );
   const flows = await cleanFlows(host, view, changes, memory.flows ?? { leads: [] });
   const contests = recordContests(outcomes, memory.contests ?? new Map(), host.now());
-  const told = tellGuests(view.resolution.forwards);
   const before = memory.told ?? tellHolders(view.incumbents);
+  const failing = failingGuests(view, outcomes);
+  const told = tellFailures(tellGuests(view.resolution.forwards), before, failing);
   // What could not be read once is not forgotten: the name that a guest holds must not be free for the taking.
   const isKnown = memory.holders !== undefined || view.families[0]?.sides.length !== 0;
   return {
@@ -84,11 +86,15 @@ export async function reconcile(
       ...sysctls.problems,
       ...flows.problems,
     ],
-    failing: failingGuests(view, outcomes),
+    failing,
     changed: changes.length > 0,
     failed: outcomes.some(({ outcome }) => outcome.error !== undefined) || sysctls.problems.length > 0,
     ...wakeAt(view, outcomes, contests, flows),
   };
+}
+
+function isInPlace(outcomes: readonly SideOutcome[]): boolean {
+  return outcomes.every(({ family, outcome }) => family !== 4 || outcome.error === undefined);
 }
 
 interface SideOutcome {
@@ -125,46 +131,6 @@ async function applyFamily(
     outcomes.push({ family, outcome: { ...NOTHING_DONE, error: failure } });
   }
   return outcomes;
-}
-
-/** Routing and, opt-in, 127.0.0.1: only once the rules that belong to them are in place. */
-async function setSysctls(
-  host: Host,
-  view: View,
-  outcomes: readonly SideOutcome[],
-): Promise<{ readonly entries: readonly LogEntry[]; readonly problems: readonly Problem[] }> {
-  const entries: LogEntry[] = [];
-  const problems: Problem[] = [];
-  const active = (family: Family): boolean =>
-    view.resolution.forwards.some((each) => each.family === family && each.target !== undefined);
-  const ipv4 = view.families.find((each) => each.family === 4);
-  const failed = outcomes.some(({ family, outcome }) => family === 4 && outcome.error !== undefined);
-  try {
-    if (active(4) && !failed && (await host.readSysctl("net/ipv4/ip_forward")) === "0") {
-      await host.writeSysctl("net/ipv4/ip_forward", "1");
-      entries.push(sysctlEntry("net.ipv4.ip_forward was 0: set to 1, without it nothing is forwarded"));
-    }
-    const opened = ipv4 === undefined || failed ? [] : await openLoopback(host, ipv4.desired);
-    for (const bridge of opened)
-      entries.push(
-        sysctlEntry(`net.ipv4.conf.${bridge}.route_localnet set to 1 for reach.loopback, guarded`),
-      );
-    if (active(6) && (await host.readSysctl("net/ipv6/conf/all/forwarding")) === "0")
-      problems.push({
-        code: "ipv6-forwarding",
-        severity: "error",
-        message:
-          "net.ipv6.conf.all.forwarding is 0: IPv6 forwards do not pass; libvirt sets it when a network with IPv6 starts",
-      });
-  } catch (error) {
-    if (!(error instanceof KvmnatdError)) throw error;
-    problems.push({ code: error.code, message: error.message, severity: "error" });
-  }
-  return { entries, problems };
-}
-
-function sysctlEntry(message: string): LogEntry {
-  return { level: "info", event: "sysctl", message };
 }
 
 function inputProblems(view: View): readonly Problem[] {

@@ -1,0 +1,23 @@
+import { describeOccupied, findOccupied } from "../core/occupied.ts";
+import type { Problem } from "../core/status.ts";
+import { KvmnatdError } from "../errors.ts";
+import type { Host } from "../ports.ts";
+import type { View } from "./observe.ts";
+
+/** Published ports on which the host itself listens; or that nobody can tell, which stops nothing. */
+export async function findOccupiedPorts(
+  host: Host,
+  { snapshot, addresses }: View,
+): Promise<readonly Problem[]> {
+  try {
+    const rows = findOccupied(snapshot.portMap, await host.readListeners(), addresses);
+    return rows.map((row) => ({
+      code: "port-in-use",
+      message: describeOccupied(row),
+      severity: "warning",
+    }));
+  } catch (error) {
+    if (!(error instanceof KvmnatdError)) throw error;
+    return [{ code: error.code, message: error.message, severity: "warning" }];
+  }
+}
