@@ -51,15 +51,15 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
       event: "watch",
       message: `files are not watched: ${String(error)}; resync still is`,
     });
-  const stopWatching = watches.start((trigger, kind) => loop.hint(trigger, kind), onError);
+  const watching = watches.start((trigger, kind) => loop.hint(trigger, kind), onError);
   look = () => loop.hint("SIGHUP", "file");
   try {
-    await loop.run(signal);
+    await Promise.race([loop.run(signal), watching.failed]);
     await stop(context, logger, portMap);
   } finally {
     process.off("SIGHUP", onHup);
     stopResync();
-    await stopWatching();
+    await watching.stop();
   }
   return EXIT.ok;
 }

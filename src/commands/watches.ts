@@ -15,8 +15,15 @@ export interface Watches {
   readonly host: Host;
   /** Why nobody tells of changes, with this variant of iptables; undefined when somebody does. */
   unheard(variant: Variant | undefined): string | undefined;
-  /** Begins. @returns what ends it all */
-  start(hint: Hint, onError: (error: unknown) => void): () => Promise<void>;
+  /** Begins. */
+  start(hint: Hint, onError: (error: unknown) => void): Watching;
+}
+
+interface Watching {
+  /** Never resolves; rejects with a bug of ours. */
+  readonly failed: Promise<never>;
+  /** Ends it all. */
+  stop(): Promise<void>;
 }
 
 export function createWatches(paths: Paths): Watches {
@@ -60,9 +67,12 @@ export function createWatches(paths: Paths): Watches {
         rules.watch(stop.signal),
       ];
       started = true;
-      return async () => {
-        stop.abort();
-        await Promise.all([stopFiles(), ...monitors]);
+      return {
+        failed: Promise.all(monitors).then(() => new Promise<never>(() => undefined)),
+        stop: async () => {
+          stop.abort();
+          await Promise.all([stopFiles(), ...monitors]);
+        },
       };
     },
   };

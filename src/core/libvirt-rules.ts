@@ -1,19 +1,61 @@
 import type { Problem } from "./status.ts";
-import type { Actual } from "./ruleset.ts";
+import type { Actual, Variant } from "./ruleset.ts";
 import { optionOf, targetOf } from "./ruleset.ts";
 
 /**
- * libvirt puts back the jumps to its chains only when it starts: somebody who flushed FORWARD has opened the guests to
- * whoever routes to them, until then. That is not ours to mend, but it must not go unseen.
+ * libvirt puts back the jumps to its chains only when it starts: somebody who flushed its way through FORWARD has opened
+ * the guests to whoever routes to them, until then. That is not ours to mend, but it must not go unseen.
  */
 export function findMissingJump(actual: Actual | undefined): readonly Problem[] {
-  const rejects =
-    actual?.tables.filter.get("LIBVIRT_FWI")?.filter((rule) => targetOf(rule) === "REJECT") ?? [];
-  const forward = actual?.tables.filter.get("FORWARD") ?? [];
-  if (rejects.length === 0 || forward.some((rule) => targetOf(rule) === "LIBVIRT_FWI")) return [];
+  const { filter } = actual?.tables ?? {};
+  const rejects = filter?.get("LIBVIRT_FWI")?.filter((rule) => targetOf(rule) === "REJECT") ?? [];
+  const jumps = filter?.get("FORWARD")?.map((rule) => targetOf(rule)) ?? [];
   const bridges = rejects.flatMap((rule) => optionOf(rule, "-o") ?? []);
+  const nftRejects = ruleTexts(actual, "guest_input").filter((rule) => /\breject\b/.test(rule));
+  const nftJumps = ruleTexts(actual, "forward");
+  const nftBridges = nftRejects.flatMap((rule) => /\boif(?:name)? "([^"]+)"/.exec(rule)?.[1] ?? []);
+  return [
+    ...(jumps.includes("LIBVIRT_FWI") ? [] : tellMissing("LIBVIRT_FWI", "FORWARD", bridges)),
+    ...(nftJumps.some((rule) => /\bjump guest_input\b/.test(rule))
+      ? []
+      : tellMissing("guest_input", "the chain forward of table libvirt_network", nftBridges)),
+  ];
+}
+
+function ruleTexts(actual: Actual | undefined, chain: string): readonly string[] {
+  return actual?.libvirt?.get(chain)?.map(({ rule }) => rule) ?? [];
+}
+
+function tellMissing(chain: string, from: string, bridges: readonly string[]): readonly Problem[] {
+  if (bridges.length === 0) return [];
   const message =
-    `libvirt's jump to LIBVIRT_FWI is missing from FORWARD, somebody flushed it: guests on ${bridges.join(", ")} are ` +
+    `libvirt's jump to ${chain} is missing from ${from}, somebody flushed it: guests on ${bridges.join(", ")} are ` +
     "open to whoever routes to them; `systemctl restart libvirtd` puts it back";
   return [{ code: "libvirt-jump", message, severity: "warning" }];
+}
+
+/**
+ * Packets pass both variants of iptables: what libvirt rejects in the other one is rejected, whatever is let in here.
+ * @param used which variant kvmnatd uses
+ * @param other what the other one has
+ */
+export function findRejectElsewhere(
+  used: Variant,
+  other: Actual | undefined,
+  bridges: readonly string[],
+): readonly Problem[] {
+  const chains = other?.tables.filter;
+  const leads = chains?.get("FORWARD")?.some((rule) => targetOf(rule) === "LIBVIRT_FWI") === true;
+  const rejected = leads ? rejectedBridges(chains?.get("LIBVIRT_FWI") ?? [], bridges) : [];
+  if (rejected.length === 0) return [];
+  const variant = used === "nft" ? "legacy" : "nft";
+  const message =
+    `libvirt's rules for ${rejected.join(", ")} are in iptables-${variant}, and reject there what iptables-${used} lets in: ` +
+    `set \`iptables: ${variant}\` if libvirt uses that; else they are left over: \`iptables-${variant} -F LIBVIRT_FWI\``;
+  return [{ code: "other-variant", message, severity: "error" }];
+}
+
+function rejectedBridges(rules: readonly string[], bridges: readonly string[]): readonly string[] {
+  const rejected = rules.flatMap((rule) => (targetOf(rule) === "REJECT" ? (optionOf(rule, "-o") ?? []) : []));
+  return rejected.filter((bridge) => bridges.includes(bridge));
 }

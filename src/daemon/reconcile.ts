@@ -2,7 +2,7 @@ import type { Family } from "../core/address.ts";
 import { nextTryMs, recordMoves } from "../core/contest.ts";
 import type { Contests } from "../core/contest.ts";
 import { findBlocker } from "../core/diff.ts";
-import { findMissingJump } from "../core/libvirt-rules.ts";
+import { findMissingJump, findRejectElsewhere } from "../core/libvirt-rules.ts";
 import { narrate, ownerOfChange, tellFailures, tellGuests, tellHolders } from "../core/narrate.ts";
 import type { FamilyChange, LogEntry, ToldByGuest } from "../core/narrate.ts";
 import { ownerName } from "../core/owner.ts";
@@ -81,6 +81,7 @@ export async function reconcile(
       ...inputProblems(view),
       ...waitingFor(host, view),
       ...view.families.flatMap(({ sides: [used] }) => findMissingJump(used?.actual)),
+      ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
       ...outcomes.flatMap(problemOf),
       ...outcomes.flatMap((each) => contestOf(view, each)),
       ...sysctls.problems,
@@ -173,6 +174,16 @@ function recordContests(
   for (const { family, outcome } of outcomes)
     next.set(family, recordMoves(next.get(family) ?? new Map(), outcome.moves, outcome.held, nowMs));
   return next;
+}
+
+function rejectsElsewhere({ tool, networks }: View, { sides, desired }: FamilyView): readonly Problem[] {
+  const [, other] = sides;
+  if (tool === undefined || desired.jumps.length === 0) return [];
+  return findRejectElsewhere(
+    tool.variant,
+    other?.actual,
+    networks.map(({ bridge }) => bridge),
+  );
 }
 
 /** Says who won: the rule that stands before ours now. */

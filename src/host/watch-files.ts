@@ -10,12 +10,12 @@ export interface Watched {
   readonly file: string;
 }
 
-/** How often to look whether a folder is still the one that is watched: a watch dies with it, or never began. */
-const FOLDER_POLL_MS = 500;
+/** How often to look whether a path is still what is watched: a watch dies with it, or never began. */
+const POLL_MS = 500;
 
 /**
  * Calls `onChange` with a path whenever something changes in the folders, or the file does. None of them need exist
- * yet, and a folder may be deleted and made anew, or be a link that leads elsewhere later: it is looked for. A call may
+ * yet, and each may be deleted and made anew, or be reached by links that lead elsewhere later: it is looked for. A call may
  * come before the last change: the caller looks a second time.
  * @returns what ends the watch
  */
@@ -52,24 +52,23 @@ export function watchFiles(
   for (const path of [...folders, file]) opened.set(path, { watcher: open(path), id: undefined });
 
   async function reopenChanged(first: boolean): Promise<void> {
-    for (const folder of folders) {
-      const id = await identify(folder);
-      const known = opened.get(folder);
-      if (known === undefined || known.id === id) continue;
+    for (const [path, known] of opened) {
+      const id = await identify(path);
+      if (known.id === id) continue;
       if (first) {
-        opened.set(folder, { ...known, id });
+        opened.set(path, { ...known, id });
         continue;
       }
       await known.watcher.close();
-      opened.set(folder, { watcher: open(folder), id });
-      onChange(folder);
+      opened.set(path, { watcher: open(path), id });
+      onChange(path);
     }
   }
 
   let turn = reopenChanged(true);
   const poll = setInterval(() => {
     turn = turn.then(() => reopenChanged(false)).catch(onError);
-  }, FOLDER_POLL_MS);
+  }, POLL_MS);
   return async () => {
     clearInterval(poll);
     await turn;
@@ -77,10 +76,10 @@ export function watchFiles(
   };
 }
 
-/** Which folder stands at this path now; undefined: none. */
-async function identify(folder: string): Promise<string | undefined> {
+/** Which folder or file stands at this path now, at the end of all links; undefined: none. */
+async function identify(path: string): Promise<string | undefined> {
   try {
-    const { dev, ino } = await stat(folder);
+    const { dev, ino } = await stat(path);
     return `${dev}:${ino}`;
   } catch (error) {
     if (errnoOf(error) !== undefined) return undefined;

@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { createDaemonWorld } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
-import { CLIENT, DB, HOST_V6, leaseRow, leaseRow6, WEB } from "../support/world.ts";
+import { startDaemon } from "../support/lab.ts";
+import { CLIENT, DB, HOST_V6, leaseRow, leaseRow6, libvirtRules, NETWORKS, WEB } from "../support/world.ts";
 
 /** What a careless admin or an odd host brings about: each was once a forward that did what it should not. */
 const SOON = { timeout: 5000 };
@@ -156,4 +157,36 @@ it("a name is not free for the taking because its holder's network is down", asy
   await sh("ip link set virbr0 down");
   await world.becomes("site", "pending", /virbr0 is down/);
   expect(await world.rules("nat")).not.toContain("10.7.0.66");
+});
+
+it("libvirt's reject in the other variant is told, with what to do", async () => {
+  await begin();
+  await world.lab.exec(["iptables-legacy-restore"], { input: libvirtRules(NETWORKS) });
+  await world.start();
+  await world.complains("other-variant", /virbr0.* are in iptables-legacy, and reject there/);
+  expect(await world.web()).toBe("denied");
+  await sh("iptables-legacy -F LIBVIRT_FWI");
+  await world.lab.exec(["sh", "-c", `kill -HUP ${(await world.status()).pid}`]);
+  await world.isWell();
+  expect(await world.web()).toBe(WEB_ANSWERS);
+});
+
+it("a config behind a folder link that leads elsewhere later is read there, now and when it changes", async () => {
+  await begin();
+  const { lab } = world;
+  const text = (port: number): string => `guests:\n  web: {ports: [${port}:22]}\n`;
+  for (const [index, folder] of ["one", "two"].entries()) {
+    await mkdir(join(lab.dir, folder));
+    await writeFile(join(lab.dir, folder, "map.yaml"), text(2001 + index), { mode: 0o600 });
+  }
+  await sh(`ln -s one ${lab.dir}/now`);
+  await startDaemon(lab, ["-c", join(lab.dir, "now/map.yaml"), "--dnsmasq-dir", world.dnsmasqDir]);
+  await expect.poll(() => world.rules("nat"), SOON).toContain("--dport 2001");
+  await world.isWell();
+  await world.settles();
+  await sh(`ln -s two ${lab.dir}/later; mv -T ${lab.dir}/later ${lab.dir}/now`);
+  await expect.poll(() => world.rules("nat"), SOON).toContain("--dport 2002");
+  await world.settles();
+  await writeFile(join(lab.dir, "two/map.yaml"), text(2003));
+  await expect.poll(() => world.rules("nat"), SOON).toContain("--dport 2003");
 });

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { findMissingJump } from "../../../src/core/libvirt-rules.ts";
+import { findMissingJump, findRejectElsewhere } from "../../../src/core/libvirt-rules.ts";
 import { parseSave } from "../../../src/core/parse-save.ts";
 
 const CHAIN = ":LIBVIRT_FWI - [0:0]\n";
@@ -15,4 +15,27 @@ it.each([
   expect(findMissingJump(parseSave(`*filter\n:FORWARD ACCEPT [0:0]\n${rules}COMMIT\n`))).toHaveLength(
     problems,
   );
+});
+
+const TABLE = new Map([
+  ["forward", [{ rule: "counter jump guest_input", handle: 1 }]],
+  ["guest_input", [{ rule: 'oif "virbr0" counter reject', handle: 2 }]],
+]);
+
+it.each([
+  ["the jump is there", TABLE, []],
+  ["the jump is missing", new Map([...TABLE, ["forward", []]]), [/guest_input .* virbr0 are open/]],
+])("libvirt's own table: %s", (_what, libvirt, messages) => {
+  const found = findMissingJump({ ...parseSave(""), libvirt });
+  expect(found.map(({ message }) => message)).toEqual(messages.map((each) => expect.stringMatching(each)));
+});
+
+it.each([
+  ["libvirt rejects there", CHAIN + JUMP + REJECT, 1],
+  ["nothing leads to its chain", CHAIN + REJECT, 0],
+  ["its network is down", CHAIN + JUMP, 0],
+  ["it rejects for another bridge", CHAIN + JUMP + REJECT.replace("virbr0", "virbr9"), 0],
+])("in the other variant %s", (_what, rules, problems) => {
+  const other = parseSave(`*filter\n:FORWARD ACCEPT [0:0]\n${rules}COMMIT\n`);
+  expect(findRejectElsewhere("nft", other, ["virbr0"])).toHaveLength(problems);
 });
