@@ -1,3 +1,4 @@
+import type { EventCode } from "./core/events.ts";
 import type { Issue } from "./core/issue.ts";
 
 /** Exit codes: sysexits.h where it has a name for it. */
@@ -19,11 +20,11 @@ interface ErrorOptions {
 
 /** An effect that failed. Anything else that is thrown is a bug. */
 export class KvmnatdError extends Error {
-  readonly code: string;
+  readonly code: EventCode;
   /** Whether the same call may work later without anybody changing the config. */
   readonly retryable: boolean;
 
-  constructor(code: string, message: string, options: ErrorOptions = {}) {
+  constructor(code: EventCode, message: string, options: ErrorOptions = {}) {
     super(message, { cause: options.cause });
     this.name = new.target.name;
     this.code = code;

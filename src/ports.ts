@@ -5,9 +5,10 @@ import type { Issue } from "./core/issue.ts";
 import type { DomainMacs, Lease } from "./core/lease.ts";
 import type { HostAddresses, Subnet } from "./core/network.ts";
 import type { LogEntry, LogLevel } from "./core/narrate.ts";
+import type { LeaseFault } from "./core/parse-leases.ts";
 import type { Listener } from "./core/occupied.ts";
 import type { Actual, LibvirtTable, Variant } from "./core/ruleset.ts";
-import type { DaemonStatus } from "./core/status.ts";
+import type { DaemonStatus, Problem } from "./core/status.ts";
 
 export interface ConfigFile {
   readonly text: string;
@@ -29,17 +30,21 @@ export interface BridgeFiles {
   readonly bridge: string;
   readonly leases: readonly Lease[] | undefined;
   readonly domains: readonly DomainMacs[] | undefined;
-  readonly issues: readonly Issue[];
+  readonly issues: readonly Issue<LeaseFault>[];
 }
 
 export interface LeaseFiles {
   readonly bridges: readonly BridgeFiles[];
+  /** `read`: a bridge that is not among these is no network of libvirt's. Else nobody knows which are. */
+  readonly folder: "read" | "missing" | "unreadable";
   /** Of the folder itself. */
-  readonly issues: readonly Issue[];
+  readonly issues: readonly Issue<LeaseFault>[];
 }
 
 export interface Links {
   readonly addresses: HostAddresses;
+  /** The kernel's number of each interface that is up. */
+  readonly indexes: ReadonlyMap<string, number>;
   /** Of interfaces that are up. */
   readonly subnets: ReadonlyMap<string, readonly Subnet[]>;
 }
@@ -47,6 +52,8 @@ export interface Links {
 export interface Logger {
   log(entry: LogEntry): void;
   setLevel(level: LogLevel): void;
+  /** Why lines do not reach their reader. */
+  problem(): Problem | undefined;
 }
 
 /** All that a pass needs from the world outside; every call may throw a KvmnatdError. */
@@ -64,7 +71,8 @@ export interface Host {
   askNeighbours(questions: readonly Question[]): Promise<Answers>;
   readListeners(): Promise<readonly Listener[]>;
   chooseIptables(setting: Variant | "auto"): Promise<Iptables>;
-  otherIptables(used: Iptables, family: Family): Promise<Iptables | undefined>;
+  /** @param known variants that kvmnatd has used: whether there are others, only root is told */
+  otherIptables(used: Iptables, family: Family, known: ReadonlySet<Variant>): Promise<Iptables | undefined>;
   readRules(tool: Iptables, family: Family): Promise<Actual>;
   readLibvirtTables(): Promise<ReadonlyMap<Family, LibvirtTable>>;
   runNft(text: string): Promise<void>;

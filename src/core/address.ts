@@ -38,6 +38,14 @@ export function parseIp(text: string): Ip | undefined {
   return ipaddr.IPv6.parse(text).toString() as Ip;
 }
 
+/** The only loopback address that the kernel can redirect to a guest: of 127.0.0.0/8 no other is wired, and no `::1`. */
+export const LOOPBACK: Ip = "127.0.0.1" as Ip;
+
+/** Whether an address is the host's own for itself alone: of 127.0.0.0/8, or `::1`. */
+export function isLoopback(ip: Ip): boolean {
+  return familyOf(ip) === 4 ? ip.startsWith("127.") : ip === "::1";
+}
+
 export function familyOf(ip: Ip): Family {
   return ip.includes(":") ? 6 : 4;
 }

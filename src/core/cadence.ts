@@ -5,7 +5,7 @@
  *   rules hint > the same; the gap grows while such passes find nothing to do
  *   file hint -> and once more SECOND_LOOK_MS later
  *   success ---> when a lease expires, linger ends or a neighbour is to be asked again
- *   failure ---> after 0.25 s, 0.5 s, 1 s ... 30 s
+ *   failure ---> after 0.25 s, 0.5 s, 1 s ... 30 s, or when any of the above is due before that
  */
 
 /** chokidar drops a second change within 50 ms and has no trailing event; measured: nothing is missed after this long. */
@@ -15,8 +15,12 @@ export const PASS_GAP_MS = 100;
 /** The same where only somebody's rules ask for it, after none, one, two and more such passes in vain. */
 const VAIN_GAPS_MS: readonly number[] = [25, 100, 300];
 const BUSY_GAP_MS = 950;
-/** So many repairs within a minute are no accident: somebody undoes them again and again. */
-const REPAIRS_A_MINUTE = 120;
+/**
+ * So many repairs within a minute are no accident: somebody undoes them again and again. One a second is what such a
+ * fight gets then, so it is over only when there are far fewer.
+ */
+const FIGHT_BEGINS = 60;
+const FIGHT_LASTS = 30;
 const MINUTE_MS = 60_000;
 /** Without a hint for so long, what comes next is a new story. */
 const QUIET_MS = 2000;
@@ -31,12 +35,16 @@ type Asked = "hint" | "rules";
 export interface Cadence {
   /** When a pass is due; absent: nothing is to be done. */
   readonly dueAtMs?: number;
+  /** When time alone will change the outcome. */
+  readonly wakeAtMs?: number;
   /** When to look once more, whatever the pass before it found. */
   readonly secondLookAtMs?: number;
   /** Who asked for the pass that is due; absent: time alone. */
   readonly asked?: Asked;
   /** The same of the pass that runs or ran last. */
   readonly served?: Asked;
+  /** Nothing but somebody's rules made it run. */
+  readonly rulesOnly?: boolean;
   readonly lastStartMs?: number;
   /** Start of the last pass that was asked for: those that time alone makes must not make a change wait. */
   readonly lastAskedMs?: number;
@@ -44,10 +52,12 @@ export interface Cadence {
   readonly vain: number;
   /** When somebody's changes of the rules were put right, within the last minute. */
   readonly repairedAtMs: readonly number[];
+  /** Somebody undoes our repairs again and again. */
+  readonly fought: boolean;
   readonly failures: number;
 }
 
-export const IDLE: Cadence = { failures: 0, vain: 0, repairedAtMs: [] };
+export const IDLE: Cadence = { failures: 0, vain: 0, repairedAtMs: [], fought: false };
 
 /** Something may have changed: look now. The first hint after a quiet time waits for nothing. */
 export function onHint(cadence: Cadence, nowMs: number): Cadence {
@@ -62,26 +72,28 @@ export function onFileHint(cadence: Cadence, nowMs: number): Cadence {
 /** Somebody changed the rules: look, but a neighbour who changes them all the time costs a pass a second. */
 export function onRulesHint(cadence: Cadence, nowMs: number): Cadence {
   const { lastAskedMs, asked = "rules" } = cadence;
-  return { ...due(cadence, notBefore(lastAskedMs, rulesGapMs(cadence, nowMs), nowMs)), asked };
+  return { ...due(cadence, notBefore(lastAskedMs, rulesGapMs(cadence), nowMs)), asked };
 }
 
-function rulesGapMs({ vain, repairedAtMs }: Cadence, nowMs: number): number {
-  if (lastMinute(repairedAtMs, nowMs).length >= REPAIRS_A_MINUTE) return BUSY_GAP_MS;
-  return VAIN_GAPS_MS[vain] ?? BUSY_GAP_MS;
+function rulesGapMs({ vain, fought }: Cadence): number {
+  return fought ? BUSY_GAP_MS : (VAIN_GAPS_MS[vain] ?? BUSY_GAP_MS);
 }
 
 /** A pass begins: it serves everything that was due. */
 export function onStart(cadence: Cadence, nowMs: number): Cadence {
-  const { secondLookAtMs, asked, lastAskedMs, failures, repairedAtMs } = cadence;
+  const { secondLookAtMs, wakeAtMs, asked, lastAskedMs, failures, repairedAtMs, fought } = cadence;
   const later = secondLookAtMs !== undefined && secondLookAtMs > nowMs;
+  const isDue = [secondLookAtMs, wakeAtMs].some((atMs) => atMs !== undefined && atMs <= nowMs);
   const askedMs = asked === undefined ? lastAskedMs : nowMs;
   // After a quiet time it is nobody who changes them all the time.
   const quiet = nowMs - (lastAskedMs ?? Number.NEGATIVE_INFINITY) > QUIET_MS;
   return {
     failures,
     repairedAtMs,
+    fought,
     vain: quiet ? 0 : cadence.vain,
     lastStartMs: nowMs,
+    rulesOnly: asked === "rules" && failures === 0 && !isDue,
     ...(asked === undefined ? {} : { served: asked }),
     ...(askedMs === undefined ? {} : { lastAskedMs: askedMs }),
     ...(later ? { secondLookAtMs } : {}),
@@ -97,23 +109,36 @@ export interface Success {
 
 export function onSuccess(cadence: Cadence, nowMs: number, { changed, wakeAtMs }: Success): Cadence {
   const forRules = cadence.served === "rules";
-  const repairs = lastMinute(cadence.repairedAtMs, nowMs);
-  const calm: Cadence = {
+  const before = lastMinute(cadence.repairedAtMs, nowMs);
+  const repairedAtMs = forRules && changed ? [...before, nowMs] : before;
+  const fought = repairedAtMs.length >= (cadence.fought ? FIGHT_LASTS : FIGHT_BEGINS);
+  const done: Cadence = {
     ...cadence,
     failures: 0,
     vain: forRules && !changed ? cadence.vain + 1 : 0,
-    repairedAtMs: forRules && changed ? [...repairs, nowMs] : repairs,
+    repairedAtMs,
+    fought,
   };
+  // When nobody undoes anything any more, nobody tells either.
+  const calm = fought ? due(done, nowMs + MINUTE_MS) : done;
   // The clock was set back meanwhile: what the pass made of the time before is worth nothing.
-  if (nowMs < (cadence.lastStartMs ?? nowMs)) return due(calm, nowMs);
-  return wakeAtMs === undefined
-    ? calm
-    : due(calm, Math.max(wakeAtMs, notBefore(cadence.lastStartMs, PASS_GAP_MS, nowMs)));
+  if (nowMs < (cadence.lastStartMs ?? nowMs)) return { ...due(calm, nowMs), wakeAtMs: nowMs };
+  return wakeAt(calm, nowMs, wakeAtMs);
 }
 
-export function onFailure(cadence: Cadence, nowMs: number): Cadence {
+/**
+ * Something could not be done.
+ * @param wakeAtMs when time alone will change the outcome, epoch ms: what fails must not keep a lease from ending
+ */
+export function onFailure(cadence: Cadence, nowMs: number, wakeAtMs?: number): Cadence {
   const waitMs = Math.min(RETRY_FIRST_MS * 2 ** cadence.failures, RETRY_MAX_MS);
-  return due({ ...cadence, failures: cadence.failures + 1 }, nowMs + waitMs);
+  return wakeAt(due({ ...cadence, failures: cadence.failures + 1 }, nowMs + waitMs), nowMs, wakeAtMs);
+}
+
+function wakeAt(cadence: Cadence, nowMs: number, wakeAtMs: number | undefined): Cadence {
+  if (wakeAtMs === undefined) return cadence;
+  const atMs = Math.max(wakeAtMs, notBefore(cadence.lastStartMs, PASS_GAP_MS, nowMs));
+  return { ...due(cadence, atMs), wakeAtMs: atMs };
 }
 
 /** How long to sleep until the next pass, in ms; undefined: until a hint comes. */

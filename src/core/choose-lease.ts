@@ -1,8 +1,12 @@
 import type { Ip, Mac } from "./address.ts";
-import type { Finding, Holder, Target, World } from "./find-guest.ts";
-import { isLive } from "./lease.ts";
+import type { Finding, Found, Holder, Target, World } from "./find-guest.ts";
+import type { Place } from "./lease-index.ts";
 import type { Lease } from "./lease.ts";
-import { refuseAddress } from "./network.ts";
+import { refuseAddress, refuseOwn } from "./network.ts";
+import type { Network } from "./network.ts";
+import { refusePlace } from "./plugs.ts";
+import { goOn, isDue } from "./silence.ts";
+import { NEWEST, takeTurn } from "./turns.ts";
 
 /*
  * Several live leases of one MAC are normal (PXE, then the installed system), and an attack: a guest may ask for a
@@ -10,22 +14,21 @@ import { refuseAddress } from "./network.ts";
  *
  *   candidates: its live leases, the newest first; then the address it had, if that lease vanished before its time
  *
- *   one candidate            -> that one, nobody is asked
- *   some answer with the MAC -> the first of them
- *   none answers             -> the incumbent's, if it has a live lease; else the newest lease
+ *   one, where the forward leads already      -> that one, nobody is asked
+ *   some answer with the MAC                  -> the first of them
+ *   at those that are left nobody answers     -> the incumbent's, if it has a live lease; else the newest lease
+ *   at each live lease another MAC answers    -> none, but the address it had lingers
  *
+ * Another NIC of the same guest is no other MAC: on one bridge, Linux answers for all addresses of a guest with any.
  * An address of which another MAC has a live lease too (forged rows) is a candidate for who answers there; while nobody
  * does, for the incumbent alone.
  */
 
 /** Somebody to be asked whether they have an address. */
-export interface Question {
-  readonly bridge: string;
-  readonly address: Ip;
-}
+export type Question = Place;
 
-/** Who answered at an address; undefined: nobody did. Addresses that were not asked are missing. */
-export type Answers = ReadonlyMap<Ip, Mac | undefined>;
+/** Who answered at a place, by {@link placeKey}; undefined: nobody did. Those that were not asked are missing. */
+export type Answers = ReadonlyMap<string, Mac | undefined>;
 
 interface Candidate extends Target {
   readonly bridge: string;
@@ -46,14 +49,26 @@ export function chooseLease(
   holder: Holder | undefined,
   world: World,
 ): Finding {
-  const leased = leases.toSorted((one, other) => newestFirst(one, other, holder)).map(toCandidate);
+  const sorted = leases.toSorted((one, other) => newestFirst(one, other, holder)).map(toCandidate);
+  const known = new Set([holder?.address, holder?.left]);
+  const leased = sorted.filter((each, index) => index < NEWEST || known.has(each.address));
   const live = leased.filter((each) => mayHave(each, holder, world));
-  const candidates = [...live, ...vanished(mac, leased, holder, world)];
-  const [newest] = candidates;
-  if (newest === undefined) return explainContest(leased, world);
-  if (candidates.length === 1 && !world.contested.has(newest.address))
-    return { state: "found", lease: toTarget(newest) };
-  const answering = candidates.find((each) => hasAnswered(each, world));
+  const former = vanished(mac, leased, holder, world);
+  const [newest] = live;
+  if (newest !== undefined && live.length + former.length === 1 && !isContested(newest, world))
+    return judgeOnly(newest, holder, world);
+  const candidates = [...live, ...former];
+  // Where the forward leads now is asked first: not all questions of a pass may be asked.
+  const questions = candidates.toSorted(
+    (one, other) => Number(known.has(other.address)) - Number(known.has(one.address)),
+  );
+  const own = new Set(questions.filter((each) => hasAnswered(each, world)));
+  const answering =
+    candidates.find((each) => own.has(each)) ??
+    takeTurn(
+      sorted.filter((each) => !leased.includes(each)),
+      world.nowMs,
+    ).find((each) => hasAnswered(each, world));
   if (answering !== undefined)
     return {
       state: "found",
@@ -61,46 +76,90 @@ export function chooseLease(
       inDoubt: true,
       ...noteOn(answering, candidates, world),
     };
-  const incumbent = live.find((each) => each.address === holder?.address);
-  const chosen = incumbent ?? newest;
-  const left = candidates.find((each) => !each.isLive);
+  const silent = live.filter((each) => answerAt(each, world) === undefined);
+  const chosen = silent.find((each) => each.address === holder?.address) ?? silent[0];
+  if (chosen === undefined) return explainRefusal(leased, former, holder, world);
+  const [left] = former;
   return {
     state: "found",
     lease: toTarget(chosen),
     inDoubt: true,
     ...(left === undefined ? {} : { left: left.address }),
-    ...noteOnSilence(chosen, live, world),
+    ...noteOnSilence(chosen, live, sorted.length, world),
   };
+}
+
+/** The only address that can be the guest's: where it leads already it stays; anywhere else another MAC must not answer. */
+function judgeOnly(only: Candidate, holder: Holder | undefined, world: World): Finding {
+  const found: Found = { state: "found", lease: toTarget(only) };
+  const held = holder?.mac === only.mac && holder.address === only.address ? holder : undefined;
+  const silence = held?.silence;
+  if (held !== undefined && held.inDoubtSinceMs === undefined) {
+    if (silence === undefined) return found;
+    if (!isDue(silence, world.nowMs)) return { ...found, silence };
+  }
+  if (answerAt(only, world) === undefined) return { ...found, silence: goOn(silence, world.nowMs) };
+  return hasAnswered(only, world) ? found : { state: "contested", why: describeRefusal(only, world) };
+}
+
+/** Another MAC answers at each of its leases. Where it led, it may be slow to answer: that is not given up at once. */
+function explainRefusal(
+  leased: readonly Candidate[],
+  former: readonly Candidate[],
+  holder: Holder | undefined,
+  world: World,
+): Finding {
+  const [first] = leased;
+  if (first === undefined) throw new Error("chooseLease needs a lease");
+  const why = describeRefusal(first, world);
+  return former.some((each) => each.address === holder?.address)
+    ? { state: "vanished", why, askAgain: true }
+    : { state: "contested", why };
+}
+
+function describeRefusal(candidate: Candidate, world: World): string {
+  const { address, mac } = candidate;
+  if (isContested(candidate, world)) return describeContest(candidate, world);
+  const answer = answerAt(candidate, world) ?? "nobody";
+  return `${address} is leased to ${mac}, but ${answer} answers there; a guest that answers with another MAC than it leases with needs \`address\``;
 }
 
 function noteOnSilence(
   chosen: Candidate,
   live: readonly Candidate[],
+  count: number,
   world: World,
 ): { readonly note?: string } {
-  if (world.contested.has(chosen.address)) return { note: describeContest(chosen, world) };
+  const { address, mac } = chosen;
+  if (isContested(chosen, world)) return { note: describeContest(chosen, world) };
+  const refused = live.filter((each) => answerAt(each, world) !== undefined);
+  if (refused.length > 0) {
+    const answers = new Set(refused.map((each) => answerAt(each, world)));
+    const who = answers.size === 1 ? `${[...answers].join("")} answers` : "others answer";
+    return {
+      note: `unverified: ${mac} does not answer at ${address}; ${listOf(refused)} passed over: ${who} there`,
+    };
+  }
   if (live.length < 2) return {};
-  return { note: `unverified: ${chosen.mac} has ${live.length} live leases and answers at none` };
+  const which = count > NEWEST ? `none of the ${NEWEST} newest` : "none";
+  return { note: `unverified: ${mac} has ${count} live leases and answers at ${which}` };
 }
 
 /** Whether an address that is leased to another MAC as well can be this one's. */
 function mayHave(candidate: Candidate, holder: Holder | undefined, world: World): boolean {
-  const { address, bridge, mac } = candidate;
-  if (!world.contested.has(address)) return true;
-  const answer = world.ask({ bridge, address });
-  return answer === undefined ? holder?.mac === mac && holder.address === address : answer === mac;
+  const { address, mac } = candidate;
+  if (!isContested(candidate, world)) return true;
+  const answer = answerAt(candidate, world);
+  return answer === undefined
+    ? holder?.mac === mac && holder.address === address
+    : isOwn(answer, candidate, world);
 }
 
-function explainContest(leased: readonly Candidate[], world: World): Finding {
-  const [first] = leased;
-  if (first === undefined) throw new Error("chooseLease needs a lease");
-  return { state: "contested", why: describeContest(first, world) };
-}
-
-function describeContest({ address, bridge, mac }: Candidate, world: World): string {
-  const others = world.usable.filter((each) => each.address === address && each.mac !== mac);
+function describeContest(candidate: Candidate, world: World): string {
+  const { address, mac } = candidate;
+  const others = world.leases.at(candidate).filter((each) => each.mac !== mac);
   const macs = others.map((each) => each.mac).toSorted();
-  const answer = world.ask({ bridge, address }) ?? "nobody";
+  const answer = answerAt(candidate, world) ?? "nobody";
   return `conflict: ${address} is leased to ${mac} and to ${macs.join(", ")}, and ${answer} answers there`;
 }
 
@@ -118,12 +177,12 @@ function noteOn(
   candidates: readonly Candidate[],
   world: World,
 ): { readonly note?: string } {
-  if (world.contested.has(chosen.address)) return { note: describeContest(chosen, world) };
+  if (isContested(chosen, world)) return { note: describeContest(chosen, world) };
   if (!chosen.isLive)
     return {
       note: `its lease vanished, but ${chosen.mac} still answers there, and not at ${listOf(candidates.filter((each) => each.isLive))}`,
     };
-  const passed = candidates.slice(0, candidates.indexOf(chosen));
+  const passed = candidates.includes(chosen) ? candidates.slice(0, candidates.indexOf(chosen)) : candidates;
   return passed.length === 0
     ? {}
     : { note: `newer lease of ${listOf(passed)} passed over: ${chosen.mac} does not answer there` };
@@ -134,8 +193,26 @@ function listOf(candidates: readonly Candidate[]): string {
   return shown.join(", ") + (candidates.length > 4 ? ` and ${candidates.length - 4} more` : "");
 }
 
-function hasAnswered({ bridge, address, mac }: Candidate, world: World): boolean {
-  return world.ask({ bridge, address }) === mac;
+function answerAt({ bridge, address }: Candidate, world: World): Mac | undefined {
+  return world.ask({ bridge, address });
+}
+
+function hasAnswered(candidate: Candidate, world: World): boolean {
+  return isOwn(answerAt(candidate, world), candidate, world);
+}
+
+/** Whether who answers is the guest with this MAC: with it, or with that of another NIC that libvirt has given it there. */
+export function isOwn(
+  answer: Mac | undefined,
+  { mac, bridge }: Pick<Candidate, "mac" | "bridge">,
+  world: World,
+): boolean {
+  if (answer === undefined || answer === mac) return answer === mac;
+  return world.networks.some(
+    (network) =>
+      network.bridge === bridge &&
+      network.domains?.some(({ macs }) => macs.includes(mac) && macs.includes(answer)),
+  );
 }
 
 /** The latest expiry is the newest; a tie goes to the incumbent. */
@@ -166,22 +243,38 @@ function vanished(
     ...(wayBack ? [{ address: holder.left }] : []),
   ];
   return possible
-    .filter(
-      ({ address }) => live.every((each) => each.address !== address) && !leasedByOther(address, mac, world),
-    )
-    .flatMap((each): readonly Candidate[] => {
-      const network = world.networks.find((own) => refuseAddress(each.address, own) === undefined);
-      return network === undefined ? [] : [{ ...each, bridge: network.bridge, mac, isLive: false }];
-    });
+    .filter(({ address }) => live.every((each) => each.address !== address))
+    .flatMap((each) =>
+      world.networks
+        .filter((network) => canHave(mac, each.address, network, world))
+        .map(({ bridge }): Candidate => ({ ...each, bridge, mac, isLive: false })),
+    );
 }
 
-/** Whether a live lease gives the address to another MAC. */
-export function leasedByOther(address: Ip, mac: Mac | undefined, world: World): boolean {
-  return world.networks.some((network) =>
-    network.leases?.some(
-      (lease) => lease.address === address && lease.mac !== mac && isLive(lease, world.nowMs),
-    ),
+function canHave(mac: Mac, address: Ip, network: Network, world: World): boolean {
+  const { bridge } = network;
+  return (
+    refuseOwn(address, world.own) === undefined &&
+    refuseAddress(address, network) === undefined &&
+    refusePlace({ mac, bridge }, world.plugs) === undefined &&
+    !leasedByOther({ bridge, address }, mac, world)
   );
+}
+
+/** Whether usable leases give its address to more than one MAC. */
+function isContested(candidate: Candidate, world: World): boolean {
+  return world.leases.at(candidate).length > 1;
+}
+
+/** Whether a live lease on this network gives the address to another MAC. */
+function leasedByOther(place: Place, mac: Mac | undefined, world: World): boolean {
+  return world.leases.at(place).some((lease) => lease.mac !== mac);
+}
+
+/** Whether another MAC has a live lease of the incumbent's address, wherever it can be. */
+export function isTaken({ address, mac }: Holder, world: World): boolean {
+  const homes = world.networks.filter((each) => refuseAddress(address, each) === undefined);
+  return homes.length > 0 && homes.every(({ bridge }) => leasedByOther({ bridge, address }, mac, world));
 }
 
 function toCandidate({ bridge, address, mac, expiresAtMs }: Lease): Candidate {

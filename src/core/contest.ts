@@ -1,6 +1,7 @@
-import type { Change, Diff } from "./diff.ts";
+import type { Diff } from "./diff.ts";
 import { LIBVIRT_TABLE } from "./libvirt-table.ts";
 import { isOwnedChain, ruleKey } from "./ruleset.ts";
+import type { Jump, RuleText } from "./ruleset.ts";
 
 /*
  * Two programs that both want to be first would move their rules past each other for ever. So a rule of ours that
@@ -72,11 +73,21 @@ export function recordMoves(
   return new Map(next.filter(([, { repairedAtMs, lost }]) => repairedAtMs.length > 0 || lost));
 }
 
-/** When a move that is held is tried again, epoch ms. */
-export function nextTryMs(contests: Contests, held: ReadonlySet<string>): number | undefined {
-  const tries = [...held].flatMap((key) => {
-    const last = contests.get(key)?.repairedAtMs.at(-1);
-    return last === undefined ? [] : [last + MINUTE_MS];
+/** @param held the moves that are not made now */
+export function isLeft(held: ReadonlySet<string>, jump: Jump): boolean {
+  return held.has(placeKey(jump));
+}
+
+/** Whether the place of a rule of ours is somebody else's, or was within the last minute. */
+export function isContested(contests: Contests, jump: Jump): boolean {
+  return contests.get(placeKey(jump))?.lost === true;
+}
+
+/** When a contest that was given up is to be looked at again, epoch ms. */
+export function nextTryMs(contests: Contests): number | undefined {
+  const tries = [...contests.values()].flatMap(({ repairedAtMs, lost }) => {
+    const last = repairedAtMs.at(-1);
+    return !lost || last === undefined ? [] : [last + MINUTE_MS];
   });
   return tries.length === 0 ? undefined : Math.min(...tries);
 }
@@ -85,7 +96,12 @@ function recent(times: readonly number[], nowMs: number): readonly number[] {
   return times.filter((at) => at <= nowMs && nowMs - at < MINUTE_MS);
 }
 
-function placeKey(change: Change): string {
-  const rule = "rule" in change ? change.rule : "";
-  return [change.table, change.chain, change.table === LIBVIRT_TABLE ? rule : ruleKey(rule)].join(" ");
+interface Place {
+  readonly table: string;
+  readonly chain: string;
+  readonly rule?: RuleText;
+}
+
+function placeKey({ table, chain, rule = "" }: Place): string {
+  return [table, chain, table === LIBVIRT_TABLE ? rule : ruleKey(rule)].join(" ");
 }

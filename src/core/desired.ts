@@ -1,8 +1,8 @@
-import { formatCidr, formatPorts } from "./address.ts";
-import type { Family, Ip } from "./address.ts";
+import { formatCidr, formatPorts, LOOPBACK } from "./address.ts";
+import type { Cidr, Family, Ip } from "./address.ts";
 import { nftForwardRules } from "./libvirt-table.ts";
-import type { Network, Subnet } from "./network.ts";
-import { ownerComment, sharedComment } from "./owner.ts";
+import type { Network } from "./network.ts";
+import { GUARD_COMMENT, JUMP_COMMENT, ownerComment, sharedComment } from "./owner.ts";
 import type { Guest, PortMap } from "./port-map.ts";
 import type { ResolvedForward } from "./publish.ts";
 import { NOTHING_DESIRED } from "./ruleset.ts";
@@ -18,14 +18,13 @@ import type { Desired, Jump, RuleText } from "./ruleset.ts";
 const DNAT = "KVMNATD-DNAT";
 const SNAT = "KVMNATD-SNAT";
 const FWD = "KVMNATD-FWD";
-const LOOPBACK = "127.0.0.1/32";
 
 type Reach = PortMap["reach"];
 
 /** A network's bridge with one of its subnets: what the constant rules are made for. */
 interface Link {
   readonly bridge: string;
-  readonly subnet: Subnet;
+  readonly cidr: Cidr;
 }
 
 /**
@@ -50,7 +49,7 @@ export function buildDesired(
   const guests = new Map(portMap.guests.map((guest) => [guest.name, guest]));
   const dnat = [
     ...(reach.guests ? [] : links.map((link) => notFromGuests(link.bridge))),
-    ...ours.flatMap((forward) => dnatRules(forward, guests, loopback)),
+    ...ours.flatMap((forward) => dnatRules(forward, guests)),
   ];
   const snat = links.flatMap((link) => snatRules(link, reach, loopback));
   return {
@@ -62,26 +61,29 @@ export function buildDesired(
     jumps: [...jumps(links, reach, loopback, snat.length > 0), ...(loopback ? guards(links) : [])],
     libvirt: links
       .filter((link) => nftBridges.has(link.bridge))
-      .flatMap(({ bridge, subnet }) => nftForwardRules(bridge, subnet.cidr)),
+      .flatMap(({ bridge, cidr }) => nftForwardRules(bridge, cidr)),
   };
 }
 
+/** A bridge may have several addresses in one subnet; two equal rules would be one too many for ever. */
 function linksOf(networks: readonly Network[], family: Family): readonly Link[] {
-  return networks.flatMap((network) =>
-    network.subnets
-      .filter((subnet) => subnet.cidr.family === family)
-      .map((subnet) => ({ bridge: network.bridge, subnet })),
+  const links = networks.flatMap(({ bridge, subnets }) =>
+    subnets
+      .map(({ cidr }) => cidr)
+      .filter((cidr) => cidr.family === family)
+      .map((cidr): Link => ({ bridge, cidr })),
   );
+  return [...new Map(links.map((link) => [`${link.bridge} ${formatCidr(link.cidr)}`, link])).values()];
 }
 
 function jumps(links: readonly Link[], reach: Reach, loopback: boolean, snat: boolean): readonly Jump[] {
-  const mark = comment(sharedComment("jump"));
+  const mark = comment(JUMP_COMMENT);
   const bridges = unique(links.map((link) => link.bridge));
   const out: Jump[] = [
     { table: "filter", chain: "FORWARD", rule: `${mark} -j ${FWD}`, beforeRejectsOf: bridges },
     { table: "nat", chain: "PREROUTING", rule: `-m addrtype --dst-type LOCAL ${mark} -j ${DNAT}` },
   ];
-  const ipv4 = links.some((link) => link.subnet.cidr.family === 4);
+  const ipv4 = links.some((link) => link.cidr.family === 4);
   const notLoopback = ipv4 ? "! -d 127.0.0.0/8" : "! -d ::1/128";
   if (reach.host)
     out.push({
@@ -89,17 +91,13 @@ function jumps(links: readonly Link[], reach: Reach, loopback: boolean, snat: bo
       chain: "OUTPUT",
       rule: `${notLoopback} -m addrtype --dst-type LOCAL ${mark} -j ${DNAT}`,
     });
-  if (loopback) out.push({ table: "nat", chain: "OUTPUT", rule: `-d ${LOOPBACK} ${mark} -j ${DNAT}` });
+  if (loopback) out.push({ table: "nat", chain: "OUTPUT", rule: `-d ${LOOPBACK}/32 ${mark} -j ${DNAT}` });
   if (snat) out.push({ table: "nat", chain: "POSTROUTING", rule: `${mark} -j ${SNAT}` });
   return out;
 }
 
 /** One rule a host address and source; a range is one rule. */
-function dnatRules(
-  resolved: ResolvedForward,
-  guests: ReadonlyMap<string, Guest>,
-  loopback: boolean,
-): readonly RuleText[] {
+function dnatRules(resolved: ResolvedForward, guests: ReadonlyMap<string, Guest>): readonly RuleText[] {
   const { forward, target } = resolved;
   const guest = guests.get(forward.guest);
   if (target === undefined || guest === undefined) return [];
@@ -108,8 +106,6 @@ function dnatRules(
   const hosts = addresses.map((ip) =>
     ip === undefined ? "" : `-d ${ip}/${resolved.family === 4 ? 32 : 128} `,
   );
-  // A forward on named addresses answers on 127.0.0.1 too, where that is asked for.
-  if (loopback && resolved.hostAddresses.length > 0) hosts.push(`-d ${LOOPBACK} `);
   const allowed = forward.allow.filter((cidr) => cidr.family === resolved.family);
   // iptables-save does not print a source that is everybody.
   const everybody = forward.allow.length === 0 || allowed.some((cidr) => cidr.prefix === 0);
@@ -117,7 +113,7 @@ function dnatRules(
   const { protocol } = forward;
   const match = `-p ${protocol} -m ${protocol} --dport ${formatPorts(forward.published, ":")}`;
   const owner = comment(ownerComment(guest, target.mac));
-  return unique(hosts).flatMap((host) =>
+  return hosts.flatMap((host) =>
     sources.map(
       (source) => `${source}${host}${match} ${owner} -j DNAT --to-destination ${destination(resolved)}`,
     ),
@@ -135,22 +131,22 @@ function destination({ forward, target, family }: ResolvedForward): string {
 }
 
 /** Accepts what was redirected, and the answers to it, where FORWARD's policy or libvirt would not. */
-function forwardRules({ bridge, subnet }: Link): readonly RuleText[] {
+function forwardRules({ bridge, cidr }: Link): readonly RuleText[] {
   const mark = comment(sharedComment(bridge));
-  const cidr = formatCidr(subnet.cidr);
+  const subnet = formatCidr(cidr);
   return [
-    `-d ${cidr} -o ${bridge} -m conntrack --ctstate DNAT ${mark} -j ACCEPT`,
-    `-s ${cidr} -i ${bridge} -m conntrack --ctstate DNAT --ctdir REPLY ${mark} -j ACCEPT`,
+    `-d ${subnet} -o ${bridge} -m conntrack --ctstate DNAT ${mark} -j ACCEPT`,
+    `-s ${subnet} -i ${bridge} -m conntrack --ctstate DNAT --ctdir REPLY ${mark} -j ACCEPT`,
   ];
 }
 
 /** Guests of one network answer each other directly, past us; so would a guest answer 127.0.0.1. */
-function snatRules({ bridge, subnet }: Link, reach: Reach, loopback: boolean): readonly RuleText[] {
+function snatRules({ bridge, cidr }: Link, reach: Reach, loopback: boolean): readonly RuleText[] {
   const mark = comment(sharedComment(bridge));
-  const cidr = formatCidr(subnet.cidr);
+  const subnet = formatCidr(cidr);
   const rule = (source: string): RuleText =>
-    `-s ${source} -d ${cidr} -o ${bridge} -m conntrack --ctstate DNAT ${mark} -j MASQUERADE`;
-  return [...(reach.guests ? [rule(cidr)] : []), ...(loopback ? [rule("127.0.0.0/8")] : [])];
+    `-s ${source} -d ${subnet} -o ${bridge} -m conntrack --ctstate DNAT ${mark} -j MASQUERADE`;
+  return [...(reach.guests ? [rule(subnet)] : []), ...(loopback ? [rule("127.0.0.0/8")] : [])];
 }
 
 function notFromGuests(bridge: string): RuleText {
@@ -162,7 +158,8 @@ function guards(links: readonly Link[]): readonly Jump[] {
   return unique(links.map((link) => link.bridge)).map((bridge) => ({
     table: "raw",
     chain: "PREROUTING",
-    rule: `-d 127.0.0.0/8 -i ${bridge} ${comment(sharedComment("loopback-guard"))} -j DROP`,
+    rule: `-d 127.0.0.0/8 -i ${bridge} ${comment(GUARD_COMMENT)} -j DROP`,
+    beforeAcceptsOf: bridge,
   }));
 }
 

@@ -8,7 +8,14 @@ export type Change = IptablesChange | NftChange;
 
 export type IptablesChange =
   | { readonly kind: "create-chain" | "delete-chain"; readonly table: Table; readonly chain: string }
-  | { readonly kind: "remove"; readonly table: Table; readonly chain: string; readonly rule: RuleText }
+  | {
+      readonly kind: "remove";
+      readonly table: Table;
+      readonly chain: string;
+      readonly rule: RuleText;
+      /** 1-based place in a chain of others, as it was read. */
+      readonly place?: number;
+    }
   | {
       readonly kind: "add";
       readonly table: Table;
@@ -147,6 +154,8 @@ function jumpChanges(desired: Desired, actual: Actual, table: Table): Diff {
 
 function jumpsOfChain(table: Table, chain: string, jumps: readonly Jump[], chains: Chains): Diff {
   const rules = chains.get(chain) ?? [];
+  const obstacles = new Map(jumps.map((jump) => [jump, findObstacles(jump, chains)]));
+  const isObstacle = (rule: RuleText, jump: Jump): boolean => obstacles.get(jump)?.(rule) ?? false;
   const missing = new Map(jumps.map((jump) => [ruleKey(jump.rule), jump]));
   const owned = rules.filter(isOwnedRule).map(ruleKey);
   const removed: Change[] = [];
@@ -160,13 +169,16 @@ function jumpsOfChain(table: Table, chain: string, jumps: readonly Jump[], chain
     const jump = missing.get(key);
     // Of a double none stays: `-D` takes the first, and the one left could be the one that stands too late.
     const single = owned.indexOf(key) === owned.lastIndexOf(key);
-    if (jump !== undefined && single && !isTooLate(jump, rules.slice(0, index), chains)) {
+    const isTooLate = jump !== undefined && rules.slice(0, index).some((before) => isObstacle(before, jump));
+    if (jump !== undefined && single && !isTooLate) {
       stay.push(rule);
       missing.delete(key);
-    } else removed.push({ kind: "remove", table, chain, rule });
+    } else removed.push({ kind: "remove", table, chain, rule, place: index + 1 });
   }
   const added = [...missing.values()].map((jump): Change => {
-    const position = jump.beforeRejectsOf === undefined ? 1 : placeBefore(jump, stay, chains);
+    // Directly before the first that rejects: an admin's own blocklist, higher up, keeps its say.
+    const first = stay.findIndex((rule) => isObstacle(rule, jump));
+    const position = jump.beforeRejectsOf === undefined ? 1 : (first === -1 ? stay.length : first) + 1;
     const last = position === stay.length + 1;
     stay.splice(position - 1, 0, jump.rule);
     return { kind: "add", table, chain, rule: jump.rule, position, last };
@@ -174,55 +186,90 @@ function jumpsOfChain(table: Table, chain: string, jumps: readonly Jump[], chain
   return [...removed, ...added];
 }
 
-/** Which foreign rule rejects what our jumps would let in; undefined where none stands before them. */
-export function findBlocker(desired: Desired, actual: Actual): RuleText | undefined {
-  for (const jump of desired.jumps) {
-    if (jump.beforeRejectsOf === undefined) continue;
+/** Which foreign rule keeps one of these from its work; undefined where none stands before them. */
+export function findBlocker(jumps: readonly Jump[], actual: Actual): RuleText | undefined {
+  for (const jump of jumps) {
     const chains = actual.tables[jump.table];
     const rules = chains.get(jump.chain) ?? [];
     const own = rules.findIndex((rule) => ruleKey(rule) === ruleKey(jump.rule));
-    const blocker = rules.slice(0, own + 1).find((rule) => rejectsAll(rule, jump, chains));
+    const blocker = rules.slice(0, own + 1).find(findObstacles(jump, chains));
     if (blocker !== undefined) return blocker;
   }
   return undefined;
 }
 
-function isTooLate(jump: Jump, before: readonly RuleText[], chains: Chains): boolean {
-  return jump.beforeRejectsOf !== undefined && before.some((rule) => rejectsAll(rule, jump, chains));
+/** Tells which rules must not stand before this one. */
+function findObstacles(jump: Jump, chains: Chains): (rule: RuleText) => boolean {
+  const { beforeRejectsOf: rejected, beforeAcceptsOf: guarded } = jump;
+  if (rejected !== undefined) return findRejects(rejected, chains);
+  return (rule) => guarded !== undefined && mayLetPast(rule, guarded);
 }
 
-/** Directly before the first that rejects: an admin's own blocklist, higher up, keeps its say. */
-function placeBefore(jump: Jump, rules: readonly RuleText[], chains: Chains): number {
-  const first = rules.findIndex((rule) => rejectsAll(rule, jump, chains));
-  return (first === -1 ? rules.length : first) + 1;
+const GOES_ON_OR_DROPS: ReadonlySet<string> = new Set(
+  "DROP CT NOTRACK TRACE LOG NFLOG MARK CONNMARK SET".split(" "),
+);
+
+/** Whether what comes from the bridge may never get to the rules behind this one; chains of others may do anything. */
+function mayLetPast(rule: RuleText, bridge: string): boolean {
+  const target = targetOf(rule);
+  if (target === undefined || GOES_ON_OR_DROPS.has(target)) return false;
+  const { negated = false, values: [link = "+"] = [] } =
+    splitOptions(rule).find(({ flag }) => flag === "-i") ?? {};
+  const matches = link.endsWith("+") ? bridge.startsWith(link.slice(0, -1)) : link === bridge;
+  return matches !== negated;
 }
 
 /**
- * Whether a rule would reject every new connection to one of the bridges: REJECT or DROP without a condition (or with
- * no other than the bridge), or a jump to a chain in which such a rule stands, as libvirt's LIBVIRT_FWI has it.
+ * Tells whether a rule would reject every new connection to one of the bridges: REJECT or DROP without a condition (or
+ * with no other than the bridge), or a jump to a chain in which such a rule stands, as libvirt's LIBVIRT_FWI has it.
+ * Each chain is looked at once, however many ways lead to it.
  */
-function rejectsAll(
-  rule: RuleText,
-  jump: Jump,
-  chains: Chains,
-  seen: ReadonlySet<string> = new Set(),
-): boolean {
-  const target = targetOf(rule);
-  if (target === undefined || isOwnedChain(target) || !coversBridge(rule, jump.beforeRejectsOf ?? []))
+function findRejects(bridges: readonly string[], chains: Chains): (rule: RuleText) => boolean {
+  const targets = new Map<string, readonly string[]>();
+  const rejects = new Map<string, boolean>();
+  const leadsTo = (chain: string): readonly string[] =>
+    remember(targets, chain, () =>
+      (chains.get(chain) ?? []).flatMap((rule) => targetOfAll(rule, bridges) ?? []),
+    );
+  const reachesReject = (start: string): boolean => {
+    const reached = new Set([start]);
+    // It grows while it is walked.
+    for (const target of reached) {
+      if (REJECTS.has(target)) return true;
+      for (const next of leadsTo(target)) reached.add(next);
+    }
     return false;
-  if (target === "REJECT" || target === "DROP") return true;
-  // Empty while its network is down, and full again when it comes up: the place before it is the right one already.
-  if (target === "LIBVIRT_FWI") return true;
-  if (seen.has(target)) return false;
-  const inner = new Set([...seen, target]);
-  return chains.get(target)?.some((each) => rejectsAll(each, jump, chains, inner)) ?? false;
+  };
+  return (rule) => {
+    const target = targetOfAll(rule, bridges);
+    return target !== undefined && remember(rejects, target, () => reachesReject(target));
+  };
 }
 
-const NO_CONDITION: ReadonlySet<string> = new Set(["-j", "-g", "-m", "--comment", "--reject-with"]);
+function remember<T>(known: Map<string, T>, key: string, find: () => T): T {
+  const value = known.get(key) ?? find();
+  known.set(key, value);
+  return value;
+}
+
+// LIBVIRT_FWI is empty while its network is down, and full again when it comes up: the place before it is the right one
+// already.
+const REJECTS: ReadonlySet<string> = new Set(["REJECT", "DROP", "LIBVIRT_FWI"]);
+
+/** Where a rule sends all traffic to one of the bridges; undefined: only some of it, or to a chain of ours. */
+function targetOfAll(rule: RuleText, bridges: readonly string[]): string | undefined {
+  const target = targetOf(rule);
+  if (target === undefined || isOwnedChain(target)) return undefined;
+  return coversBridge(rule, bridges) ? target : undefined;
+}
+
+const NO_CONDITION: ReadonlySet<string> = new Set(["-j", "-g", "--comment", "--reject-with"]);
 
 function coversBridge(rule: RuleText, bridges: readonly string[]): boolean {
   return splitOptions(rule).every(
-    ({ flag, negated, values }) =>
-      NO_CONDITION.has(flag) || (flag === "-o" && !negated && bridges.includes(values[0] ?? "")),
+    ({ flag, negated, values: [value = ""] }) =>
+      NO_CONDITION.has(flag) ||
+      (flag === "-m" && value === "comment") ||
+      (flag === "-o" && !negated && bridges.includes(value)),
   );
 }

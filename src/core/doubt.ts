@@ -50,22 +50,21 @@ export function doubtAfter(
   const rules = changes.flatMap(({ family: own, change }) =>
     own === family && change.table === "nat" && "rule" in change ? [change] : [],
   );
+  const leading = rules.filter(({ rule }) => targetOf(rule) === "DNAT");
+  const touched: Doubt = {
+    ports: leading.flatMap(({ rule }) => {
+      const [first, last = first] = (optionOf(rule, "--dport") ?? "").split(":").map(Number);
+      if (first === undefined || last === undefined) return [];
+      return [{ protocol: optionOf(rule, "-p") ?? "", range: { first, last } }];
+    }),
+    formerTargets: new Set(
+      leading.flatMap(({ kind, rule }) => (kind === "remove" ? (destinationOf(rule) ?? []) : [])),
+    ),
+  };
   // A jump or an exception decides for all ports.
-  if (rules.some(({ rule }) => targetOf(rule) !== "DNAT")) return doubtAll(before, now, family);
-  const gone = endedLeads(before, now, family);
-  return mergeDoubts([
-    toDoubt(gone),
-    {
-      ports: rules.flatMap(({ rule }) => {
-        const [first, last = first] = (optionOf(rule, "--dport") ?? "").split(":").map(Number);
-        if (first === undefined || last === undefined) return [];
-        return [{ protocol: optionOf(rule, "-p") ?? "", range: { first, last } }];
-      }),
-      formerTargets: new Set(
-        rules.flatMap(({ kind, rule }) => (kind === "remove" ? (destinationOf(rule) ?? []) : [])),
-      ),
-    },
-  ]);
+  const rest =
+    leading.length < rules.length ? doubtAll(before, now, family) : toDoubt(endedLeads(before, now, family));
+  return mergeDoubts([touched, rest]);
 }
 
 /** Nothing is known of what came before: every port, whether it is published still or was. */

@@ -1,4 +1,4 @@
-import { cidrContains, familyOf, parseIp } from "./address.ts";
+import { cidrContains, isLoopback, LOOPBACK, parseIp } from "./address.ts";
 import type { Family, Ip, PortRange, Protocol } from "./address.ts";
 import type { Doubt } from "./doubt.ts";
 import type { HostAddresses, Network } from "./network.ts";
@@ -153,19 +153,21 @@ function createJudge(doubt: Doubt, expectation: Expectation, family: Family): Ju
       .flatMap((each) => portsOf(each.forward.published).map((port) => ({ port, each }))),
     ({ port, each }) => `${each.forward.protocol} ${port}`,
   );
-  const localAddresses = new Set([...expectation.addresses.values()].flat());
+  const others = [...expectation.addresses.values()].flat().filter((ip) => !isLoopback(ip));
+  const localAddresses = new Set([...others, LOOPBACK]);
   const isHost = (ip: Ip): boolean => localAddresses.has(ip) || isLoopback(ip);
   const isGuest = (ip: Ip): boolean =>
     !isHost(ip) &&
     expectation.networks.some(({ subnets }) => subnets.some(({ cidr }) => cidrContains(cidr, ip)));
   const isAsked = ({ hostAddresses }: ResolvedForward, ip: Ip): boolean =>
-    isLoopback(ip)
+    hostAddresses.length === 0 ? localAddresses.has(ip) : hostAddresses.includes(ip);
+  // As the jumps say it: who asks 127.0.0.1 is the host, but reach.host is not about that.
+  const passesJump = ({ source, asked }: Flow): boolean =>
+    asked === LOOPBACK
       ? reach.loopback
-      : (hostAddresses.length === 0 ? localAddresses : new Set(hostAddresses)).has(ip);
-  const isReached = ({ forward: { allow } }: ResolvedForward, ip: Ip): boolean =>
-    (reach.host || !isHost(ip)) &&
-    (reach.guests || !isGuest(ip)) &&
-    (allow.length === 0 || allow.some((cidr) => cidrContains(cidr, ip)));
+      : (reach.host || !isHost(source)) && (reach.guests || !isGuest(source));
+  const isAllowed = ({ forward: { allow } }: ResolvedForward, ip: Ip): boolean =>
+    allow.length === 0 || allow.some((cidr) => cidrContains(cidr, ip));
   return {
     concerns: (port) => doubtedPorts.has(port),
     judge(flow) {
@@ -175,7 +177,7 @@ function createJudge(doubt: Doubt, expectation: Expectation, family: Family): Ju
       const here = (byPort.get(`${flow.protocol} ${flow.port}`) ?? [])
         .map(({ each }) => each)
         .filter((each) => isAsked(each, flow.asked));
-      const expected = here.find((each) => isReached(each, flow.source));
+      const expected = passesJump(flow) ? here.find((each) => isAllowed(each, flow.source)) : undefined;
       const led = doubt.formerTargets.has(flow.answerer) || here.some((each) => leadsTo(flow, each));
       if (expected === undefined ? !led : leadsTo(flow, expected)) return RIGHT;
       // A login on the host itself must not break because its port is published now; who still knocks may turn.
@@ -193,8 +195,4 @@ function leadsTo(flow: Flow, { forward, target }: ResolvedForward): boolean {
 
 function portsOf({ first, last }: PortRange): readonly number[] {
   return Array.from({ length: last - first + 1 }, (_, index) => first + index);
-}
-
-function isLoopback(ip: Ip): boolean {
-  return familyOf(ip) === 4 ? ip.startsWith("127.") : ip === "::1";
 }

@@ -1,9 +1,9 @@
 import type { Family } from "./address.ts";
 import type { Holder } from "./find-guest.ts";
-import { ownerName, parseOwner } from "./owner.ts";
+import { ownerName, parseOwner, sharedComment } from "./owner.ts";
 import type { PortMap } from "./port-map.ts";
 import type { Actual } from "./ruleset.ts";
-import { commentOf, destinationOf, isOwnedChain } from "./ruleset.ts";
+import { commentOf, destinationOf, isOwnedChain, optionOf } from "./ruleset.ts";
 
 /**
  * Who holds the forwards, as the kernel's own rules say it: this is how incumbents outlive the daemon.
@@ -24,4 +24,18 @@ export function readHolders(portMap: PortMap, actual: ReadonlyMap<Family, Actual
     }
   }
   return [...holders.values()];
+}
+
+/** Bridges of the networks that are served, as the kernel's own rules say it. */
+export function readServed(actual: ReadonlyMap<Family, Actual>): ReadonlySet<string> {
+  const served = new Set<string>();
+  for (const { tables } of actual.values()) {
+    const chains = [...tables.filter, ...tables.nat];
+    const rules = chains.flatMap(([chain, own]) => (isOwnedChain(chain) ? own : []));
+    for (const rule of rules) {
+      const bridge = optionOf(rule, "-o");
+      if (bridge !== undefined && commentOf(rule) === sharedComment(bridge)) served.add(bridge);
+    }
+  }
+  return served;
 }

@@ -11,9 +11,9 @@ export interface Place {
   readonly column?: number;
 }
 
-export interface Issue {
+export interface Issue<Code extends string = string> {
   /** Stable, kebab-case; for machines and tests. */
-  readonly code: string;
+  readonly code: Code;
   /** What is wrong and what to do about it, one sentence, no trailing period needed. */
   readonly message: string;
   readonly where: Place;
@@ -22,7 +22,7 @@ export interface Issue {
 }
 
 /** What a parser gives: the value, or undefined where nothing could be read, and every fault. */
-export interface Parsed<T> {
+export interface Parsed<T, Code extends string = string> {
   readonly value: T;
-  readonly issues: readonly Issue[];
+  readonly issues: readonly Issue<Code>[];
 }

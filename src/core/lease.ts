@@ -8,7 +8,6 @@ export interface Lease {
   readonly address: Ip;
   /** What the guest says its name is. Data of a possibly hostile guest: print only through `printable`. */
   readonly hostname?: string;
-  readonly clientId?: string;
   /** Epoch milliseconds; absent for an infinite lease. */
   readonly expiresAtMs?: number;
 }

@@ -7,19 +7,30 @@ import { optionOf, targetOf } from "./ruleset.ts";
  * the guests to whoever routes to them, until then. That is not ours to mend, but it must not go unseen.
  */
 export function findMissingJump(actual: Actual | undefined): readonly Problem[] {
-  const { filter } = actual?.tables ?? {};
-  const rejects = filter?.get("LIBVIRT_FWI")?.filter((rule) => targetOf(rule) === "REJECT") ?? [];
-  const jumps = filter?.get("FORWARD")?.map((rule) => targetOf(rule)) ?? [];
-  const bridges = rejects.flatMap((rule) => optionOf(rule, "-o") ?? []);
-  const nftRejects = ruleTexts(actual, "guest_input").filter((rule) => /\breject\b/.test(rule));
+  if (actual === undefined) return [];
+  const jumps = actual.tables.filter.get("FORWARD")?.map((rule) => targetOf(rule)) ?? [];
   const nftJumps = ruleTexts(actual, "forward");
-  const nftBridges = nftRejects.flatMap((rule) => /\boif(?:name)? "([^"]+)"/.exec(rule)?.[1] ?? []);
   return [
-    ...(jumps.includes("LIBVIRT_FWI") ? [] : tellMissing("LIBVIRT_FWI", "FORWARD", bridges)),
+    ...(jumps.includes("LIBVIRT_FWI") ? [] : tellMissing("LIBVIRT_FWI", "FORWARD", iptablesBridges(actual))),
     ...(nftJumps.some((rule) => /\bjump guest_input\b/.test(rule))
       ? []
-      : tellMissing("guest_input", "the chain forward of table libvirt_network", nftBridges)),
+      : tellMissing("guest_input", "the chain forward of table libvirt_network", nftBridges(actual))),
   ];
+}
+
+/** Bridges to which libvirt rejects what comes in unasked, in either of its backends. */
+export function rejectedBridges(actual: Actual): readonly string[] {
+  return [...iptablesBridges(actual), ...nftBridges(actual)];
+}
+
+function iptablesBridges({ tables }: Actual): readonly string[] {
+  const rejects = tables.filter.get("LIBVIRT_FWI")?.filter((rule) => targetOf(rule) === "REJECT") ?? [];
+  return rejects.flatMap((rule) => optionOf(rule, "-o") ?? []);
+}
+
+function nftBridges(actual: Actual): readonly string[] {
+  const rejects = ruleTexts(actual, "guest_input").filter((rule) => /\breject\b/.test(rule));
+  return rejects.flatMap((rule) => /\boif(?:name)? "([^"]+)"/.exec(rule)?.[1] ?? []);
 }
 
 function ruleTexts(actual: Actual | undefined, chain: string): readonly string[] {
@@ -44,18 +55,13 @@ export function findRejectElsewhere(
   other: Actual | undefined,
   bridges: readonly string[],
 ): readonly Problem[] {
-  const chains = other?.tables.filter;
-  const leads = chains?.get("FORWARD")?.some((rule) => targetOf(rule) === "LIBVIRT_FWI") === true;
-  const rejected = leads ? rejectedBridges(chains?.get("LIBVIRT_FWI") ?? [], bridges) : [];
+  const jumps = other?.tables.filter.get("FORWARD")?.map((rule) => targetOf(rule)) ?? [];
+  if (other === undefined || !jumps.includes("LIBVIRT_FWI")) return [];
+  const rejected = iptablesBridges(other).filter((bridge) => bridges.includes(bridge));
   if (rejected.length === 0) return [];
   const variant = used === "nft" ? "legacy" : "nft";
   const message =
     `libvirt's rules for ${rejected.join(", ")} are in iptables-${variant}, and reject there what iptables-${used} lets in: ` +
     `set \`iptables: ${variant}\` if libvirt uses that; else they are left over: \`iptables-${variant} -F LIBVIRT_FWI\``;
   return [{ code: "other-variant", message, severity: "error" }];
-}
-
-function rejectedBridges(rules: readonly string[], bridges: readonly string[]): readonly string[] {
-  const rejected = rules.flatMap((rule) => (targetOf(rule) === "REJECT" ? (optionOf(rule, "-o") ?? []) : []));
-  return rejected.filter((bridge) => bridges.includes(bridge));
 }

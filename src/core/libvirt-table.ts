@@ -1,6 +1,6 @@
 import { formatCidr } from "./address.ts";
 import type { Cidr, Family } from "./address.ts";
-import { MARK, sharedComment } from "./owner.ts";
+import { JUMP_COMMENT, sharedComment } from "./owner.ts";
 import { optionOf } from "./ruleset.ts";
 import type { Actual, LibvirtTable, NftRule, RuleText } from "./ruleset.ts";
 
@@ -15,7 +15,7 @@ import type { Actual, LibvirtTable, NftRule, RuleText } from "./ruleset.ts";
 export const LIBVIRT_TABLE = "libvirt_network";
 const OUR_CHAIN = "kvmnatd";
 const FORWARD = "forward";
-const JUMP: RuleText = `jump ${OUR_CHAIN} comment "${sharedComment("jump")}"`;
+const JUMP: RuleText = `jump ${OUR_CHAIN} comment "${JUMP_COMMENT}"`;
 
 interface NftChangeBase {
   readonly table: typeof LIBVIRT_TABLE;
@@ -30,18 +30,21 @@ export type NftChange = NftChangeBase &
     | { readonly kind: "add"; readonly rule: RuleText; readonly last: boolean }
   );
 
+/** A line ends where no quote is open: nft prints the line breaks of a comment as they are, and escapes nothing. */
+const LINE = /(?:[^"\n]+|"[^"]*"(?=[\s,]|$)|")+/g;
+
 /** Reads what `nft --stateless --handle list table` printed (nftables 1.0.6 to 1.1.7). */
 export function parseLibvirtTable(text: string): LibvirtTable {
   const chains = new Map<string, NftRule[]>();
   let rules: NftRule[] | undefined;
-  for (const line of text.split("\n")) {
+  for (const line of text.match(LINE) ?? []) {
     const chain = /^\tchain (\S+) \{/.exec(line)?.[1];
     if (chain !== undefined) {
       rules = [];
       chains.set(chain, rules);
       continue;
     }
-    const [, rule, handle] = /^\t\t(.*\S)\s+# handle (\d+)$/.exec(line) ?? [];
+    const [, rule, handle] = /^\t\t(.*\S)\s+# handle (\d+)$/s.exec(line) ?? [];
     if (rule !== undefined) rules?.push({ rule, handle: Number(handle) });
   }
   return chains;
@@ -98,7 +101,7 @@ export function diffLibvirtTable(
   ];
 }
 
-/** The one jump, before everything that may reject; whatever else carries our mark in libvirt's chains goes. */
+/** The one jump, before everything that may reject; whatever else carries its comment in libvirt's chains goes. */
 function diffJump(wanted: boolean, actual: LibvirtTable): readonly NftChange[] {
   const forward = actual.get(FORWARD) ?? [];
   const first = forward.findIndex(
@@ -119,7 +122,8 @@ function diffJump(wanted: boolean, actual: LibvirtTable): readonly NftChange[] {
 
 function isOwned(rule: RuleText): boolean {
   return (
-    rule.includes(`comment "${MARK}`) || new RegExp(`\\b(jump|goto) ${OUR_CHAIN}\\b`).test(wordsOf(rule))
+    rule.endsWith(` comment "${JUMP_COMMENT}"`) ||
+    new RegExp(`\\b(jump|goto) ${OUR_CHAIN}\\b`).test(wordsOf(rule))
   );
 }
 

@@ -1,4 +1,4 @@
-import { cidrContains, familyOf, parseCidr, parseIp } from "./address.ts";
+import { cidrContains, familyOf, isLoopback, LOOPBACK, parseCidr, parseIp } from "./address.ts";
 import type { Cidr, Family, Ip } from "./address.ts";
 import { refuse } from "./fault.ts";
 import type { Fault, Reading } from "./fault.ts";
@@ -22,7 +22,6 @@ const UNREACHABLE: ReadonlyArray<readonly [net: Cidr, why: string]> = (
     ["::ffff:0:0/96", "is an IPv4 address written as IPv6; write it as IPv4"],
   ] as const
 ).map(([net, why]) => [parseCidr(net) as Cidr, why]);
-const LOOPBACK: Cidr = parseCidr("127.0.0.0/8") as Cidr;
 
 /**
  * Reads an entry of `listen`, or `host_ip` of the long form: an address or the name of an interface.
@@ -67,8 +66,15 @@ export function parseGuestIp(text: string): Reading<Ip> {
     : refuse("guest-address", `${ip} cannot be a guest's: it ${row[1]}`);
 }
 
+/** A fault when no service of this host can listen there. */
+export function refuseEndpointHost(ip: Ip): ReturnType<typeof refuse> | undefined {
+  const row = unreachable(ip);
+  if (row === undefined || ANY[ip] !== undefined || isLoopback(ip)) return undefined;
+  return refuse("host-address", `${ip} ${row[1]}`);
+}
+
 /** The families that a place on the host may have: an interface's addresses of the moment can be of both. */
-export function familiesOf(listen: Listen): readonly Family[] {
+export function familiesOfListen(listen: Listen): readonly Family[] {
   if (listen.kind === "interface") return [4, 6];
   return [listen.kind === "any" ? listen.family : familyOf(listen.address)];
 }
@@ -80,12 +86,15 @@ export function formatListen(listen: Listen): string {
 
 function refuseUnreachable(ip: Ip, loopback: boolean): Fault | undefined {
   const row = unreachable(ip);
-  const isLoopback = cidrContains(LOOPBACK, ip);
-  if (row === undefined || (isLoopback && loopback)) return undefined;
-  const message = isLoopback
-    ? `${ip} is published only with reach.loopback: true; set it`
-    : `${ip} ${row[1]}`;
-  return { code: "host-address", message };
+  if (row === undefined || (ip === LOOPBACK && loopback)) return undefined;
+  return { code: "host-address", message: refusal(ip, row[1]) };
+}
+
+function refusal(ip: Ip, why: string): string {
+  if (ip === LOOPBACK) return `${ip} is published only with reach.loopback: true; set it`;
+  const instead =
+    familyOf(ip) === 4 && isLoopback(ip) ? `; publish on ${LOOPBACK} with reach.loopback: true` : "";
+  return `${ip} ${why}${instead}`;
 }
 
 function unreachable(ip: Ip): readonly [net: Cidr, why: string] | undefined {

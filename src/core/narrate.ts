@@ -1,6 +1,7 @@
 import { familyOf } from "./address.ts";
 import type { Family, Ip } from "./address.ts";
 import type { Change } from "./diff.ts";
+import type { EventCode } from "./events.ts";
 import { ownerName, parseOwner } from "./owner.ts";
 import type { Owner } from "./owner.ts";
 import { commandOf } from "./plan.ts";
@@ -15,7 +16,7 @@ export type LogLevel = PortMap["logLevel"];
 export interface LogEntry {
   readonly level: LogLevel;
   readonly message: string;
-  readonly event: string;
+  readonly event: EventCode;
   readonly guest?: string;
   readonly rule?: string;
   readonly action?: "add" | "remove";
@@ -42,10 +43,10 @@ export function tellGuests(forwards: readonly ResolvedForward[]): ToldByGuest {
   const told = new Map<string, Told>();
   for (const { forward, family, target, why } of forwards) {
     const key = keyOf(forward.guest, family);
-    // Of several forwards the one with the most to say speaks for the guest.
-    if (told.has(key) && (why === undefined || told.get(key)?.why !== undefined)) continue;
+    // One of several forwards may have no place on the host, or something to say: the guest has its address all the same.
     const address = target === undefined ? {} : { address: target.address };
-    told.set(key, { guest: forward.guest, ...address, ...(why === undefined ? {} : { why }) });
+    const own = { ...address, ...(why === undefined ? {} : { why }) };
+    told.set(key, { guest: forward.guest, ...own, ...told.get(key) });
   }
   return told;
 }
@@ -133,11 +134,12 @@ function tellGuest(
       message: `${name}: rules brought up to date${note} ${because}`,
     };
   if (before?.why === now.why) return undefined;
-  // That a network is down, or the kernel takes no rules, is told once, not for each of the guests.
-  const quiet = /^(network |degraded: )/.test(now.why ?? "") ? "debug" : "info";
-  const level = now.why?.startsWith("conflict") === true ? "warn" : quiet;
   const state = now.address === undefined ? "pending" : `forwarded to ${now.address}`;
-  return { level, event: "forward-state", message: `${name}: ${state}${note} ${because}` };
+  const message = `${name}: ${state}${note} ${because}`;
+  if (now.why?.startsWith("conflict") === true) return { level: "warn", event: "forward-conflict", message };
+  // That a network is down, or the kernel takes no rules, is told once, not for each of the guests.
+  const level = /^(network |no network |degraded: )/.test(now.why ?? "") ? "debug" : "info";
+  return { level, event: "forward-state", message };
 }
 
 function tellShared(

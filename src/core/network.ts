@@ -35,3 +35,18 @@ export function refuseAddress(address: Ip, network: Network): string | undefined
     return `it is the network or broadcast address of ${formatCidr(subnet.cidr)}`;
   return undefined;
 }
+
+/** Which link has an address of the host. */
+export type OwnAddresses = ReadonlyMap<Ip, string>;
+
+export function findOwnAddresses(host: HostAddresses): OwnAddresses {
+  return new Map(
+    [...host].flatMap(([link, addresses]) => addresses.map((address) => [address, link] as const)),
+  );
+}
+
+/** Why no forward may lead to an address: the host's own, on whatever link, would be reached past what INPUT forbids. */
+export function refuseOwn(address: Ip, own: OwnAddresses): string | undefined {
+  const link = own.get(address);
+  return link === undefined ? undefined : `${address} is the host's own, on ${link}`;
+}

@@ -1,8 +1,13 @@
-import { familyOf, parseIp } from "./address.ts";
+import { familyOf, isLoopback, LOOPBACK, parseIp } from "./address.ts";
 import type { Family, Protocol } from "./address.ts";
+import { familiesOfListen } from "./listen.ts";
 import type { HostAddresses } from "./network.ts";
-import type { Forward, Listen, PortMap } from "./port-map.ts";
+import type { Forward, Listen } from "./port-map.ts";
 import { printable } from "./printable.ts";
+import type { DaemonStatus, ForwardStatus, Problem } from "./status.ts";
+
+/** The process, where the kernel does not tell which. */
+export const UNNAMED = "a process";
 
 /** A socket of the host itself that waits for connections. */
 export interface Listener {
@@ -14,27 +19,70 @@ export interface Listener {
   readonly process: string;
 }
 
+/** What of a forward matters here. */
+type Published = Pick<Forward, "guest" | "protocol" | "published" | "listen">;
+
 /** A published port on which the host itself listens: clients will reach the guest, no longer the process. */
-export interface Occupied {
-  readonly forward: Forward;
+export interface Occupied<F extends Published = Published> {
+  readonly forward: F;
   readonly port: number;
   readonly process: string;
 }
 
-/** @returns one row a port and process, in the config's order */
-export function findOccupied(
-  portMap: PortMap,
+/**
+ * @param loopback whether 127.0.0.1 is published too (reach.loopback)
+ * @returns one row a port and process, in the config's order
+ */
+export function findOccupied<F extends Published>(
+  forwards: readonly F[],
   listeners: readonly Listener[],
   host: HostAddresses,
-): readonly Occupied[] {
-  const forwards = portMap.guests.flatMap((guest) => guest.forwards);
+  loopback: boolean,
+): readonly Occupied<F>[] {
   const rows = forwards.flatMap((forward) =>
     listeners
-      .filter((listener) => collides(forward, listener, host, portMap.reach.loopback))
-      .map(({ port, process }): Occupied => ({ forward, port, process: printable(process) })),
+      .filter((listener) => collides(forward, listener, host, loopback))
+      .map(({ port, process }): Occupied<F> => ({ forward, port, process: printable(process) })),
   );
   const byKey = new Map(rows.map((row) => [describeOccupied(row), row]));
   return [...byKey.values()];
+}
+
+/**
+ * The same for a status, whose problems of this kind are as old as the daemon's last look.
+ * @returns its problems with those of now
+ */
+export function updateOccupied(
+  { forwards, problems }: Pick<DaemonStatus, "forwards" | "problems">,
+  listeners: readonly Listener[],
+): readonly Problem[] {
+  const loopback = forwards.some(({ listen }) => listen.includes(LOOPBACK));
+  const rows = findOccupied(forwards.map(toPublished), listeners, new Map(), loopback);
+  const [before, others] = [true, false].map((isOld) =>
+    problems.filter(({ code }) => (code === "port-in-use") === isOld),
+  );
+  const now = rows.map((row): Problem => {
+    // Who is not root is told no names; the daemon may have been.
+    const [what = ""] = describeOccupied(row).split(" by ", 1);
+    const named =
+      row.process === UNNAMED ? before?.find(({ message }) => message.startsWith(what)) : undefined;
+    return named ?? { code: "port-in-use", message: describeOccupied(row), severity: "warning" };
+  });
+  return [...(others ?? []), ...now];
+}
+
+function toPublished({ guest, protocol, published, listen, family }: ForwardStatus): Published {
+  const [first = 0, last = first] = published.split("-").map(Number);
+  const places = listen.map((name): Listen => {
+    const address = parseIp(name);
+    return address === undefined ? { kind: "interface", name } : { kind: "address", address };
+  });
+  return {
+    guest,
+    protocol,
+    published: { first, last },
+    listen: places.length === 0 ? [{ kind: "any", family }] : places,
+  };
 }
 
 export function describeOccupied({ forward, port, process }: Occupied): string {
@@ -44,7 +92,7 @@ export function describeOccupied({ forward, port, process }: Occupied): string {
   );
 }
 
-function collides(forward: Forward, listener: Listener, host: HostAddresses, loopback: boolean): boolean {
+function collides(forward: Published, listener: Listener, host: HostAddresses, loopback: boolean): boolean {
   const { first, last } = forward.published;
   if (listener.protocol !== forward.protocol || listener.port < first || listener.port > last) return false;
   return forward.listen.some((listen) => overlaps(listen, listener.address, host, loopback));
@@ -55,8 +103,9 @@ function overlaps(listen: Listen, address: string, host: HostAddresses, loopback
   // `*` is every address of both families.
   const families: readonly Family[] = ip === undefined ? [4, 6] : [familyOf(ip)];
   const everywhere = ip === undefined || ip === "0.0.0.0" || ip === "::";
-  // From outside nobody reaches 127.0.0.1, and we redirect it only when asked to.
-  if (ip?.startsWith("127.") === true && !loopback) return false;
+  // From outside nobody reaches these; of them 127.0.0.1 alone is redirected, where that is asked for, by every forward.
+  if (ip !== undefined && isLoopback(ip))
+    return loopback && ip === LOOPBACK && familiesOfListen(listen).includes(4);
   switch (listen.kind) {
     case "any":
       return families.includes(listen.family);

@@ -1,4 +1,4 @@
-import { familiesOf, formatListen } from "./listen.ts";
+import { familiesOfListen, formatListen } from "./listen.ts";
 import type { Forward, Listen } from "./port-map.ts";
 
 /** Two forwards that want the same port of the same address; `later` stands below `earlier` in the file. */
@@ -20,7 +20,7 @@ interface Lane {
  *
  *     any IPv4     |-----|   |--|      compared with each other, and with all below
  *     10.0.0.1        |-|              compared with each other, and with "any"
- *     eth0                    |---|    the same; what addresses it has is not known here
+ *     eth0                    |---|    the same; what addresses it has is not known here (see places.ts)
  */
 export function findOverlaps(forwards: readonly Forward[]): readonly Overlap[] {
   const found = new Map<string, Overlap>();
@@ -44,7 +44,7 @@ export function findOverlaps(forwards: readonly Forward[]): readonly Overlap[] {
 }
 
 function familiesIn(listens: readonly Listen[], isAny: boolean): readonly string[] {
-  const families = listens.filter(({ kind }) => (kind === "any") === isAny).flatMap(familiesOf);
+  const families = listens.filter(({ kind }) => (kind === "any") === isAny).flatMap(familiesOfListen);
   return [...new Set(families)].map(String);
 }
 
@@ -78,7 +78,7 @@ function buildLane(unsorted: readonly Forward[]): Lane {
 function findHolder(
   lane: Lane,
   forward: Forward,
-  end = lastStartingBy(lane, forward.published.last),
+  end = lastStartingBy(lane.forwards, forward.published.last),
 ): Forward | undefined {
   return [lane.forwards[end], lane.highest[end]].find(
     (each) =>
@@ -88,12 +88,12 @@ function findHolder(
   );
 }
 
-/** Index of the last forward that starts at or below the port; -1 for none. */
-function lastStartingBy(lane: Lane, port: number): number {
-  let [low, high] = [0, lane.forwards.length];
+/** Of forwards by first port, the index of the last that starts at or below the port; -1 for none. */
+export function lastStartingBy(forwards: readonly Forward[], port: number): number {
+  let [low, high] = [0, forwards.length];
   while (low < high) {
     const middle = (low + high) >>> 1;
-    const first = lane.forwards[middle]?.published.first ?? Number.POSITIVE_INFINITY;
+    const first = forwards[middle]?.published.first ?? Number.POSITIVE_INFINITY;
     if (first <= port) low = middle + 1;
     else high = middle;
   }

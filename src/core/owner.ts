@@ -32,6 +32,10 @@ export function sharedComment(what: string): string {
   return `${MARK}@${plain(what)}`;
 }
 
+/** The comments of our rules in chains of others: a rule of others may begin as ours do. */
+export const JUMP_COMMENT: string = sharedComment("jump");
+export const GUARD_COMMENT: string = sharedComment("loopback-guard");
+
 export function parseOwner(comment: string): Owner | undefined {
   if (!comment.startsWith(MARK) || comment.startsWith(`${MARK}@`)) return undefined;
   const [name = "", ...rest] = comment.slice(MARK.length).split(" ");

@@ -1,13 +1,14 @@
 import { familyOf, formatPorts, parseMac } from "./address.ts";
 import { refuse } from "./fault.ts";
 import type { Reading } from "./fault.ts";
-import { familiesOf, parseGuestIp } from "./listen.ts";
+import { familiesOfListen, parseGuestIp } from "./listen.ts";
 import { parseInterfaceName, parseName } from "./names.ts";
 import { parseAllow, parseForwards } from "./parse-forwards.ts";
 import type { PortDefaults } from "./parse-forwards.ts";
 import type { Forward, Guest, Identity } from "./port-map.ts";
 import { printable } from "./printable.ts";
 import type { Report } from "./report.ts";
+import { knownKeys } from "./schema.ts";
 import type { RawGuest } from "./schema.ts";
 import type { Sound } from "./sound.ts";
 
@@ -111,7 +112,9 @@ function readPorts(
   const allow = raw.allow === undefined ? [] : parseAllow([...path, "allow"], raw.allow, report);
   const unusable = Object.hasOwn(raw, "ports") && raw.ports === undefined;
   const ports = raw.ports ?? [];
-  if (ports.length === 0 && !unusable) {
+  // A key that nobody knows may be what the ports were written under.
+  const known = knownKeys(path);
+  if (ports.length === 0 && !unusable && Object.keys(raw).every((key) => known.includes(key))) {
     const message = `guest "${printable(name)}" publishes no port; give it ports, or remove it`;
     report.warn(report.keyPlace(path), { code: "no-ports", message });
   }
@@ -126,7 +129,7 @@ function checkFamilies(guest: Guest, report: Report): void {
   if (guest.identity.kind !== "address") return;
   const family = familyOf(guest.identity.address);
   for (const { listen, published, where } of guest.forwards) {
-    if (listen.some((each) => familiesOf(each).includes(family))) continue;
+    if (listen.some((each) => familiesOfListen(each).includes(family))) continue;
     const everywhere = family === 4 ? "0.0.0.0" : "::";
     const message = `port ${formatPorts(published)} is not published on any IPv${family} address, but the guest's is ${guest.identity.address}; listen on "${everywhere}" or an IPv${family} address of the host`;
     report.error(where, { code: "address-family", message });
@@ -136,7 +139,7 @@ function checkFamilies(guest: Guest, report: Report): void {
 /** An allowlist with no source of a family that the port is published in lets nobody in. */
 function checkSources(guest: Guest, report: Report): void {
   for (const { listen, allow, published, where } of guest.forwards) {
-    const families = new Set(listen.flatMap(familiesOf));
+    const families = new Set(listen.flatMap(familiesOfListen));
     if (allow.length === 0 || allow.some((cidr) => families.has(cidr.family))) continue;
     const on = [...families].map((family) => `IPv${family}`).join(" and ");
     const message = `port ${formatPorts(published)} is published on ${on}, but \`allow\` has no ${on} source: nobody could reach it`;

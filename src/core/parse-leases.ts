@@ -10,6 +10,9 @@ export const LEASE_FILE_MAX_BYTES: number = 32 * 1024 * 1024;
 /** Enough to see what is wrong; a hostile guest can make any number of bad rows. */
 const ISSUES_MAX = 10;
 
+/** What may be wrong with libvirt's files. */
+export type LeaseFault = "lease-folder" | "lease-file" | "lease-row";
+
 type Row<T> = { readonly row: T } | { readonly fault: string };
 
 /**
@@ -21,7 +24,7 @@ export function parseLeases(
   bytes: Uint8Array,
   file: string,
   bridge: string,
-): Parsed<readonly Lease[] | undefined> {
+): Parsed<readonly Lease[] | undefined, LeaseFault> {
   return parseRows(bytes, file, (row) => parseLease(row, bridge));
 }
 
@@ -30,7 +33,7 @@ export function parseDomainMacs(
   bytes: Uint8Array,
   file: string,
   bridge: string,
-): Parsed<readonly DomainMacs[] | undefined> {
+): Parsed<readonly DomainMacs[] | undefined, LeaseFault> {
   return parseRows(bytes, file, (row) => parseDomain(row, bridge));
 }
 
@@ -38,7 +41,7 @@ function parseRows<T>(
   bytes: Uint8Array,
   file: string,
   parseRow: (row: Readonly<Record<string, unknown>>) => Row<T>,
-): Parsed<readonly T[] | undefined> {
+): Parsed<readonly T[] | undefined, LeaseFault> {
   // 0 bytes is what libvirt leaves after a network's first start: no fault, but no knowledge either.
   if (bytes.length === 0) return { value: undefined, issues: [] };
   const rows = parseJson(bytes);
@@ -82,7 +85,6 @@ function parseLease(row: Readonly<Record<string, unknown>>, bridge: string): Row
   const expiry = parseExpiry(row["expiry-time"]);
   if (expiry === undefined) return fault("expiry-time", row["expiry-time"], "a time in epoch seconds");
   const hostname = row["hostname"];
-  const clientId = row["client-id"];
   return {
     row: {
       bridge,
@@ -90,7 +92,6 @@ function parseLease(row: Readonly<Record<string, unknown>>, bridge: string): Row
       address,
       ...(expiry === 0 ? {} : { expiresAtMs: expiry * 1000 }),
       ...(typeof hostname === "string" ? { hostname } : {}),
-      ...(typeof clientId === "string" ? { clientId } : {}),
     },
   };
 }
@@ -129,7 +130,7 @@ function nameRow(row: Readonly<Record<string, unknown>>): string {
   return names.length === 0 ? "" : `of ${printable(names.join(" "), 80)} `;
 }
 
-function toIssues(faults: readonly string[], file: string): readonly Issue[] {
+function toIssues(faults: readonly string[], file: string): readonly Issue<LeaseFault>[] {
   const all = [...new Set(faults)].toSorted();
   const more = all.length - ISSUES_MAX;
   return [...all.slice(0, ISSUES_MAX), ...(more > 0 ? [`${more} more rows left out`] : [])].map(

@@ -1,9 +1,12 @@
 import { formatPorts } from "./address.ts";
 import { parseDuration } from "./duration.ts";
+import { parseEndpoint } from "./endpoint.ts";
 import { refuse } from "./fault.ts";
 import type { Parsed } from "./issue.ts";
 import { formatListen, parseListen } from "./listen.ts";
 import { parseInterfaceName } from "./names.ts";
+import { describeTaken, findSharedLoopback } from "./places.ts";
+import type { Taken } from "./places.ts";
 import { findOverlaps } from "./overlap.ts";
 import type { Overlap } from "./overlap.ts";
 import { uniqueListens } from "./parse-forwards.ts";
@@ -46,7 +49,13 @@ function readPortMap(raw: Sound<RawConfig>, checks: Checks, report: Report): Por
   const networks = readNetworks(raw.networks, report);
   const listen = isUnusable(raw, "listen") ? undefined : readListen(raw.listen, loopback, report);
   const guests = readGuests(raw.guests ?? {}, { listen, loopback, networks }, report);
-  for (const overlap of findOverlaps(guests.flatMap((guest) => guest.forwards))) tellOverlap(overlap, report);
+  const overlaps = findOverlaps(guests.flatMap((guest) => guest.forwards));
+  for (const overlap of overlaps) tellOverlap(overlap, report);
+  if (overlaps.length === 0)
+    for (const { forward, taken } of findSharedLoopback({ guests, reach }))
+      report.warn(forward.where, { code: "loopback-shared", message: tellShared(taken) });
+  const metrics =
+    raw.metrics === undefined ? undefined : report.take(["metrics"], parseEndpoint(raw.metrics));
   return {
     guests,
     ...(networks === undefined ? {} : { networks }),
@@ -55,6 +64,7 @@ function readPortMap(raw: Sound<RawConfig>, checks: Checks, report: Report): Por
     lingerMs: report.take(["linger"], parseDuration(raw.linger ?? "5s")) ?? 0,
     onStop: raw.on_stop ?? "keep",
     iptables: raw.iptables ?? "auto",
+    ...(metrics === undefined ? {} : { metrics }),
     logLevel: raw.log_level ?? "info",
   };
 }
@@ -122,4 +132,9 @@ function tellOverlap({ earlier, later }: Overlap, report: Report): void {
   const other = `${formatPorts(earlier.published)} on ${earlier.listen.map(formatListen).join(", ")}`;
   const message = `${formatPorts(later.published)}/${later.protocol} of guest "${printable(later.guest)}" is also published at line ${earlier.where.line} by guest "${printable(earlier.guest)}" (${other})`;
   report.error(later.where, { code: "port-overlap", message });
+}
+
+function tellShared(taken: Taken): string {
+  const choice = "the first in the file has it; name 127.0.0.1 in the one that should";
+  return `${describeTaken(taken)} (line ${taken.by.where.line}): ${choice}`;
 }

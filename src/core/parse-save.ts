@@ -2,9 +2,15 @@ import type { Actual, Chains, Table } from "./ruleset.ts";
 import { TABLES } from "./ruleset.ts";
 
 /** Packets and bytes that a rule has matched. */
-export interface Counters {
+interface Counters {
   readonly packets: number;
   readonly bytes: number;
+}
+
+/** A rule with what it has matched. */
+export interface CountedRule {
+  readonly rule: string;
+  readonly counters: Counters;
 }
 
 export interface SaveText extends Actual {
@@ -20,7 +26,7 @@ export function parseSave(text: string): SaveText {
   const tables: Record<Table, Map<string, string[]>> = { raw: new Map(), filter: new Map(), nat: new Map() };
   const incompatible: string[] = [];
   let table: Map<string, string[]> | undefined;
-  for (const line of text.split("\n")) {
+  for (const line of splitLines(text)) {
     const first = line[0];
     if (first === "-") addRule(table, line);
     else if (first === ":") table?.set(line.slice(1, line.indexOf(" ")), []);
@@ -29,6 +35,20 @@ export function parseSave(text: string): SaveText {
       incompatible.push(...(/^# Table `(\w+)' is incompatible/.exec(line)?.slice(1) ?? []));
   }
   return { tables: tables satisfies Record<Table, Chains>, incompatible };
+}
+
+/** A line ends where no quote is open: iptables-save prints the line breaks of a comment as they are. */
+const LINE = /(?:[^"\n]+|(?<= )"(?:[^"\\]|\\.)*"(?=[ \n]|$)|")+/gs;
+
+function splitLines(text: string): readonly string[] {
+  const lines = text.split("\n");
+  return lines.some(mayBeOpen) ? (text.match(LINE) ?? []) : lines;
+}
+
+/** Of a hundred thousand rules with comments hardly one is: there the last quote opens, or is one of the comment's own. */
+function mayBeOpen(line: string): boolean {
+  const before = line[line.lastIndexOf('"') - 1];
+  return before === " " || before === "\\";
 }
 
 function tableOf(
@@ -46,13 +66,10 @@ function addRule(table: Map<string, string[]> | undefined, line: string): void {
 }
 
 /** Reads the counters of one chain from `iptables-save -c`, in the chain's order. */
-export function parseCounters(
-  text: string,
-  chainPrefix: string,
-): readonly { readonly rule: string; readonly counters: Counters }[] {
+export function parseCounters(text: string, chainPrefix: string): readonly CountedRule[] {
   const found = [];
-  for (const line of text.split("\n")) {
-    const match = /^\[(\d+):(\d+)\] -A (\S+) (.*)$/.exec(line);
+  for (const line of splitLines(text)) {
+    const match = /^\[(\d+):(\d+)\] -A (\S+) (.*)$/s.exec(line);
     if (match?.[3]?.startsWith(chainPrefix) !== true || match[4] === undefined) continue;
     found.push({ rule: match[4], counters: { packets: Number(match[1]), bytes: Number(match[2]) } });
   }

@@ -1,9 +1,10 @@
 import type { Family } from "./address.ts";
+import { findMoves, withoutMoves } from "./contest.ts";
 import type { Change, Diff, IptablesChange } from "./diff.ts";
 import { LIBVIRT_TABLE, renderNft, renderNftChange } from "./libvirt-table.ts";
 import type { NftChange } from "./libvirt-table.ts";
 import { isOwnedChain } from "./ruleset.ts";
-import type { Desired, Table } from "./ruleset.ts";
+import type { Desired, RuleText, Table } from "./ruleset.ts";
 
 /** One run of a program, with its input. */
 export interface Operation {
@@ -47,6 +48,30 @@ export function rewriteOwnChains(diff: Diff, desired: Desired): Diff {
     return [{ kind: "create-chain", table, chain }, ...added];
   });
   return [...rewritten, ...kept];
+}
+
+/** Rules of ours that go from chains of others for good; one that moves within its chain is none. */
+export function findStrays(diff: Diff): readonly Removal[] {
+  return withoutMoves(diff, findMoves(diff)).filter(
+    (change): change is Removal => change.kind === "remove" && !isNft(change) && change.place !== undefined,
+  );
+}
+
+type Removal = IptablesChange & { readonly kind: "remove" };
+
+export function withoutStrays(diff: Diff): Diff {
+  const strays: ReadonlySet<Change> = new Set(findStrays(diff));
+  return diff.filter((change) => !strays.has(change));
+}
+
+/**
+ * The same diff, with strays named by their places, for those that iptables cannot delete by their own words. From the
+ * end: so that no place moves before it is used.
+ * @param diff from what was read just now
+ */
+export function removeByPlace(diff: Diff): Diff {
+  const byPlace = findStrays(diff).map((stray): Change => ({ ...stray, rule: `${stray.place}` }));
+  return [...byPlace.toReversed(), ...withoutStrays(diff)];
 }
 
 function isNft(change: Change): change is NftChange {
@@ -97,7 +122,7 @@ export function commandOf(family: Family, change: Change): string {
     // A handle tells a reader nothing: the rule does.
     const ip = family === 4 ? "ip" : "ip6";
     return change.kind === "remove"
-      ? `nft delete rule ${ip} ${change.table} ${change.chain} ${change.rule}`
+      ? `nft delete rule ${ip} ${change.table} ${change.chain} ${oneLine(change.rule)}`
       : `nft ${renderNftChange(family, change)}`;
   }
   const words = change.kind === "create-chain" ? `-N ${change.chain}` : renderChange(change);
@@ -111,10 +136,15 @@ function renderChange(change: IptablesChange): string {
     case "delete-chain":
       return `-X ${change.chain}`;
     case "remove":
-      return `-D ${change.chain} ${change.rule}`;
+      return `-D ${change.chain} ${oneLine(change.rule)}`;
     case "add":
       return change.last
         ? `-A ${change.chain} ${change.rule}`
         : `-I ${change.chain} ${change.position} ${change.rule}`;
   }
+}
+
+/** A foreign comment may hold line breaks, and what comes after one would be a command of its own. No such rule is found by its words. */
+function oneLine(rule: RuleText): string {
+  return rule.replaceAll(/[\r\n]/g, " ");
 }

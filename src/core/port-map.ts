@@ -1,4 +1,5 @@
 import type { Cidr, Family, Ip, Mac, PortRange, Protocol } from "./address.ts";
+import type { Endpoint } from "./endpoint.ts";
 import type { Place } from "./issue.ts";
 
 /** How a guest is found; product contract: "Which guest is which". */
@@ -51,5 +52,7 @@ export interface PortMap {
   readonly lingerMs: number;
   readonly onStop: "keep" | "remove";
   readonly iptables: "auto" | "nft" | "legacy";
+  /** Where Prometheus may ask; absent: nowhere. */
+  readonly metrics?: Endpoint;
   readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal";
 }

@@ -31,7 +31,8 @@ export function parsePortText(text: string): Reading<PortText> {
     return refuse("port-protocol", `/${written} is no protocol; write /tcp, /udp, /sctp or /both`);
   }
   const groups = SHORT.exec(ports)?.groups;
-  if (groups === undefined) return refuse("port-syntax", explain(text, ports));
+  if (groups === undefined || /^[\d-]+$/.test(groups["v4"] ?? ""))
+    return refuse("port-syntax", explain(text, ports));
   const published = parsePortRange(groups["published"] ?? "");
   if ("fault" in published) return published;
   const target = parsePortRange(groups["target"] ?? "");
@@ -76,9 +77,12 @@ export function refuseUnequal(
   );
 }
 
-function parsePort(text: string): Reading<number> {
-  if (text === "")
-    return refuse("port-syntax", "a port number is missing; write PUBLISHED:TARGET like 1122:22");
+/**
+ * Reads one port.
+ * @param hint what to write where it is missing
+ */
+export function parsePort(text: string, hint = "write PUBLISHED:TARGET like 1122:22"): Reading<number> {
+  if (text === "") return refuse("port-syntax", `a port number is missing; ${hint}`);
   // YAML readers turn 0x50 into 80 wherever it stands alone; in `0x50:80` it means the same.
   if (!/^(\d+|0x[\da-f]+)$/i.test(text))
     return refuse("port-number", `"${printable(text)}" is no port number`);
@@ -94,5 +98,10 @@ function explain(text: string, ports: string): string {
     return `"${written}" names one side only; write ${ports}:${written} to publish it under the same number`;
   if (ports.includes("::") && !ports.includes("["))
     return `"${written}" is unclear; put an IPv6 address in brackets and quote it: "[::1]:80:80"`;
+  const [published = "", target = "", ...more] = ports.split(":");
+  if (more.length === 1 && /^[\d:-]+$/.test(ports)) {
+    const meant = text.replace(ports, `${published}:${target}`);
+    return `"${written}" has three ports; write ${meant}, before it nothing but an address of the host, as in 192.168.1.100:${meant}`;
+  }
   return `"${written}" is no port; write [HOST_IP:]PUBLISHED[-END]:TARGET[-END][/PROTOCOL] like 1122:22`;
 }

@@ -11,6 +11,11 @@ export function printable(text: string, max = 64): string {
   return escaped.length > max ? `${escaped.slice(0, max)}... (${text.length} characters)` : escaped;
 }
 
+/** Our own text with printable parts in it, made safe once more: it stays one line, and moves no cursor. */
+export function oneLine(text: string): string {
+  return Array.from(text, (character) => (character === "\\" ? character : escape(character))).join("");
+}
+
 function escape(character: string): string {
   return character.replace(UNPRINTABLE, (match) =>
     match === "\\" ? "\\\\" : `\\u{${match.codePointAt(0)?.toString(16)}}`,

@@ -1,21 +1,27 @@
 import { familyOf } from "./address.ts";
-import type { Family, Ip, Mac } from "./address.ts";
-import { leasedByOther, stillAnswers } from "./choose-lease.ts";
+import type { Family, Mac } from "./address.ts";
+import { isTaken, stillAnswers } from "./choose-lease.ts";
 import type { Answers, Question } from "./choose-lease.ts";
-import { findContested, findGuest, findUsableLeases } from "./find-guest.ts";
+import { findGuest, indexUsable } from "./find-guest.ts";
 import type { Finding, Holder, Target, World } from "./find-guest.ts";
+import { placeKey } from "./lease-index.ts";
+import { findOwnAddresses, refuseOwn } from "./network.ts";
 import type { HostAddresses, Network } from "./network.ts";
 import { identityText } from "./owner.ts";
+import { placeForwards } from "./places.ts";
 import type { Guest, PortMap } from "./port-map.ts";
-import { familiesOf, publish } from "./publish.ts";
-import type { Outcome, ResolvedForward } from "./publish.ts";
+import { findPlugs } from "./plugs.ts";
+import { publishedFamilies, publish } from "./publish.ts";
+import type { GuestOutcome, ResolvedForward } from "./publish.ts";
+import { wakeFor } from "./silence.ts";
+import { limitWishes } from "./turns.ts";
 
 export interface Resolution {
   readonly forwards: readonly ResolvedForward[];
   readonly holders: readonly Holder[];
   /** When time alone changes the outcome (a lease expires, linger ends), epoch ms. */
   readonly wakeAtMs?: number;
-  /** What would have to be asked to know better; empty once `answers` has them. */
+  /** What is to be asked now to know better; empty once `answers` has them, or all that one pass may ask. */
   readonly questions: readonly Question[];
 }
 
@@ -39,18 +45,23 @@ export function resolveForwards(
   nowMs: number,
   evidence: Evidence = { answers: new Map() },
 ): Resolution {
-  const usable = findUsableLeases(networks, nowMs);
-  const questions = new Map<Ip, Question>();
+  const places = placeForwards(portMap, host);
+  const { answers } = evidence;
+  const wishes = new Map<string, Wish>();
+  let isFirst = true;
   const ask = (question: Question): Mac | undefined => {
-    if (!evidence.answers.has(question.address)) questions.set(question.address, question);
-    return evidence.answers.get(question.address);
+    const key = placeKey(question);
+    if (!answers.has(key) && !wishes.has(key)) {
+      wishes.set(key, { question, isFirst });
+      isFirst = false;
+    }
+    return answers.get(key);
   };
   const { running } = evidence;
+  const facts = { networks, plugs: findPlugs(networks), own: findOwnAddresses(host), nowMs };
   const world: World = {
-    networks,
-    usable,
-    contested: findContested(usable),
-    nowMs,
+    ...facts,
+    leases: indexUsable(facts),
     lingerMs: portMap.lingerMs,
     ...(running === undefined ? {} : { running }),
     ask,
@@ -59,24 +70,26 @@ export function resolveForwards(
   const kept: Holder[] = [];
   const wakes: number[] = [];
   for (const guest of portMap.guests) {
-    for (const family of familiesOf(guest, host)) {
+    for (const family of publishedFamilies(guest, places)) {
       const holder = holderOf(guest, family, holders);
+      isFirst = true;
       const outcome = settle(findGuest(guest, family, holder, world), holder, guest, world);
       if (outcome.holder !== undefined) kept.push(outcome.holder);
       if (outcome.wakeAtMs !== undefined) wakes.push(outcome.wakeAtMs);
-      for (const forward of guest.forwards) forwards.push(...publish(forward, family, host, outcome));
+      for (const forward of guest.forwards) forwards.push(...publish(forward, family, places, outcome));
     }
   }
-  const wakeAtMs = wakes.length === 0 ? undefined : Math.min(...wakes);
-  return {
-    forwards,
-    holders: kept,
-    questions: [...questions.values()],
-    ...(wakeAtMs === undefined ? {} : { wakeAtMs }),
-  };
+  const questions = limitWishes([...wishes.values()], answers.size, nowMs).map(({ question }) => question);
+  return { forwards, holders: kept, questions, ...wakeAt(...wakes) };
 }
 
-interface Settled extends Outcome {
+/** A question, and whether it is the first of its guest's. */
+interface Wish {
+  readonly question: Question;
+  readonly isFirst: boolean;
+}
+
+interface Settled extends GuestOutcome {
   readonly holder?: Holder;
   readonly wakeAtMs?: number;
 }
@@ -84,7 +97,7 @@ interface Settled extends Outcome {
 /** Turns a finding into an outcome: who vanished lingers, who is merely not heard of stays. */
 function settle(finding: Finding, holder: Holder | undefined, guest: Guest, world: World): Settled {
   if (finding.state === "found") {
-    const { lease, note, inDoubt = false, left } = finding;
+    const { lease, note, inDoubt = false, left, silence } = finding;
     const { expiresAtMs } = lease;
     const inDoubtSinceMs = inDoubt ? (holder?.inDoubtSinceMs ?? world.nowMs) : undefined;
     const now: Holder = {
@@ -95,23 +108,29 @@ function settle(finding: Finding, holder: Holder | undefined, guest: Guest, worl
       ...(expiresAtMs === undefined ? {} : { expiresAtMs }),
       ...(inDoubtSinceMs === undefined ? {} : { inDoubtSinceMs }),
       ...(left === undefined ? {} : { left }),
+      ...(silence === undefined ? {} : { silence }),
     };
-    const askAgain = inDoubtSinceMs === undefined ? undefined : askAgainAt(inDoubtSinceMs, world.nowMs);
-    const wakes = [expiresAtMs, askAgain].filter((at) => at !== undefined);
     return {
       target: lease,
       holder: now,
       ...(note === undefined ? {} : { why: note }),
-      ...(wakes.length === 0 ? {} : { wakeAtMs: Math.min(...wakes) }),
+      ...wakeAt(
+        expiresAtMs,
+        inDoubtSinceMs === undefined ? undefined : askAgainAt(inDoubtSinceMs, world.nowMs),
+        silence === undefined ? undefined : wakeFor(silence),
+      ),
     };
   }
   const { why } = finding;
   const remembered = holder === undefined ? {} : { holder };
-  if (finding.state === "contested") return { why, ...remembered, wakeAtMs: world.nowMs + ASK_CONTESTED_MS };
+  const contestedAtMs = world.nowMs + ASK_CONTESTED_MS;
+  if (finding.state === "contested") return { why, ...remembered, wakeAtMs: contestedAtMs };
   if (holder === undefined) return { why };
   // The incumbent is remembered while its network is down: the name it holds must not be free for the taking.
   if (finding.state === "down") return { why: finding.why, holder };
-  if (leasedByOther(holder.address, holder.mac, world)) return { why: finding.why };
+  const refusal = refuseOwn(holder.address, world.own);
+  if (refusal !== undefined) return { why: refusal };
+  if (isTaken(holder, world)) return { why: finding.why };
   const target: Target = {
     address: holder.address,
     ...(holder.mac === undefined ? {} : { mac: holder.mac }),
@@ -130,11 +149,23 @@ function settle(finding: Finding, holder: Holder | undefined, guest: Guest, worl
       ),
     };
   }
+  const askAtMs = finding.state === "vanished" && finding.askAgain === true ? contestedAtMs : undefined;
   // A clock that was set back must not make it linger for longer.
   const lostAtMs = Math.min(holder.lostAtMs ?? world.nowMs, world.nowMs);
   const endsAtMs = lostAtMs + world.lingerMs;
-  if (world.nowMs >= endsAtMs) return { why: finding.why };
-  return { target, holder: { ...holder, lostAtMs }, why: `${finding.why}; lingers`, wakeAtMs: endsAtMs };
+  if (world.nowMs >= endsAtMs) return { why, ...wakeAt(askAtMs) };
+  return {
+    target,
+    holder: { ...holder, lostAtMs },
+    why: `${why}; lingers`,
+    ...wakeAt(endsAtMs, askAtMs),
+  };
+}
+
+/** The first of these times. */
+function wakeAt(...times: readonly (number | undefined)[]): { readonly wakeAtMs?: number } {
+  const known = times.filter((at) => at !== undefined);
+  return known.length === 0 ? {} : { wakeAtMs: Math.min(...known) };
 }
 
 function holderOf(guest: Guest, family: Family, holders: readonly Holder[]): Holder | undefined {

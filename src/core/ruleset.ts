@@ -1,6 +1,6 @@
 import { parseIp } from "./address.ts";
 import type { Ip } from "./address.ts";
-import { CHAIN_PREFIX, MARK } from "./owner.ts";
+import { CHAIN_PREFIX, GUARD_COMMENT, JUMP_COMMENT, MARK } from "./owner.ts";
 
 export type Table = "raw" | "filter" | "nat";
 export const TABLES: readonly Table[] = ["raw", "filter", "nat"];
@@ -30,6 +30,8 @@ export interface Jump {
   readonly rule: RuleText;
   /** Set: it must stand before everything that rejects all traffic to these bridges. */
   readonly beforeRejectsOf?: readonly string[];
+  /** Set: it must stand before everything that may let past what comes from this bridge. */
+  readonly beforeAcceptsOf?: string;
 }
 
 /** What the kernel has, in one family. Foreign chains are there to be looked at, never to be written. */
@@ -55,10 +57,22 @@ const NO_CHAINS: Readonly<Record<Table, Chains>> = {
 };
 export const NOTHING_DESIRED: Desired = { chains: NO_CHAINS, jumps: [], libvirt: [] };
 
-/** Splits a rule's text into words; iptables-save puts a word in double quotes and escapes `"` and `\` in it. */
-function splitWords(rule: RuleText): readonly string[] {
-  const words = rule.match(/"(?:[^"\\]|\\.)*"|\S+/g) ?? [];
-  return words.map((word) => (word.startsWith('"') ? word.slice(1, -1).replace(/\\(.)/g, "$1") : word));
+/** A quote within a word is none: of links' names iptables-save prints what is there. */
+const WORD = /"(?:[^"\\]|\\.)*"(?=\s|$)|\S+/gs;
+
+interface Word {
+  readonly text: string;
+  readonly quoted: boolean;
+}
+
+/** Splits a rule's text into words; iptables-save puts one with odd characters in double quotes, and escapes quotes and `\` in it. */
+function splitWords(rule: RuleText): readonly Word[] {
+  const words = rule.match(WORD) ?? [];
+  return words.map((word) =>
+    /^".*"$/s.test(word)
+      ? { text: word.slice(1, -1).replaceAll(/\\(.)/gs, "$1"), quoted: true }
+      : { text: word, quoted: false },
+  );
 }
 
 /** One option of a rule with its values, e.g. `! -d 127.0.0.0/8`. */
@@ -68,15 +82,26 @@ export interface RuleOption {
   readonly values: readonly string[];
 }
 
+/** Options whose value somebody chose freely: it may look like an option, and a plain one is not even quoted. */
+const FREE_VALUES: ReadonlySet<string> = new Set(
+  (
+    "-i -o --physdev-in --physdev-out --comment --log-prefix --nflog-prefix --string --name --hashlimit-name " +
+    "--helper --match-set"
+  ).split(" "),
+);
+
 export function splitOptions(rule: RuleText): readonly RuleOption[] {
   const options: { negated: boolean; flag: string; values: string[] }[] = [];
   let negated = false;
-  for (const word of splitWords(rule)) {
-    if (word === "!") negated = true;
-    else if (/^--?[A-Za-z]/.test(word)) {
-      options.push({ negated, flag: word, values: [] });
+  for (const { text, quoted } of splitWords(rule)) {
+    const last = options.at(-1);
+    const isValue = quoted || (last?.values.length === 0 && FREE_VALUES.has(last.flag));
+    if (isValue) last?.values.push(text);
+    else if (text === "!") negated = true;
+    else if (/^--?[A-Za-z]/.test(text)) {
+      options.push({ negated, flag: text, values: [] });
       negated = false;
-    } else options.at(-1)?.values.push(word);
+    } else last?.values.push(text);
   }
   return options;
 }
@@ -86,8 +111,11 @@ export function splitOptions(rule: RuleText): readonly RuleOption[] {
  * in `-m tcp` where `-p tcp` says it already, and in `/32`.
  */
 export function ruleKey(rule: RuleText): string {
-  const options = splitOptions(rule).filter((option) => option.flag !== "-m");
+  const options = splitOptions(rule);
+  const protocol = options.find(({ flag }) => flag === "-p")?.values[0];
+  // A module may be a condition without having options: `-m socket`.
   return options
+    .filter(({ flag, values }) => flag !== "-m" || values[0] !== protocol)
     .map(({ negated, flag, values }) => `${negated ? "! " : ""}${flag} ${withoutWholeMask(values.join(" "))}`)
     .toSorted()
     .join(" ");
@@ -123,9 +151,13 @@ export function isOwnedChain(name: string): boolean {
   return name.startsWith(CHAIN_PREFIX);
 }
 
-/** Ours carries our mark or goes to a chain of ours; everything else is foreign. */
+/**
+ * Of the rules in chains of others, ours are those that go to a chain of ours, and those with the very comment of our
+ * jumps or guards, whatever somebody made of them; everything else is foreign.
+ */
 export function isOwnedRule(rule: RuleText): boolean {
   // Cheap test first: a host may have a hundred thousand foreign rules.
   if (!rule.includes(MARK) && !rule.includes(CHAIN_PREFIX)) return false;
-  return (commentOf(rule)?.startsWith(MARK) ?? false) || isOwnedChain(targetOf(rule) ?? "");
+  const comment = commentOf(rule);
+  return comment === JUMP_COMMENT || comment === GUARD_COMMENT || isOwnedChain(targetOf(rule) ?? "");
 }

@@ -1,5 +1,8 @@
+import { parseCidr } from "./address.ts";
 import type { Fault } from "./fault.ts";
+import { parseInterfaceName } from "./names.ts";
 import { nearest } from "./nearest.ts";
+import { parsePortText } from "./port-syntax.ts";
 import { printable } from "./printable.ts";
 import { checkSchema, knownKeys } from "./schema.ts";
 import type { SchemaIssue } from "./schema.ts";
@@ -11,17 +14,26 @@ export interface ShapeFault {
   /** True when the key is at fault and not its value. */
   readonly atKey: boolean;
   readonly fault: Fault;
+  /** Of an unknown key: the one that was probably meant. */
+  readonly meant?: string;
 }
 
 /** Lists every fault of a config's shape, in words for the admin. */
 export function findShapeFaults(value: unknown): readonly ShapeFault[] {
-  return checkSchema(value).flatMap((issue) => explain(issue, [], value));
+  const faults = checkSchema(value).flatMap((issue) => explain(issue, [], value));
+  // What is there under a name that is nearly right is not missing as well.
+  const meant = new Set(
+    faults.flatMap(({ path, meant: key }) =>
+      key === undefined ? [] : [JSON.stringify([...path.slice(0, -1), key])],
+    ),
+  );
+  return faults.filter(({ path }) => valueAt(value, path) !== undefined || !meant.has(JSON.stringify(path)));
 }
 
 function explain(issue: SchemaIssue, above: Path, root: unknown): readonly ShapeFault[] {
   const path: Path = [...above, ...(issue.path as Array<string | number>)];
   if (issue.code === "unrecognized_keys")
-    return issue.keys.map((key) => ({ path: [...path, key], atKey: true, fault: unknownKey(key, path) }));
+    return issue.keys.map((key) => ({ path: [...path, key], atKey: true, ...unknownKey(key, path) }));
   const value = valueAt(root, path);
   const misread = misreadText(value);
   if (misread !== undefined) return [{ path, atKey: false, fault: misread }];
@@ -66,11 +78,12 @@ function explainValue(issue: SchemaIssue, name: string, value: unknown): Fault {
   }
 }
 
-function unknownKey(key: string, parent: Path): Fault {
+function unknownKey(key: string, parent: Path): Pick<ShapeFault, "fault" | "meant"> {
   const known = knownKeys(parent);
   const meant = nearest(key, known);
   const hint = meant === undefined ? `known here: ${known.join(", ")}` : `did you mean "${meant}"?`;
-  return { code: "unknown-key", message: `unknown key "${printable(key)}"; ${hint}` };
+  const fault = { code: "unknown-key", message: `unknown key "${printable(key)}"; ${hint}` };
+  return { fault, ...(meant === undefined ? {} : { meant }) };
 }
 
 function unknownValue(name: string, value: string, known: readonly string[]): string {
@@ -122,9 +135,15 @@ function typeWord(type: string): string {
   return type === "array" ? "a list" : type === "string" ? "text" : "a mapping";
 }
 
-/** A lone source where a list belongs. */
+/** A lone value where a list of such belongs, if it could stand there. */
 function example(name: string, value: unknown): string {
-  return typeof value === "string" && ["allow", "networks", "ports"].includes(name)
-    ? `; write [${printable(value)}]`
-    : "";
+  if (typeof value !== "string" || LISTED[name]?.(value) !== true) return "";
+  // An IPv6 address in brackets would begin a list of its own.
+  return name === "ports" ? `; write ["${printable(value)}"]` : `; write [${printable(value)}]`;
 }
+
+const LISTED: Readonly<Record<string, (text: string) => boolean>> = {
+  allow: (text) => parseCidr(text) !== undefined,
+  networks: (text) => "value" in parseInterfaceName(text, "a bridge"),
+  ports: (text) => "value" in parsePortText(text),
+};

@@ -12,3 +12,5 @@ export const RANGE_PATTERN: string = `^${RANGE}$`;
 export const PORT_PATTERN: string = `^(${HOST_IP})?${RANGE}:${RANGE}(/(tcp|udp|sctp|both))?$`;
 export const MAC_PATTERN: string = "^[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}$";
 export const DURATION_PATTERN: string = "^(0+|[0-9]{1,9}(ms|s|m|h))$";
+/** Where a service listens. */
+export const ENDPOINT_PATTERN: string = `^((localhost|[0-9.]*|\\[[0-9a-fA-F:.]+\\]):)?${PORT}$`;

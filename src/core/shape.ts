@@ -30,7 +30,7 @@ function findUnsupported(value: unknown): readonly Path[] {
   const config = asMapping(value);
   const guests = asMapping(config["guests"]);
   return [
-    ...["metrics", "sources"].filter((key) => Object.hasOwn(config, key)).map((key) => [key]),
+    ...["sources"].filter((key) => Object.hasOwn(config, key)).map((key) => [key]),
     ...Object.keys(guests)
       .filter((name) => Object.hasOwn(asMapping(guests[name]), "reserve"))
       .map((name) => ["guests", name, "reserve"]),

@@ -1,5 +1,7 @@
 import { familyOf, formatPorts } from "./address.ts";
-import type { Family } from "./address.ts";
+import type { Family, Protocol } from "./address.ts";
+import type { EventCode } from "./events.ts";
+import type { Guarded } from "./guarded.ts";
 import type { Forward } from "./port-map.ts";
 import type { ResolvedForward } from "./publish.ts";
 import type { Variant } from "./ruleset.ts";
@@ -12,7 +14,7 @@ type ForwardState = "active" | "pending" | "degraded";
 /** One published port, in one family, as status.json and `status --json` show it. */
 export interface ForwardStatus {
   readonly guest: string;
-  readonly protocol: string;
+  readonly protocol: Protocol;
   /** `1122`, `30000-30099`. */
   readonly published: string;
   readonly target: string;
@@ -31,8 +33,7 @@ export interface ForwardStatus {
 
 /** Something an admin should act on. */
 export interface Problem {
-  /** Stable, kebab-case. */
-  readonly code: string;
+  readonly code: EventCode;
   readonly message: string;
   /** A `warning` leaves every forward working as asked. */
   readonly severity: "error" | "warning";
@@ -51,7 +52,23 @@ export interface DaemonStatus {
   readonly pass: number;
   readonly iptables: Variant | null;
   readonly problems: readonly Problem[];
+  /** Bridges for which libvirt had rules: the next daemon knows by it when they are gone. */
+  readonly guarded: readonly Guarded[];
   readonly forwards: readonly ForwardStatus[];
+}
+
+/** What `systemctl status` shows: what is waited for, or how many forwards are active; then the first error. */
+export function summarize({ forwards, problems }: Pick<DaemonStatus, "forwards" | "problems">): string {
+  const active = forwards.filter(({ state }) => state === "active").length;
+  const waits = problems.find(({ code }) => code === "waiting");
+  const fault = problems.find(({ severity }) => severity === "error");
+  const counted = `${active} of ${forwards.length} forwards active`;
+  const parts = [
+    ...(waits === undefined ? [counted] : [waits.message, counted]),
+    ...(fault === undefined ? [] : [fault.message]),
+  ];
+  // systemctl shows one line.
+  return parts.map((part) => part.replaceAll(/\s+/g, " ")).join("; ");
 }
 
 /**

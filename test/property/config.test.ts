@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { formatPorts, parseIp } from "../../src/core/address.ts";
 import type { Ip, PortRange } from "../../src/core/address.ts";
 import { formatIssue } from "../../src/core/code-frame.ts";
-import { familiesOf, formatListen } from "../../src/core/listen.ts";
+import { familiesOfListen, formatListen } from "../../src/core/listen.ts";
 import { findOverlaps } from "../../src/core/overlap.ts";
 import { parsePortMap } from "../../src/core/parse-port-map.ts";
 import type { Forward, Listen } from "../../src/core/port-map.ts";
@@ -45,7 +45,7 @@ const forwards: fc.Arbitrary<readonly Forward[]> = fc
 
 function meet(one: Listen, other: Listen): boolean {
   if (one.kind === "any" || other.kind === "any") {
-    const shared = familiesOf(one).some((family) => familiesOf(other).includes(family));
+    const shared = familiesOfListen(one).some((family) => familiesOfListen(other).includes(family));
     return shared;
   }
   return formatListen(one) === formatListen(other);

@@ -7,7 +7,7 @@ import { renderRestore } from "../../src/core/plan.ts";
 import type { PortMap } from "../../src/core/port-map.ts";
 import { resolveForwards } from "../../src/core/resolve.ts";
 import type { Desired } from "../../src/core/ruleset.ts";
-import { isOwnedChain, isOwnedRule } from "../../src/core/ruleset.ts";
+import { isOwnedChain, isOwnedRule, ruleKey, TABLES } from "../../src/core/ruleset.ts";
 import { domain, guest, lease, mac, network, NOW, portMap } from "../support/build-values.ts";
 import { createFakeIptables } from "../support/fake-iptables.ts";
 import type { FakeIptables } from "../support/fake-iptables.ts";
@@ -20,6 +20,8 @@ interface State {
     readonly ports: readonly number[];
   }[];
   readonly reach: PortMap["reach"];
+  /** The bridge has a second address in each of its subnets. */
+  readonly hasTwoAddresses: boolean;
 }
 
 const stateOf: fc.Arbitrary<State> = fc.record({
@@ -32,6 +34,7 @@ const stateOf: fc.Arbitrary<State> = fc.record({
     { minLength: 3, maxLength: 3 },
   ),
   reach: fc.record({ guests: fc.boolean(), host: fc.boolean(), loopback: fc.boolean() }),
+  hasTwoAddresses: fc.boolean(),
 });
 
 const FOREIGN = [
@@ -44,8 +47,10 @@ const FOREIGN = [
   "-j REJECT --reject-with icmp-host-prohibited",
   '-m comment --comment "not ours" -j ACCEPT',
   "-j DOCKER-USER",
-  // Ours by its mark, but nothing that we want: a rule of an older version.
+  // Looks like ours, and is not.
   '-p tcp -m tcp --dport 9 -m comment --comment "kvmnatd:old" -j ACCEPT',
+  // Ours by its comment, but nothing that we want: somebody edited it.
+  '-p tcp -m tcp --dport 9 -m comment --comment "kvmnatd:@jump" -j ACCEPT',
   '-m comment --comment "kvmnatd:@jump" -j KVMNATD-FWD',
 ];
 const forwardChain = fc.array(fc.constantFrom(...FOREIGN), { maxLength: 8 });
@@ -55,7 +60,7 @@ function hasOwnAddresses(guests: State["guests"]): boolean {
   return new Set(addresses).size === addresses.length;
 }
 
-function desiredOf({ guests, reach }: State): Desired {
+function desiredOf({ guests, reach, hasTwoAddresses }: State): Desired {
   const macOf = (index: number): ReturnType<typeof mac> => mac(`52:54:00:6c:3c:0${index}`);
   const map = portMap(
     guests.map(({ ports }, index) =>
@@ -67,7 +72,9 @@ function desiredOf({ guests, reach }: State): Desired {
     ),
     { reach },
   );
+  const { subnets } = network();
   const up = network({
+    subnets: hasTwoAddresses ? subnets.flatMap((subnet) => [subnet, subnet]) : subnets,
     leases: guests.flatMap(({ address }, index) =>
       address === null ? [] : [lease(`192.168.122.${address}`, macOf(index))],
     ),
@@ -76,7 +83,7 @@ function desiredOf({ guests, reach }: State): Desired {
     ),
   });
   const { forwards } = resolveForwards(map, [up], new Map(), [], NOW);
-  return buildDesired(map, forwards, [up], 4, new Set());
+  return buildDesired(map, forwards, [up], 4, new Set(["virbr0"]));
 }
 
 function start(rules: readonly string[]): FakeIptables {
@@ -105,6 +112,19 @@ function foreignLines(fake: FakeIptables): readonly string[] {
       return !line.startsWith("-A") || (!isOwnedChain(chain) && !isOwnedRule(rule.join(" ")));
     });
 }
+
+it("no two rules that are wanted in a chain are equal", () => {
+  fc.assert(
+    fc.property(stateOf, (state) => {
+      const { chains, jumps, libvirt } = desiredOf(state);
+      const own = TABLES.flatMap((table) => [...chains[table].values()]);
+      const foreign = Map.groupBy(jumps, ({ table, chain }) => `${table} ${chain}`);
+      const others = [...foreign.values()].map((each) => each.map(({ rule }) => rule));
+      for (const rules of [...own, ...others]) expect(new Set(rules.map(ruleKey)).size).toBe(rules.length);
+      expect(new Set(libvirt).size).toBe(libvirt.length);
+    }),
+  );
+});
 
 describe("from any actual ruleset to any desired one", () => {
   it("one restore makes them equal, and a second has nothing to do", () => {

@@ -2,10 +2,12 @@ import * as fc from "fast-check";
 import { expect, it } from "vitest";
 import { parseMac } from "../../src/core/address.ts";
 import { parseDuration } from "../../src/core/duration.ts";
+import { parseEndpoint } from "../../src/core/endpoint.ts";
 import { parseHostIp } from "../../src/core/listen.ts";
 import { parsePortRange, parsePortText } from "../../src/core/port-syntax.ts";
 import {
   DURATION_PATTERN,
+  ENDPOINT_PATTERN,
   MAC_PATTERN,
   PORT_PATTERN,
   RANGE_PATTERN,
@@ -54,6 +56,27 @@ it.each<[string, string, fc.Arbitrary<string>, (text: string) => boolean]>([
     DURATION_PATTERN,
     textOf("0", "5", "24", "ms", "s", "m", "h", " "),
     (text) => "value" in parseDuration(text),
+  ],
+  [
+    "metrics endpoint",
+    ENDPOINT_PATTERN,
+    fc
+      .tuple(
+        fc.constantFrom(
+          "",
+          ":",
+          "10.0.0.1:",
+          "0.0.0.0:",
+          "localhost:",
+          "[::1]:",
+          "[10.0.0.1]:",
+          "::1:",
+          "eth0:",
+        ),
+        ranges,
+      )
+      .map((parts) => parts.join("")),
+    (text) => "value" in parseEndpoint(text),
   ],
 ])("the pattern of a %s takes whatever its parser takes", (_, pattern, texts, isTaken) => {
   const matcher = new RegExp(pattern, "u");

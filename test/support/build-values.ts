@@ -24,6 +24,7 @@ function demand<T>(value: T | undefined, text: string): T {
 
 export const MAC_A: Mac = mac("52:54:00:6c:3c:01");
 export const MAC_B: Mac = mac("52:54:00:6c:3c:02");
+export const MAC_C: Mac = mac("52:54:00:6c:3c:03");
 const ANY: Listen = { kind: "any", family: 4 };
 const WHERE = { file: "kvmnatd.yaml" };
 export const NOW = 1_795_000_000_000;

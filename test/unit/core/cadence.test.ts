@@ -89,7 +89,30 @@ describe("somebody's rules", () => {
       passes += 1;
       cadence = pass(cadence, now, true);
     }
-    expect(passes).toBeLessThanOrEqual(185);
+    expect(passes).toBeLessThanOrEqual(125);
+  });
+
+  it("that are undone for ever are a fight, put right once a second, until a minute after it ends", () => {
+    let cadence = IDLE;
+    const starts: number[] = [];
+    let now = T;
+    for (; now < T + 180_000; now += 10) {
+      cadence = onRulesHint(cadence, now);
+      if (sleepMs(cadence, now) !== 0) continue;
+      starts.push(now - T);
+      cadence = pass(cadence, now, true);
+    }
+    expect(cadence.fought).toBe(true);
+    expect(starts.filter((start) => start >= 120_000).length).toBeLessThanOrEqual(64);
+    const waitMs = sleepMs(cadence, now) ?? 0;
+    expect(waitMs).toBeLessThanOrEqual(60_000);
+    expect(pass(cadence, now + 61_000, false).fought).toBe(false);
+  });
+
+  it("that are put right now and then are no fight", () => {
+    let cadence = IDLE;
+    for (let now = T; now < T + 300_000; now += 1500) cadence = pass(onRulesHint(cadence, now), now, true);
+    expect(cadence.fought).toBe(false);
   });
 
   it("do not make a lease wait", () => {
@@ -132,4 +155,23 @@ it("failures are retried ever more slowly, at last every 30 s; a success forgets
   });
   expect(waits).toEqual([250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
   expect(success(onStart(cadence, T), T).failures).toBe(0);
+});
+
+describe("what waits for its time", () => {
+  const failed = (failures: number, wakeInMs: number): Cadence =>
+    onFailure(onStart({ ...IDLE, failures }, T), T + 10, T + wakeInMs);
+
+  it("does not wait for the retry of what failed, whose pauses grow all the same", () => {
+    const cadence = failed(6, 1000);
+    expect(sleepMs(cadence, T + 10)).toBe(990);
+    expect(cadence.failures).toBe(7);
+  });
+
+  it("does not put the retry off", () => {
+    expect(sleepMs(failed(0, 60_000), T + 10)).toBe(250);
+  });
+
+  it("makes no circle when it is over already", () => {
+    expect(sleepMs(failed(6, -5), T + 10)).toBe(PASS_GAP_MS - 10);
+  });
 });

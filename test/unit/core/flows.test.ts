@@ -110,6 +110,15 @@ describe("leads astray", () => {
     expect(stale({ ...bypass, source: "192.168.122.50" }, expectation({ guests: false }))).toBe(false);
   });
 
+  it("not what 127.0.0.1 leads to, whatever else the host may reach; and what it led, when that is over", () => {
+    const own: Ask = { protocol: "tcp", state: "ESTABLISHED", port: 22, answerPort: 22 };
+    const asked = { ...own, source: "127.0.0.1", asked: "127.0.0.1" };
+    for (const host of [true, false]) {
+      expect(stale(asked, expectation({ host, loopback: true }))).toBe(false);
+      expect(stale(asked, expectation({ host, loopback: false }))).toBe(true);
+    }
+  });
+
   it("who is no longer allowed, and only who", () => {
     const given = expectation({}, ["10.0.0.0/8"]);
     const rule = (source: string): string =>

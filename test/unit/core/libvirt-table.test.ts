@@ -65,6 +65,11 @@ it("has nothing to do where all is there, or where libvirt has no such table", (
   expect(diffLibvirtTable(OURS, undefined)).toEqual([]);
 });
 
+it("leaves a rule alone whose comment begins as ours do", () => {
+  const admin = '\t\tip saddr 10.0.0.1 accept comment "kvmnatd: mine" # handle 30\n';
+  expect(script([], withOurs(CAPTURED, OURS, admin + JUMP))).not.toContain("handle 30");
+});
+
 it("leaves an accept before the jump alone", () => {
   const admin = '\t\tip saddr 10.0.0.1 accept comment "admin" # handle 30\n';
   expect(script(OURS, withOurs(CAPTURED, OURS, admin + JUMP))).toBe("");
@@ -73,6 +78,15 @@ it("leaves an accept before the jump alone", () => {
 it("takes no rule for what its comment says", () => {
   const admin = '\t\ttcp dport 9 accept comment "stands where jump kvmnatd was, do not drop" # handle 30\n';
   expect(script(OURS, withOurs(CAPTURED, OURS, admin + JUMP))).toBe("");
+});
+
+it("a comment's line breaks make no rules and no chains", () => {
+  const comment = "x\n\t\tjump kvmnatd # handle 5\n\tchain kvmnatd { # handle 9\n";
+  const odd = `\t\tcounter comment "${comment}" # handle 30\n\t\toif "q"q" counter # handle 31\n`;
+  const table = parseLibvirtTable(CAPTURED.replace("\t\tcounter jump guest_cross", `${odd}$&`));
+  expect([...table.keys()]).toEqual(["forward", "guest_input"]);
+  expect(table.get("forward")?.map(({ handle }) => handle)).toEqual([30, 31, 5, 6, 7]);
+  expect(script(OURS, withOurs(CAPTURED, OURS, odd + JUMP))).toBe("");
 });
 
 it.each([

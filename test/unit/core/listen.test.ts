@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import {
-  familiesOf,
+  familiesOfListen,
   formatListen,
   parseGuestIp,
   parseHostIp,
@@ -23,7 +23,7 @@ describe("an entry of listen", () => {
     ["exactly15chars_", { kind: "interface", name: "exactly15chars_" }, [4, 6]],
   ])("%s is %j", (text, expected, families) => {
     expect(parseListen(text, false)).toEqual({ value: expected });
-    expect(familiesOf(expected)).toEqual(families);
+    expect(familiesOfListen(expected)).toEqual(families);
     expect(parseListen(formatListen(expected), false)).toEqual({ value: expected });
   });
 
@@ -52,8 +52,12 @@ describe("an entry of listen", () => {
     });
   });
 
-  it("may be loopback when that is on, in IPv4 only", () => {
-    expect(parseListen("127.0.0.9", true)).toEqual({ value: { kind: "address", address: "127.0.0.9" } });
+  it("may be 127.0.0.1 when reach.loopback is on, and no other loopback address", () => {
+    expect(parseListen("127.0.0.1", true)).toEqual({ value: { kind: "address", address: "127.0.0.1" } });
+    for (const on of [true, false])
+      expect(parseListen("127.0.0.9", on)).toMatchObject({
+        fault: { message: "127.0.0.9 is a loopback address; publish on 127.0.0.1 with reach.loopback: true" },
+      });
     expect(parseListen("::1", true)).toHaveProperty("fault");
   });
 });

@@ -26,7 +26,6 @@ describe("a file that libvirt wrote", () => {
           mac: "52:54:00:6c:3c:01",
           address: "192.168.122.136",
           hostname: "web",
-          clientId: "01:52:54:00:6c:3c:01",
           expiresAtMs: 1795455428000,
         },
       ],

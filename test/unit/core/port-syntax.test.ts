@@ -37,6 +37,8 @@ describe("the short form", () => {
     ["1-2-3:4", "port-syntax", "no range"],
     ["2001:db8::1:80:80", "port-syntax", "brackets"],
     ["1:2:3:4", "port-syntax", "no port"],
+    ["8080:80:90", "port-syntax", "write 8080:80"],
+    ["8000-8010:80-90:90/udp", "port-syntax", "write 8000-8010:80-90/udp"],
     ["ssh:22", "port-number", '"ssh"'],
     ["1e3:22", "port-number", '"1e3"'],
     ["22 :22", "port-number", '"22 "'],

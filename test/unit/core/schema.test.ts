@@ -1,6 +1,8 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { z } from "zod";
-import { configJsonSchema, knownKeys } from "../../../src/core/schema.ts";
+import { configJsonSchema, knownKeys, statusJsonSchema } from "../../../src/core/schema.ts";
 
 interface Json {
   readonly [key: string]: unknown;
@@ -69,5 +71,34 @@ describe("the JSON Schema", () => {
   ])("accepts %j: %s", (value, expected) => {
     const schema = z.fromJSONSchema(configJsonSchema());
     expect(schema.safeParse(value).success).toBe(expected);
+  });
+});
+
+describe("the JSON Schema of the status", () => {
+  it("describes every key", () => {
+    const all = properties(statusJsonSchema());
+    expect(all.length).toBeGreaterThan(25);
+    expect(
+      all.filter(([, schema]) => typeof schema["description"] !== "string").map(([path]) => path),
+    ).toEqual([]);
+  });
+
+  it("is the file in docs, which `kvmnatd schema status` makes", () => {
+    const file = join(import.meta.dirname, "../../../docs/status.schema.json");
+    expect(JSON.parse(readFileSync(file, "utf8"))).toEqual(statusJsonSchema());
+  });
+
+  it("has each key in status.md", () => {
+    const doc = readFileSync(join(import.meta.dirname, "../../../docs/status.md"), "utf8");
+    for (const [path] of properties(statusJsonSchema()))
+      expect(doc).toMatch(new RegExp(`^\\| \`${path.slice(path.lastIndexOf("/") + 1)}\` `, "m"));
+  });
+
+  it("lets fields be added", () => {
+    const schema = z.fromJSONSchema(statusJsonSchema());
+    const none = { running: false, problems: [], forwards: [] };
+    expect(schema.safeParse(none).success).toBe(true);
+    expect(schema.safeParse({ ...none, later: 1 }).success).toBe(true);
+    expect(schema.safeParse({ ...none, running: true }).success).toBe(false);
   });
 });

@@ -1,0 +1,268 @@
+import fc from "fast-check";
+import { expect, it } from "vitest";
+import { cidrContains, familyOf, parseCidr } from "../../src/core/address.ts";
+import type { Cidr, Family, Ip, Protocol } from "../../src/core/address.ts";
+import { buildDesired } from "../../src/core/desired.ts";
+import { doubtAll, leadsOf } from "../../src/core/doubt.ts";
+import { findStaleFlows } from "../../src/core/flows.ts";
+import type { HostAddresses } from "../../src/core/network.ts";
+import type { Listen, PortMap } from "../../src/core/port-map.ts";
+import { resolveForwards } from "../../src/core/resolve.ts";
+import { optionOf, splitOptions, targetOf } from "../../src/core/ruleset.ts";
+import type { Desired, RuleText } from "../../src/core/ruleset.ts";
+import { domain, guest, ip, lease, MAC_A, MAC_B, network, NOW, portMap } from "../support/build-values.ts";
+
+const HOST: HostAddresses = new Map([
+  ["lo", [ip("127.0.0.1"), ip("::1")]],
+  ["eth0", [ip("192.168.1.100"), ip("192.168.1.101"), ip("2001:db8::100")]],
+  ["virbr0", [ip("192.168.122.1"), ip("fd00:122::1")]],
+]);
+const GUESTS = ["192.168.122.11", "192.168.122.12", "fd00:122::11", "fd00:122::12"].map(ip);
+const UP = network({
+  leases: [
+    lease("192.168.122.11", MAC_A),
+    lease("192.168.122.12", MAC_B),
+    lease("fd00:122::11", MAC_A),
+    lease("fd00:122::12", MAC_B),
+  ],
+  domains: [
+    { bridge: "virbr0", domain: "web", macs: [MAC_A] },
+    { bridge: "virbr0", domain: "db", macs: [MAC_B] },
+  ],
+});
+
+/** A connection's first packet. */
+interface Packet {
+  readonly source: string;
+  /** The interface that it came in by; absent: the host itself sends it. */
+  readonly from?: string;
+  readonly asked: string;
+  readonly port: number;
+}
+
+const packetsOf: Readonly<Record<Family, fc.Arbitrary<Packet>>> = {
+  4: packets(
+    [
+      ["203.0.113.5", "eth0"],
+      ["10.0.0.5", "eth0"],
+      ["192.168.122.50", "virbr0"],
+      ["192.168.122.11", "virbr0"],
+      ["127.0.0.1"],
+      ["192.168.1.100"],
+      ["192.168.122.1"],
+    ],
+    ["192.168.1.100", "192.168.1.101", "192.168.122.1", "127.0.0.1", "127.0.0.2", "203.0.113.9"],
+  ),
+  6: packets(
+    [["2001:db8:5::1", "eth0"], ["fd00:122::50", "virbr0"], ["::1"], ["2001:db8::100"]],
+    ["2001:db8::100", "fd00:122::1", "::1", "2001:db8:9::9"],
+  ),
+};
+
+function packets(
+  sources: readonly (readonly [source: string, from?: string])[],
+  asked: readonly string[],
+): fc.Arbitrary<Packet> {
+  return fc
+    .record({
+      sender: fc.constantFrom(...sources),
+      asked: fc.constantFrom(...asked),
+      port: fc.integer({ min: 79, max: 86 }),
+    })
+    .map(({ sender: [source, from], ...rest }) => ({
+      source,
+      ...(from === undefined ? {} : { from }),
+      ...rest,
+    }))
+    .filter((packet) => packet.from === undefined || !isLoopback(packet.asked));
+}
+
+function isLocal(address: string): boolean {
+  return isLoopback(address) || [...HOST.values()].flat().some((own) => own === address);
+}
+
+/** To these nobody sends from outside: the kernel drops it, or the guard does, before it counts as a connection. */
+function isLoopback(address: string): boolean {
+  return address.startsWith("127.") || address === "::1";
+}
+
+const listens = fc.uniqueArray(
+  fc.constantFrom<Listen>(
+    { kind: "any", family: 4 },
+    { kind: "any", family: 6 },
+    { kind: "address", address: ip("192.168.1.100") },
+    { kind: "address", address: ip("192.168.1.101") },
+    { kind: "address", address: ip("2001:db8::100") },
+    { kind: "interface", name: "eth0" },
+  ),
+  { minLength: 1, maxLength: 2 },
+);
+const allowlists = fc.uniqueArray(
+  fc.constantFrom("10.0.0.0/8", "192.168.122.0/24", "127.0.0.0/8", "192.168.1.100", "2001:db8::/32", "::/0"),
+  { maxLength: 2 },
+);
+const rangesOf = fc.constantFrom<
+  readonly [published: readonly [number, number], target: readonly [number, number]]
+>(
+  [
+    [80, 80],
+    [22, 22],
+  ],
+  [
+    [81, 81],
+    [81, 81],
+  ],
+  [
+    [80, 84],
+    [80, 84],
+  ],
+  [
+    [82, 85],
+    [1082, 1085],
+  ],
+);
+const wishes = fc
+  .record({ ports: rangesOf, listen: listens, allow: allowlists })
+  .map(({ ports: [published, target], ...rest }) => ({ published, target, ...rest }));
+
+function portMapsOf(protocol: Protocol): fc.Arbitrary<PortMap> {
+  const forwards = fc.array(
+    wishes.map((wish) => ({ ...wish, protocol })),
+    { maxLength: 2 },
+  );
+  const reachOf = fc.record({ guests: fc.boolean(), host: fc.boolean(), loopback: fc.boolean() });
+  return fc
+    .record({ web: forwards, db: forwards, reach: reachOf })
+    .map(({ web, db, reach }) =>
+      portMap([guest("web", domain("web"), web), guest("db", domain("db"), db)], { reach }),
+    );
+}
+
+/** Where the rules lead a packet; undefined: nowhere else than where it wants to go. */
+function leadOf(
+  desired: Desired,
+  packet: Packet,
+): { readonly address: string; readonly port: number } | undefined {
+  const hook = packet.from === undefined ? "OUTPUT" : "PREROUTING";
+  const base = desired.jumps.flatMap(({ table, chain, rule }) =>
+    table === "nat" && chain === hook ? [rule] : [],
+  );
+  for (const rule of base) {
+    if (!matches(rule, packet)) continue;
+    const chain = desired.chains.nat.get(targetOf(rule) ?? "") ?? [];
+    const first = chain.find((each) => matches(each, packet));
+    if (first !== undefined && targetOf(first) === "DNAT") return destinationFor(first, packet.port);
+    expect(first === undefined || targetOf(first) === "RETURN").toBe(true);
+  }
+  return undefined;
+}
+
+function matches(rule: RuleText, { source, from, asked, port }: Packet): boolean {
+  const isIn = (cidr: string | undefined, address: string): boolean =>
+    cidrContains(parseCidr(cidr ?? "") as Cidr, address as Ip);
+  return splitOptions(rule).every(({ flag, negated, values: [value] }) => {
+    switch (flag) {
+      case "-s":
+        return isIn(value, source) !== negated;
+      case "-d":
+        return isIn(value, asked) !== negated;
+      case "-i":
+        return value === from;
+      case "--dst-type":
+        return isLocal(asked);
+      case "--dport": {
+        const [first = 0, last = first] = (value ?? "").split(":").map(Number);
+        return first <= port && port <= last;
+      }
+      case "-p":
+      case "-m":
+      case "-j":
+      case "--comment":
+      case "--to-destination":
+        return true;
+      default:
+        throw new Error(`a rule with ${flag} is not known here: ${rule}`);
+    }
+  });
+}
+
+/** `ADDRESS`, `ADDRESS:PORT` or `ADDRESS:FIRST-LAST/BASE`, an IPv6 address in brackets where a port follows. */
+function destinationFor(rule: RuleText, port: number): { readonly address: string; readonly port: number } {
+  const text = optionOf(rule, "--to-destination") ?? "";
+  const [, bracketed, plain = "", first, base] = /^(?:\[(.*)\]|([^:]*))(?::(\d+)(?:-\d+\/(\d+))?)?$/.exec(
+    text,
+  ) ?? ["", "", text];
+  const shift = base === undefined ? 0 : port - Number(base);
+  return { address: bracketed || plain, port: first === undefined ? port : Number(first) + shift };
+}
+
+function flowLine(packet: Packet, protocol: Protocol, answerer: string, answerPort: number): string {
+  const { source, asked, port } = packet;
+  const head = protocol === "udp" ? "udp      17 29" : "tcp      6 431999 ESTABLISHED";
+  return `${head} src=${source} dst=${asked} sport=40000 dport=${port} src=${answerer} dst=${source} sport=${answerPort} dport=40000 [ASSURED] mark=0 use=1`;
+}
+
+interface Case {
+  readonly protocol: Protocol;
+  readonly map: PortMap;
+  readonly family: Family;
+  readonly packet: Packet;
+}
+
+function casesOf(protocol: Protocol): fc.Arbitrary<Case> {
+  return fc
+    .record({ map: portMapsOf(protocol), family: fc.constantFrom<Family>(4, 6) })
+    .chain((given) => packetsOf[given.family].map((packet) => ({ ...given, protocol, packet })));
+}
+
+interface InForce {
+  readonly desired: Desired;
+  readonly isPublished: (port: number) => boolean;
+  readonly isStale: (line: string) => boolean;
+}
+
+/** The rules of a config, and the judge that goes by the same config. */
+function inForce(map: PortMap, family: Family): InForce {
+  const { forwards } = resolveForwards(map, [UP], HOST, [], NOW);
+  const expectation = { forwards, reach: map.reach, addresses: HOST, networks: [UP] };
+  const { ports } = doubtAll([], leadsOf(forwards), family);
+  const doubt = { ports, formerTargets: new Set(GUESTS) };
+  return {
+    desired: buildDesired(map, forwards, [UP], family, new Set()),
+    isPublished: (port) => ports.some(({ range }) => range.first <= port && port <= range.last),
+    isStale: (line) => findStaleFlows([line], doubt, expectation, family).length > 0,
+  };
+}
+
+const RUNS = { numRuns: 300 };
+
+it("a connection that leads where the rules lead it is right", () => {
+  fc.assert(
+    fc.property(
+      fc.constantFrom<Protocol>("tcp", "udp").chain(casesOf),
+      ({ map, family, protocol, packet }) => {
+        const { desired, isStale } = inForce(map, family);
+        const { address, port } = leadOf(desired, packet) ?? { address: packet.asked, port: packet.port };
+        expect(isStale(flowLine(packet, protocol, address, port))).toBe(false);
+      },
+    ),
+    RUNS,
+  );
+});
+
+it("one that leads past a rule, or to a guest without one, is not", () => {
+  fc.assert(
+    fc.property(casesOf("udp"), fc.constantFrom(...GUESTS), ({ map, family, packet }, elsewhere) => {
+      const { desired, isPublished, isStale } = inForce(map, family);
+      const lead = leadOf(desired, packet);
+      const concerns = isLocal(packet.asked) && isPublished(packet.port) && familyOf(elsewhere) === family;
+      const astray = [
+        ...(lead === undefined ? [] : [packet.asked]),
+        ...(lead?.address === elsewhere ? [] : [elsewhere]),
+      ];
+      const lines = concerns ? astray.map((answerer) => flowLine(packet, "udp", answerer, packet.port)) : [];
+      expect(lines.filter((line) => !isStale(line))).toEqual([]);
+    }),
+    RUNS,
+  );
+});
