@@ -1,11 +1,11 @@
 import type { Family } from "../core/address.ts";
 import type { StaleFlows } from "../core/flows.ts";
 import { CommandError } from "../errors.ts";
-import { runCommand } from "./run-command.ts";
+import { launchCommand } from "./launcher.ts";
 
 /** The lines of `conntrack -L`. @throws CommandError where the program is missing or has no right to read */
 export async function listFlows(family: Family): Promise<readonly string[]> {
-  const { stdout } = await runCommand(["conntrack", "-L", ...familyOption(family)]);
+  const { stdout } = await launchCommand(["conntrack", "-L", ...familyOption(family)]);
   return stdout.split("\n");
 }
 
@@ -23,7 +23,7 @@ export async function removeFlows(
   ];
   const argv = ["conntrack", "-D", ...familyOption(family), ...flows, ...only];
   try {
-    return deletedCount((await runCommand(argv)).stderr);
+    return deletedCount((await launchCommand(argv)).stderr);
   } catch (error) {
     // Exit code 1 says both that it failed and that there was none.
     if (error instanceof CommandError && deletedCount(error.stderr) === 0) return 0;

@@ -4,7 +4,7 @@ import { parseSave } from "../core/parse-save.ts";
 import { TABLES } from "../core/ruleset.ts";
 import type { Actual, Variant } from "../core/ruleset.ts";
 import { KvmnatdError } from "../errors.ts";
-import { readCommand } from "./read-command.ts";
+import { launchCommand, readCommand } from "./launcher.ts";
 import { errnoOf, findProgram, runCommand } from "./run-command.ts";
 import type { Iptables } from "../ports.ts";
 
@@ -21,27 +21,50 @@ export async function chooseIptables(setting: Variant | "auto"): Promise<Iptable
   if (setting !== "auto") return { variant: setting, infix: `-${setting}` };
   // The name of the real file tells in a tenth of a millisecond what `--version` tells in three.
   const file = await findProgram("iptables-save");
-  const name = file === undefined ? "" : await realpath(file);
+  const name = file === undefined ? "" : await fileBehind(file);
   if (/-(nft|legacy)(-multi)?$/.test(name))
     return { variant: name.includes("nft") ? "nft" : "legacy", infix: "" };
   const { stdout } = await runCommand(["iptables", "--version"]);
   return { variant: stdout.includes("nf_tables") ? "nft" : "legacy", infix: "" };
 }
 
+/** @returns empty when it cannot be told: the package is just being replaced */
+async function fileBehind(link: string): Promise<string> {
+  try {
+    return await realpath(link);
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error;
+    return "";
+  }
+}
+
 /**
  * The other variant, where it has rules here: packets pass both, and a config that changes from one to the other
  * leaves the first one's behind.
+ * @param known variants that kvmnatd has used: only root is told whether there are legacy tables, and to ask for one
+ * makes it, which iptables-nft warns everybody of
  */
-export async function otherIptables(used: Iptables, family: Family): Promise<Iptables | undefined> {
+export async function otherIptables(
+  used: Iptables,
+  family: Family,
+  known: ReadonlySet<Variant>,
+): Promise<Iptables | undefined> {
   const other: Iptables =
     used.variant === "nft" ? { variant: "legacy", infix: "-legacy" } : { variant: "nft", infix: "-nft" };
-  if (other.variant === "legacy" && !(await hasLegacyTables(family))) return undefined;
+  if (other.variant === "legacy") {
+    const names = await readLegacyTables(family);
+    if (names === undefined ? !known.has("legacy") : names === "") return undefined;
+  }
   return (await findProgram(program(other, family, "save"))) === undefined ? undefined : other;
 }
 
 /** @throws KvmnatdError when a table that kvmnatd needs cannot be read by iptables */
 export async function readRules(tool: Iptables, family: Family): Promise<Actual> {
-  const stdout = await readCommand([program(tool, family, "save")]);
+  const save = program(tool, family, "save");
+  const isClosed = tool.variant === "legacy" && (await readLegacyTables(family)) === undefined;
+  // iptables-legacy-save finds its tables by that list; without it each must be named.
+  const argvs = isClosed ? TABLES.map((table) => [save, "-t", table]) : [[save]];
+  const stdout = (await Promise.all(argvs.map((argv) => readCommand(argv)))).join("");
   const { tables, incompatible } = parseSave(stdout);
   const table = TABLES.find((each) => incompatible.includes(each));
   if (table === undefined) return { tables };
@@ -62,18 +85,21 @@ export async function readCounters(tool: Iptables, family: Family): Promise<stri
 /** Applies the text; each table in it is all or nothing. */
 export async function restoreRules(tool: Iptables, family: Family, text: string): Promise<void> {
   const argv = [program(tool, family, "restore"), "--noflush", "-w", LOCK_WAIT_S];
-  await runCommand(argv, { input: text, timeoutMs: RESTORE_TIMEOUT_MS });
+  await launchCommand(argv, { input: text, timeoutMs: RESTORE_TIMEOUT_MS });
 }
 
-/** The kernel lists the legacy tables of this network namespace; no program need be run to see that there are none. */
-async function hasLegacyTables(family: Family): Promise<boolean> {
+/**
+ * The kernel lists the legacy tables of this network namespace; no program need be run to see that there are none.
+ * @returns undefined for who is not root: the list is for root's eyes, whatever its capabilities of the network
+ */
+async function readLegacyTables(family: Family): Promise<string | undefined> {
   try {
-    const names = await readFile(`/proc/net/${family === 4 ? "ip" : "ip6"}_tables_names`, "utf8");
-    return names.trim() !== "";
+    return (await readFile(`/proc/net/${family === 4 ? "ip" : "ip6"}_tables_names`, "utf8")).trim();
   } catch (error) {
-    // ENOENT: a kernel without them. EACCES: not root, then nothing of ours can be there either.
-    if (errnoOf(error) !== undefined) return false;
-    throw error;
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    // Anything else: a kernel without them.
+    return code === "EACCES" ? undefined : "";
   }
 }
 

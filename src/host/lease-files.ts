@@ -1,12 +1,22 @@
 import { readdir, readFile, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import type { Parsed } from "../core/issue.ts";
 import { LEASE_FILE_MAX_BYTES, parseDomainMacs, parseLeases } from "../core/parse-leases.ts";
+import type { LeaseFault } from "../core/parse-leases.ts";
 import { errnoOf } from "./run-command.ts";
 import type { BridgeFiles, LeaseFiles } from "../ports.ts";
 
 /** A bridge's name goes into rules: nothing but what an interface is really named. */
 const BRIDGE_FILE = /^([A-Za-z0-9_.:-]{1,15})\.(?:status|macs)$/;
+
+/** Files of a bridge and of a network, as libvirt names them. */
+const LIBVIRT_FILE = /^[\w.:-]+\.(?:status|macs|conf|hostsfile|addnhosts)$/;
+
+/** How the log calls what has changed in libvirt's folder: by its name if it is libvirt's, anybody may put others there. */
+export function nameLeaseFile(path: string): string {
+  const name = basename(path);
+  return LIBVIRT_FILE.test(name) ? name : "dnsmasq folder";
+}
 
 /**
  * Reads libvirt's lease and domain files.
@@ -17,23 +27,27 @@ export async function readLeaseFiles(
   folder: string,
   bridges: readonly string[] | undefined,
 ): Promise<LeaseFiles> {
-  const { value: served, issues } =
-    bridges === undefined ? await listBridges(folder) : { value: bridges, issues: [] };
-  return { bridges: await Promise.all(served.map((bridge) => readBridge(folder, bridge))), issues };
+  const listing: Listing =
+    bridges === undefined ? await listBridges(folder) : { served: bridges, folder: "read", issues: [] };
+  const { served, ...rest } = listing;
+  return { bridges: await Promise.all(served.map((bridge) => readBridge(folder, bridge))), ...rest };
 }
 
-async function listBridges(folder: string): Promise<Parsed<readonly string[]>> {
+type Listing = Omit<LeaseFiles, "bridges"> & { readonly served: readonly string[] };
+
+async function listBridges(folder: string): Promise<Listing> {
   try {
     const names = await readdir(folder);
     const bridges = names.flatMap((name) => BRIDGE_FILE.exec(name)?.[1] ?? []);
-    return { value: [...new Set(bridges)].toSorted(), issues: [] };
+    return { served: [...new Set(bridges)].toSorted(), folder: "read", issues: [] };
   } catch (error) {
     const code = errnoOf(error);
     if (code === undefined) throw error;
-    if (code === "ENOENT") return { value: [], issues: [] };
+    if (code === "ENOENT") return { served: [], folder: "missing", issues: [] };
     const message = `cannot be read (${code}): what was known of its networks stays in force; kvmnatd needs root or the right to read it`;
     return {
-      value: [],
+      served: [],
+      folder: "unreadable",
       issues: [{ code: "lease-folder", message, where: { file: folder }, severity: "error" }],
     };
   }
@@ -42,24 +56,25 @@ async function listBridges(folder: string): Promise<Parsed<readonly string[]>> {
 /**
  * Domains that libvirt runs.
  * @param folders its drivers' state: `NAME.xml` for each running domain (libvirt 9.0 to 12.8)
- * @returns undefined where no driver keeps any
+ * @returns undefined where no driver keeps any, or one does not let us look: a domain that is not seen may run there
  */
 export async function readRunningDomains(
   folders: readonly string[],
 ): Promise<ReadonlySet<string> | undefined> {
   const lists = await Promise.all(folders.map((folder) => listFolder(folder)));
-  const known = lists.filter((names) => names !== undefined);
+  if (lists.includes("unreadable")) return undefined;
+  const known = lists.filter((names) => typeof names !== "string");
   if (known.length === 0) return undefined;
   return new Set(known.flat().flatMap((name) => (name.endsWith(".xml") ? [name.slice(0, -4)] : [])));
 }
 
-/** @returns undefined where there is no such folder, or no right to read it */
-async function listFolder(folder: string): Promise<readonly string[] | undefined> {
+async function listFolder(folder: string): Promise<readonly string[] | "absent" | "unreadable"> {
   try {
     return await readdir(folder);
   } catch (error) {
-    if (errnoOf(error) !== undefined) return undefined;
-    throw error;
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    return code === "ENOENT" ? "absent" : "unreadable";
   }
 }
 
@@ -78,8 +93,8 @@ async function readBridge(folder: string, bridge: string): Promise<BridgeFiles> 
 
 async function readParsed<T>(
   file: string,
-  parse: (bytes: Uint8Array, file: string) => Parsed<T | undefined>,
-): Promise<Parsed<T | undefined>> {
+  parse: (bytes: Uint8Array, file: string) => Parsed<T | undefined, LeaseFault>,
+): Promise<Parsed<T | undefined, LeaseFault>> {
   try {
     const stats = await stat(file);
     // To open a named pipe is to wait for somebody who writes into it.
@@ -97,7 +112,7 @@ async function readParsed<T>(
   }
 }
 
-function unread(file: string, message: string): Parsed<undefined> {
+function unread(file: string, message: string): Parsed<undefined, LeaseFault> {
   const kept = `${message}; what was known before stays in force until it expires`;
   return {
     value: undefined,

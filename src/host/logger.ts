@@ -1,9 +1,15 @@
 import { fstatSync } from "node:fs";
 import pino from "pino";
 import type { DestinationStream, Logger as PinoLogger } from "pino";
-import pretty from "pino-pretty";
+import { prettyFactory } from "pino-pretty";
+import { explain } from "../core/events.ts";
+import type { EventCode } from "../core/events.ts";
 import type { LogEntry, LogLevel } from "../core/narrate.ts";
+import type { Problem } from "../core/status.ts";
 import type { Logger } from "../ports.ts";
+import { createJournal } from "./journal.ts";
+import { createLineWriter, openStdout } from "./line-writer.ts";
+import type { LineWriter } from "./line-writer.ts";
 
 /** syslog's priorities, which journald reads from `<N>` at the start of a line. */
 const PRIORITIES: Readonly<Record<string, number>> = {
@@ -15,6 +21,7 @@ const PRIORITIES: Readonly<Record<string, number>> = {
   trace: 7,
 };
 
+/** For people; for journald, as text; for a program. */
 export type LogFormat = "pretty" | "journal" | "json";
 
 /** Where the lines go: people, journald or a program. */
@@ -30,41 +37,125 @@ function isJournal(stream: string | undefined): boolean {
   return stream === `${dev}:${ino}`;
 }
 
-export function createLogger(format: LogFormat, level: LogLevel, color: boolean): Logger {
-  // Synchronous: the last lines before an end matter most.
-  const stdout = pino.destination({ fd: 1, sync: true });
-  const options = { level, base: null };
-  const logger = pino(options, destinationOf(format, stdout, color));
-  return wrap(logger);
+/** How long the end of the process may wait for a reader. */
+const FLUSH_MS = 2000;
+
+export interface LoggerOptions {
+  readonly format: LogFormat;
+  readonly level: LogLevel;
+  readonly color: boolean;
+  /** A socket that is connected to journald's own: entries then have fields (format `journal`). */
+  readonly journalFd?: number | undefined;
+  /** Called when {@link Logger.problem} changes. */
+  readonly onProblem: () => void;
 }
 
-function destinationOf(format: LogFormat, stdout: DestinationStream, color: boolean): DestinationStream {
-  switch (format) {
-    case "json":
-      return stdout;
-    case "pretty":
-      return pretty({
-        destination: stdout,
-        colorize: color,
-        sync: true,
-        translateTime: "SYS:HH:MM:ss",
-        ignore: "event,guest,rule,action,pass,reason",
-      });
-    case "journal":
-      return journalLines(stdout);
-  }
+export interface ClosableLogger extends Logger {
+  /** Before the process ends: nothing may be left behind, but a reader that stands still is not waited for. */
+  flush(): Promise<void>;
 }
 
-function journalLines(stdout: DestinationStream): DestinationStream {
+/** Writes to standard output, or to journald. What cannot be written yet waits in memory: nobody waits for the log. */
+export function createLogger(options: LoggerOptions): ClosableLogger {
+  const { level, onProblem } = options;
+  const stdout = createLineWriter(openStdout(), {
+    onLost: (lines) => tellLost(logger, lines),
+    onError: onProblem,
+  });
+  const { stream, flush = () => undefined } = destinationOf(options, stdout);
+  const logger: Logger = wrap(pino({ level, base: null }, stream), () => problemOf(stdout.error()));
   return {
-    write(line: string): void {
-      const { level, msg } = JSON.parse(line) as { readonly level: number; readonly msg: string };
-      stdout.write(`<${PRIORITIES[pino.levels.labels[level] ?? "info"]}>${msg}\n`);
+    ...logger,
+    flush: async () => {
+      flush();
+      await stdout.flush(FLUSH_MS);
     },
   };
 }
 
-function wrap(logger: PinoLogger): Logger {
+function tellLost(logger: Logger, lines: number): void {
+  const message = `the log lost ${lines === 1 ? "1 line" : `${lines} lines`} here: nobody had read it for too long`;
+  logger.log({ level: "warn", event: "log-lost", message });
+}
+
+function problemOf(error: string | undefined): Problem | undefined {
+  if (error === undefined) return undefined;
+  const message =
+    `the log cannot be written to standard output (${error}); its lines wait in memory, 10 MB at most, and are tried ` +
+    "again every second: make room for them, or start kvmnatd anew with a standard output that takes them";
+  return { code: "log", message, severity: "warning" };
+}
+
+interface Destination {
+  readonly stream: DestinationStream;
+  readonly flush?: () => void;
+}
+
+function destinationOf({ format, color, journalFd }: LoggerOptions, stdout: LineWriter): Destination {
+  switch (format) {
+    case "json":
+      return { stream: stdout };
+    case "pretty": {
+      const toPretty = prettyFactory({
+        colorize: color,
+        translateTime: "SYS:HH:MM:ss",
+        ignore: "event,guest,rule,action,pass,reason",
+      });
+      return { stream: { write: (line) => stdout.write(toPretty(line)) } };
+    }
+    case "journal":
+      return journalFd === undefined
+        ? { stream: { write: (line) => writeLine(stdout, line) } }
+        : journalEntries(journalFd, stdout);
+  }
+}
+
+/** What is logged, as pino wrote it. */
+interface PinoLine {
+  readonly level: number;
+  readonly msg: string;
+  readonly event: EventCode;
+  readonly [field: string]: unknown;
+}
+
+function writeLine(stdout: LineWriter, line: string): void {
+  const { level, msg } = JSON.parse(line) as PinoLine;
+  const prefix = `<${priorityOf(level)}>`;
+  stdout.write(`${msg.replaceAll(/^/gm, prefix)}\n`);
+}
+
+function journalEntries(fd: number, stdout: LineWriter): Destination {
+  const journal = createJournal(fd);
+  return {
+    stream: {
+      write(line) {
+        const { level, msg, time: _journaldsOwn, ...rest } = JSON.parse(line) as PinoLine;
+        const own = Object.entries(rest).map(([name, value]) => [
+          `KVMNATD_${name.toUpperCase()}`,
+          String(value),
+        ]);
+        const id = explain(rest.event)?.id;
+        const fields: Record<string, string> = {
+          MESSAGE: msg,
+          // What `journalctl -x` explains it by.
+          ...(id === undefined ? {} : { MESSAGE_ID: id }),
+          PRIORITY: `${priorityOf(level)}`,
+          SYSLOG_IDENTIFIER: "kvmnatd",
+          ...Object.fromEntries(own),
+        };
+        // Better without its fields than not at all.
+        journal.write(fields, () => writeLine(stdout, line));
+      },
+    },
+    flush: () => journal.flush(),
+  };
+}
+
+function priorityOf(level: number): number {
+  return PRIORITIES[pino.levels.labels[level] ?? "info"] ?? 6;
+}
+
+function wrap(logger: PinoLogger, problem: Logger["problem"]): Logger {
   return {
     log({ level, message, ...fields }: LogEntry): void {
       logger[level](fields, message);
@@ -72,5 +163,6 @@ function wrap(logger: PinoLogger): Logger {
     setLevel(level: LogLevel): void {
       logger.level = level;
     },
+    problem,
   };
 }

@@ -1,77 +1,119 @@
-import { readFile } from "node:fs/promises";
 import { setTimeout } from "node:timers/promises";
 import { familyOf, parseIp, parseMac } from "../core/address.ts";
 import type { Mac } from "../core/address.ts";
 import type { Answers, Question } from "../core/choose-lease.ts";
+import { createLateAnswers } from "../core/late-answers.ts";
+import { placeKey } from "../core/lease-index.ts";
 import { CommandError } from "../errors.ts";
-import { runCommand } from "./run-command.ts";
+import { readIpJson } from "./ip-json.ts";
+import { readProc } from "./proc.ts";
+import { launchCommand } from "./launcher.ts";
 
 /** An idle guest answers within a millisecond; who takes longer is asked again by a later pass. */
 const ANSWER_MS = 5;
 const POLL_MS = 1;
+const lateAnswers = createLateAnswers();
 
 interface NeighbourRow {
   readonly dst?: string;
   readonly dev?: string;
   readonly lladdr?: string;
+  readonly state?: readonly string[];
 }
+
+/** What the kernel has about an address on a link. Entries without ARP (`noarp`) are in none of its lists. */
+interface Entry {
+  /** Whose MAC is known to be there: somebody has answered, or the admin says so. */
+  readonly mac?: Mac | undefined;
+  /** Made by the admin, who knows better than any answer. */
+  readonly isPermanent: boolean;
+}
+
+type Entries = ReadonlyMap<string, Entry>;
 
 /**
  * Makes the kernel ask, by ARP or neighbour discovery, who has these addresses now, and reads who answered.
- * What the kernel knew of them before is forgotten: an entry may be right for half a minute after it became wrong.
+ * What the kernel knew of them before is forgotten: an entry may be right for half a minute after it became wrong. But
+ * what the admin has made permanent, as a defence against guests that answer for others, stays and is the answer.
+ * @throws KvmnatdError when the kernel cannot be asked or its list cannot be read
  */
 export async function askNeighbours(questions: readonly Question[]): Promise<Answers> {
-  // `use` makes the kernel ask at once; a `failed` entry it asks for anew (Linux 6.1 to 6.18, iproute2 6.1).
-  const script = questions.map(
-    ({ address, bridge }) =>
-      `neigh replace ${address} dev ${bridge} nud failed\nneigh replace ${address} dev ${bridge} nud none use\n`,
-  );
-  await askKernel(script.join(""));
+  const before = await readEntries(questions);
+  lateAnswers.note(new Map([...before].map(([key, { mac }]) => [key, mac])), performance.now());
+  const open = questions.filter((each) => before.get(placeKey(each))?.isPermanent !== true);
+  if (open.length > 0) await askKernel(open.map((each) => askScript(each, before)).join(""));
   const endsAtMs = performance.now() + ANSWER_MS;
   for (;;) {
-    const answers = await readAnswers(questions);
-    const silent = questions.some(({ address }) => answers.get(address) === undefined);
-    if (!silent || performance.now() > endsAtMs) return answers;
+    const entries = await readEntries(questions);
+    const answers = new Map(questions.map((each) => [placeKey(each), entries.get(placeKey(each))?.mac]));
+    const isOpen = questions.some((each) => answers.get(placeKey(each)) === undefined);
+    if (!isOpen || performance.now() > endsAtMs) return lateAnswers.complete(answers, performance.now());
     await setTimeout(POLL_MS);
   }
+}
+
+/**
+ * `use` makes the kernel ask at once; a `failed` entry it asks for anew (Linux 6.1 to 6.18, iproute2 6.1). An entry that
+ * is not listed is not there, or has no ARP: `use` alone makes the first and leaves the second as it is.
+ */
+function askScript(question: Question, before: Entries): string {
+  const { address, bridge } = question;
+  const forget = before.has(placeKey(question)) ? `neigh replace ${address} dev ${bridge} nud failed\n` : "";
+  return `${forget}neigh replace ${address} dev ${bridge} nud none use\n`;
 }
 
 /** -force: a bridge that has gone since, or a full neighbour table, leaves its own questions unanswered and no others. */
 async function askKernel(script: string): Promise<void> {
   try {
-    await runCommand(["ip", "-force", "-batch", "-"], { input: script });
+    await launchCommand(["ip", "-force", "-batch", "-"], { input: script });
   } catch (error) {
     if (!(error instanceof CommandError) || error.exitCode === undefined) throw error;
   }
 }
 
-/** What is known on other links does not count: who is there may say of any address that it has it. */
-async function readAnswers(questions: readonly Question[]): Promise<Answers> {
-  const known = new Map<string, Mac>();
-  const rows = [
+/** By address and link: who is on another link may say of any address that it has it. */
+async function readEntries(questions: readonly Question[]): Promise<Entries> {
+  return new Map([
     ...(questions.some(({ address }) => familyOf(address) === 4) ? await readArp() : []),
     ...(questions.some(({ address }) => familyOf(address) === 6) ? await readNeighbours6() : []),
-  ];
-  for (const [ip, link, lladdr] of rows) {
-    const [address, mac] = [parseIp(ip), parseMac(lladdr)];
-    if (address !== undefined && mac !== undefined) known.set(`${address} ${link}`, mac);
-  }
-  return new Map(questions.map(({ address, bridge }) => [address, known.get(`${address} ${bridge}`)]));
+  ]);
 }
 
-type Row = readonly [address: string, link: string, mac: string];
+/** Flags of the kernel's ARP list (linux/if_arp.h). */
+const ATF_COM = 0x02;
+const ATF_PERM = 0x04;
 
-/** The kernel's own list: `ADDRESS TYPE FLAGS MAC MASK DEVICE`; flag 0x2 says that somebody has answered. */
-async function readArp(): Promise<readonly Row[]> {
-  const lines = (await readFile("/proc/net/arp", "utf8")).split("\n").map((line) => line.split(/\s+/));
-  return lines.flatMap(([address = "", , flags, mac = "", , link = ""]): readonly Row[] =>
-    (Number(flags) & 2) === 0 ? [] : [[address, link, mac]],
-  );
+/** The kernel's own list: `ADDRESS TYPE FLAGS MAC MASK DEVICE`. */
+async function readArp(): Promise<readonly (readonly [string, Entry])[]> {
+  const text = (await readProc("/proc/net/arp")) ?? "";
+  return text.split("\n").flatMap((line) => {
+    const [dst = "", , flags, lladdr = "", , link = ""] = line.split(/\s+/);
+    return toEntry(
+      dst,
+      link,
+      (Number(flags) & ATF_COM) === 0 ? "" : lladdr,
+      (Number(flags) & ATF_PERM) !== 0,
+    );
+  });
 }
 
 /** There is no such list for IPv6. */
-async function readNeighbours6(): Promise<readonly Row[]> {
-  const { stdout } = await runCommand(["ip", "-6", "-json", "neigh", "show", "nud", "reachable"]);
-  const rows = JSON.parse(stdout === "" ? "[]" : stdout) as readonly NeighbourRow[];
-  return rows.map(({ dst = "", dev = "", lladdr = "" }): Row => [dst, dev, lladdr]);
+async function readNeighbours6(): Promise<readonly (readonly [string, Entry])[]> {
+  const rows = await readIpJson<NeighbourRow>("-6", "neigh", "show");
+  return rows.flatMap(({ dst = "", dev = "", lladdr = "", state = [] }) => {
+    const isPermanent = state.includes("PERMANENT");
+    return toEntry(dst, dev, isPermanent || state.includes("REACHABLE") ? lladdr : "", isPermanent);
+  });
+}
+
+function toEntry(
+  dst: string,
+  link: string,
+  lladdr: string,
+  isPermanent: boolean,
+): readonly (readonly [string, Entry])[] {
+  const address = parseIp(dst);
+  return address === undefined
+    ? []
+    : [[placeKey({ address, bridge: link }), { mac: parseMac(lladdr), isPermanent }]];
 }

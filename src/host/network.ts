@@ -1,7 +1,8 @@
 import { networkOf, parseIp } from "../core/address.ts";
 import type { Ip } from "../core/address.ts";
 import type { Subnet } from "../core/network.ts";
-import { followForEver, runCommand } from "./run-command.ts";
+import { readIpJson } from "./ip-json.ts";
+import { followForEver } from "./run-command.ts";
 import type { Links } from "../ports.ts";
 
 interface AddressRow {
@@ -11,6 +12,7 @@ interface AddressRow {
 }
 
 interface LinkRow {
+  readonly ifindex?: number;
   readonly ifname?: string;
   readonly flags?: readonly string[];
   readonly addr_info?: readonly AddressRow[];
@@ -18,19 +20,20 @@ interface LinkRow {
 
 /** Node's os.networkInterfaces() leaves out bridges without carrier, and a bridge without guests has none. */
 export async function readLinks(): Promise<Links> {
-  const { stdout } = await runCommand(["ip", "-json", "address", "show"]);
   const addresses = new Map<string, readonly Ip[]>();
+  const indexes = new Map<string, number>();
   const subnets = new Map<string, readonly Subnet[]>();
-  for (const link of JSON.parse(stdout) as readonly LinkRow[]) {
-    if (link.ifname === undefined) continue;
-    const own = (link.addr_info ?? []).flatMap(toSubnet);
-    addresses.set(
-      link.ifname,
-      own.map((subnet) => subnet.own),
-    );
-    if (link.flags?.includes("UP") === true) subnets.set(link.ifname, own);
+  for (const link of await readIpJson<LinkRow>("address", "show")) {
+    const { ifname: name, ifindex, addr_info: rows = [], flags } = link;
+    if (name === undefined) continue;
+    const own = rows.flatMap(toSubnet);
+    // Names that are no UTF-8 may look alike.
+    addresses.set(name, [...(addresses.get(name) ?? []), ...own.map((subnet) => subnet.own)]);
+    if (flags?.includes("UP") !== true) continue;
+    subnets.set(name, [...(subnets.get(name) ?? []), ...own]);
+    if (ifindex !== undefined) indexes.set(name, ifindex);
   }
-  return { addresses, subnets };
+  return { addresses, indexes, subnets };
 }
 
 /** Link-local addresses are left out: nothing can be published on them. */

@@ -1,5 +1,6 @@
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { errnoOf, runCommand } from "./run-command.ts";
+import { UNNAMED } from "../core/occupied.ts";
 import type { Listener } from "../core/occupied.ts";
 
 /** Sockets of host processes; names need root, without it `a process` stands there. */
@@ -11,7 +12,7 @@ export async function readListeners(): Promise<readonly Listener[]> {
     if ((netid !== "tcp" && netid !== "udp") || !Number.isInteger(port) || port === 0) return [];
     const address = local.slice(0, local.lastIndexOf(":")).replace(/%.*$/, "");
     const named = /users:\(\("((?:[^"\\]|\\.)*)",pid=(\d+)/.exec(line);
-    const process = named?.[1] === undefined ? "a process" : `${named[1]} (pid ${named[2]})`;
+    const process = named?.[1] === undefined ? UNNAMED : `${named[1]} (pid ${named[2]})`;
     return [{ protocol: netid, address, port, process }];
   });
 }
@@ -33,5 +34,15 @@ export async function identifyProcess(pid: number | "self"): Promise<ProcessId |
   } catch (error) {
     if (errnoOf(error) !== undefined) return undefined;
     throw error;
+  }
+}
+
+/** What ps, top and the journal call this process; else it is Node's `MainThread`. @param name at most 15 bytes (prctl(2)) */
+export async function nameProcess(name: string): Promise<void> {
+  try {
+    await writeFile("/proc/self/comm", name);
+  } catch (error) {
+    // Merely a name.
+    if (errnoOf(error) === undefined) throw error;
   }
 }

@@ -1,5 +1,8 @@
-import { access } from "node:fs/promises";
+import type { ChildProcess } from "node:child_process";
+import { readFileSync } from "node:fs";
 import type { ReadStream } from "node:fs";
+import type { Readable, Writable } from "node:stream";
+import { access } from "node:fs/promises";
 import { setTimeout } from "node:timers/promises";
 import { execa, ExecaError } from "execa";
 import { CommandError, KvmnatdError } from "../errors.ts";
@@ -19,13 +22,16 @@ export interface CommandOutput {
   readonly stderr: string;
 }
 
-const TIMEOUT_MS = 20_000;
+/** What takes longer hangs. */
+export const TIMEOUT_MS = 20_000;
 
 /** Debian package by program, for the message when one is missing. */
 const PACKAGES: Readonly<Record<string, string>> = {
   ip: "iproute2",
   ss: "iproute2",
   nft: "nftables",
+  journalctl: "systemd",
+  "systemd-analyze": "systemd",
   conntrack: "conntrack (conntrack-tools on Fedora and its kin)",
 };
 
@@ -52,50 +58,95 @@ export async function runCommand(
     });
     return { stdout, stderr };
   } catch (error) {
-    if (error instanceof ExecaError) throw toCommandError(error, argv, timeoutMs, input);
+    if (error instanceof ExecaError) throw commandError(argv, failureOf(error, timeoutMs), input);
+    throw error;
+  }
+}
+
+/**
+ * Hands on each line of a program that may print more than there is memory for.
+ * @returns what it wrote to standard error
+ * @throws CommandError when it is missing or fails
+ */
+export async function readLines(argv: readonly string[], onLine: (line: string) => void): Promise<string> {
+  const [file = "", ...args] = argv;
+  const running = execa(file, args, {
+    stdin: "ignore",
+    buffer: { stdout: false, stderr: true },
+    env: commandEnv(),
+    cwd: "/",
+  });
+  try {
+    for await (const line of running) onLine(line);
+    return (await running).stderr;
+  } catch (error) {
+    if (error instanceof ExecaError) throw commandError(argv, failureOf(error, 0));
     throw error;
   }
 }
 
 const RESTART_MS = 5000;
 
-/**
- * Runs programs that only read, at the same time, from one small shell: each start of a process by one of Node's size
- * costs 2 ms in which nothing else is done.
- * @returns what each printed; undefined when one failed (run alone, it tells why)
- */
-export async function runTogether(
-  argvs: readonly (readonly string[])[],
-): Promise<readonly string[] | undefined> {
-  let word = 1;
-  const started = argvs.map((argv, index) => {
-    const words = argv.map(() => `"$\{${word++}}"`);
-    return `${words.join(" ")} >&${index + FIRST_FD} & p${index}=$!`;
-  });
-  const pids = argvs.map((_, index) => `$p${index}`);
-  const script = [
-    ...started,
-    `trap "kill ${pids.join(" ")}" TERM`,
-    ...pids.map((pid) => `wait ${pid} || exit`),
-  ];
-  try {
-    const { stdio } = await execa("sh", ["-c", script.join("\n"), "sh", ...argvs.flat()], {
-      stdio: ["ignore", "ignore", "ignore", ...argvs.map(() => "pipe" as const)],
-      env: commandEnv(),
-      cwd: "/",
-      timeout: TIMEOUT_MS,
-      forceKillAfterDelay: 1000,
-      stripFinalNewline: false,
-      maxBuffer: 1_000_000_000,
-    });
-    return argvs.map((_, index) => String(stdio[index + FIRST_FD]));
-  } catch (error) {
-    if (error instanceof ExecaError) return undefined;
-    throw error;
-  }
+/** A shell that does what is written to it, until it is killed or this process ends. */
+export interface ShellProcess {
+  write(script: string): void;
+  /** Open files of it that lead here, by their numbers. */
+  readonly outputs: readonly { readonly fd: number; readonly stream: Readable }[];
+  /** It, and all that it has started. */
+  kill(): void;
+  /** Why it has ended. What it has started may still run, and its outputs stay open until then. */
+  readonly ended: Promise<string>;
 }
 
-const FIRST_FD = 3;
+/** @param count of its outputs */
+export function startShell(count: number): ShellProcess {
+  const fds = Array.from({ length: count }, (_, index) => 3 + index);
+  const shell = execa("sh", ["-s", "kvmnatd"], {
+    stdio: ["pipe", "ignore", "pipe", ...fds.map(() => "pipe" as const)],
+    buffer: false,
+    reject: false,
+    // The head of a group, to be killed with all that it has started.
+    detached: true,
+    env: commandEnv(),
+    cwd: "/",
+  });
+  const streams: readonly (Readable | Writable | null)[] = shell.stdio;
+  // Whatever is wrong with one of its files, it ends by that, and says so.
+  for (const stream of streams) stream?.on("error", () => undefined);
+  let complaint = "";
+  shell.stderr?.on("data", (chunk: Buffer) => {
+    complaint = String(chunk).trim().split("\n").at(-1) ?? "";
+    // bash would try for a quarter of a minute, and do nothing else meanwhile.
+    if (complaint.includes("fork: retry")) killGroup(shell.pid);
+  });
+  return {
+    write: (script) => {
+      complaint = "";
+      shell.stdin?.write(script);
+    },
+    outputs: fds.map((fd) => ({ fd, stream: streams[fd] as Readable })),
+    kill: () => killGroup(shell.pid),
+    ended: Promise.race([hasExited(shell.nodeChildProcess), shell.then((how) => how.originalMessage)]).then(
+      (how) => [how ?? "no message", ...(complaint === "" ? [] : [complaint])].join(": "),
+    ),
+  };
+}
+
+function hasExited(child: ChildProcess): Promise<string> {
+  return new Promise((done) => {
+    child.once("exit", (code, signal) => done(signal === null ? `exit code ${code}` : `killed by ${signal}`));
+  });
+}
+
+function killGroup(pid: number | undefined): void {
+  if (pid === undefined) return;
+  try {
+    process.kill(-pid, "SIGKILL");
+  } catch (error) {
+    // It has ended by itself.
+    if (errnoOf(error) === undefined) throw error;
+  }
+}
 
 export interface Follower {
   readonly onLine: (line: string) => void;
@@ -150,7 +201,7 @@ export function programFolders(): readonly string[] {
 
 /** @returns the program's file; undefined where it is not installed */
 export async function findProgram(name: string): Promise<string | undefined> {
-  for (const folder of programFolders()) {
+  for (const folder of name.startsWith("/") ? [""] : programFolders()) {
     try {
       await access(`${folder}/${name}`);
       return `${folder}/${name}`;
@@ -166,28 +217,79 @@ function commandEnv(): Record<string, string> {
   return { LC_ALL: "C", PATH: programFolders().join(":") };
 }
 
-function toCommandError(
-  error: ExecaError,
-  argv: readonly string[],
-  timeoutMs: number,
-  input: string | undefined,
-): CommandError {
-  const stderr = typeof error.stderr === "string" ? error.stderr.trim() : "";
-  const isMissing = error.code === "ENOENT";
-  const details = { argv, exitCode: error.exitCode, isMissing, stderr, input, cause: error };
-  return new CommandError(`${argv.join(" ")}: ${explain(error, argv[0] ?? "", timeoutMs, stderr)}`, details);
+/** How a program failed: one of these, and what it said. */
+interface Failure {
+  readonly isMissing?: boolean;
+  /** Stopped after so long. */
+  readonly lateMs?: number;
+  readonly exitCode?: number | undefined;
+  /** How else it ended. */
+  readonly ended?: string;
+  readonly stderr: string;
+  readonly cause?: unknown;
 }
 
-function explain(error: ExecaError, program: string, timeoutMs: number, stderr: string): string {
-  if (error.code === "ENOENT") {
+/** @param input what the program was to read */
+export function commandError(argv: readonly string[], failure: Failure, input?: string): CommandError {
+  const stderr = failure.stderr.trim();
+  const { exitCode, isMissing = false, cause } = failure;
+  const details = { argv, exitCode, isMissing, stderr, input, cause };
+  return new CommandError(`${argv.join(" ")}: ${explain(argv[0] ?? "", failure, stderr)}`, details);
+}
+
+function failureOf(error: ExecaError, timeoutMs: number): Failure {
+  const stderr = typeof error.stderr === "string" ? error.stderr : "";
+  const { exitCode, shortMessage } = error;
+  if (error.code === "ENOENT") return { isMissing: true, stderr, cause: error };
+  if (error.timedOut) return { lateMs: timeoutMs, exitCode, stderr, cause: error };
+  return { exitCode, ended: shortMessage, stderr, cause: error };
+}
+
+function explain(program: string, failure: Failure, stderr: string): string {
+  const { isMissing, lateMs, exitCode, ended = "no message" } = failure;
+  if (isMissing === true) {
     const name = PACKAGES[program] ?? (/^ip6?tables/.test(program) ? "iptables" : program);
     return `not found; install the package ${name}`;
   }
-  if (error.timedOut) return `did not end within ${timeoutMs / 1000} s and was stopped`;
+  if (lateMs !== undefined) return `did not end within ${lateMs / 1000} s and was stopped`;
   const first = stderr.split("\n").slice(0, 3).join("; ");
-  const rights = /permission denied|operation not permitted|must be root/i.test(stderr);
-  const ended = error.exitCode === undefined ? error.shortMessage : `exit code ${error.exitCode}`;
-  return `${first === "" ? "no message" : first} (${ended})${rights ? "; kvmnatd needs root or CAP_NET_ADMIN" : ""}`;
+  const said = first === "" ? "no message" : first;
+  if (exitCode !== undefined) return `${said} (exit code ${exitCode})${missingRight(stderr)}`;
+  return `${first === "" ? ended : `${first} (${ended})`}${missingRight(stderr)}`;
+}
+
+/** Of what the programs need; by its number in Linux's capability.h. */
+const CAPABILITIES = { CAP_NET_ADMIN: 12, CAP_NET_RAW: 13 };
+
+/** Who lacks a right is told in words that differ from program to program, or not at all (iproute2 under systemd's filters). */
+function missingRight(stderr: string): string {
+  const missing = missingCapabilities();
+  if (missing.length === 0) return "";
+  const isRefused = /permission denied|operation not permitted|must be root/i.test(stderr);
+  // CAP_NET_RAW alone is for iptables-legacy, which says that it was refused.
+  if (!isRefused && missing.every((name) => name === "CAP_NET_RAW")) return "";
+  const names = missing.join(" and ");
+  return `; kvmnatd needs root or ${names}; of a service, \`systemctl cat kvmnatd\` shows what it may do`;
+}
+
+/** Those that this process, and what it starts, is known not to have. */
+export function missingCapabilities(): readonly string[] {
+  const bits = /^CapEff:\s*([\da-f]+)$/m.exec(readOwnStatus())?.[1];
+  if (bits === undefined) return [];
+  const owned = BigInt(`0x${bits}`);
+  return Object.entries(CAPABILITIES)
+    .filter(([, bit]) => ((owned >> BigInt(bit)) & 1n) === 0n)
+    .map(([name]) => name);
+}
+
+/** Empty where it cannot be read: it only explains another failure, which may be that no more files can be opened. */
+function readOwnStatus(): string {
+  try {
+    return readFileSync("/proc/self/status", "utf8");
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error;
+    return "";
+  }
 }
 
 /** A system call's error code, e.g. `ENOENT`; undefined for anything else. */

@@ -1,4 +1,4 @@
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { access, chmod, constants, mkdir, readFile, rename, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { toJson } from "../core/printable.ts";
 import type { DaemonStatus } from "../core/status.ts";
@@ -19,12 +19,14 @@ export async function writeStatus(folder: string, status: DaemonStatus): Promise
   const file = join(folder, NAME);
   try {
     await mkdir(folder, { recursive: true, mode: 0o755 });
-    await writeFile(`${file}.new`, `${toJson(status)}\n`, { mode: 0o644 });
+    await writeFile(`${file}.new`, `${toJson(status)}\n`);
+    // Everybody may look, whatever the umask.
+    await chmod(`${file}.new`, 0o644);
     await rename(`${file}.new`, file);
   } catch (error) {
     const code = errnoOf(error);
     if (code === undefined) throw error;
-    const message = `${file} cannot be written (${code}); forwards work, but \`kvmnatd status\` is out of date`;
+    const message = `${file} cannot be written (${code}): \`kvmnatd status\` is out of date; RUNTIME_DIRECTORY names another folder`;
     throw new KvmnatdError("status-file", message, { cause: error });
   }
 }
@@ -40,9 +42,50 @@ export async function readStatus(folder: string): Promise<DaemonStatus | undefin
   }
 }
 
+/**
+ * Reads the status again and again; the file itself only when it has been replaced.
+ * @returns the same object as long as nothing has changed; undefined while no daemon runs
+ */
+export function createStatusReader(folder: string): () => Promise<DaemonStatus | undefined> {
+  let known: { readonly id: string; readonly status: DaemonStatus | undefined } | undefined;
+  return async () => {
+    const id = await identifyFile(join(folder, NAME));
+    if (known?.id !== id) known = { id, status: await readStatus(folder) };
+    return ifAlive(known.status);
+  };
+}
+
+/** Each state is a new file. */
+async function identifyFile(file: string): Promise<string> {
+  try {
+    const { ino, mtimeMs } = await stat(file);
+    return `${ino} ${mtimeMs}`;
+  } catch (error) {
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    return code;
+  }
+}
+
 /** @returns the status of a daemon that runs; undefined where none does */
 export async function readLiveStatus(folder: string): Promise<DaemonStatus | undefined> {
-  const status = await readStatus(folder);
+  return ifAlive(await readStatus(folder));
+}
+
+/** @throws KvmnatdError when there may be a status that we may not read: nobody then knows whether a daemon runs */
+export async function refuseUnreadable(folder: string): Promise<void> {
+  const file = join(folder, NAME);
+  try {
+    await access(file, constants.R_OK);
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error;
+    if (errnoOf(error) !== "EACCES") return;
+    const message = `${file} cannot be read (permission denied): whether kvmnatd runs is not known; ask as root`;
+    throw new KvmnatdError("status-file", message, { cause: error });
+  }
+}
+
+async function ifAlive(status: DaemonStatus | undefined): Promise<DaemonStatus | undefined> {
   const alive = status === undefined ? undefined : await identifyProcess(status.pid);
   return alive?.startTicks === status?.startTicks ? status : undefined;
 }

@@ -1,16 +1,15 @@
-import { readFile, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { KvmnatdError } from "../errors.ts";
+import { readProc } from "./proc.ts";
 import { errnoOf } from "./run-command.ts";
 
-/** A sysctl by its path below /proc/sys, e.g. `net/ipv4/ip_forward`. */
+/**
+ * A sysctl by its path below /proc/sys, e.g. `net/ipv4/ip_forward`.
+ * @returns undefined where it is not there: the interface has gone since, or there is no IPv6
+ * @throws KvmnatdError when it cannot be read
+ */
 export async function readSysctl(path: string): Promise<string | undefined> {
-  try {
-    return (await readFile(`/proc/sys/${path}`, "utf8")).trim();
-  } catch (error) {
-    // The interface has gone since, or there is no IPv6.
-    if (errnoOf(error) === "ENOENT") return undefined;
-    throw error;
-  }
+  return (await readProc(`/proc/sys/${path}`))?.trim();
 }
 
 /** @throws KvmnatdError when the kernel or the sandbox refuses */

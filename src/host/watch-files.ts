@@ -1,4 +1,4 @@
-import { stat } from "node:fs/promises";
+import { access, constants, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { watch } from "chokidar";
 import type { FSWatcher } from "chokidar";
@@ -12,25 +12,46 @@ export interface Watched {
 
 /** How often to look whether a path is still what is watched: a watch dies with it, or never began. */
 const POLL_MS = 500;
+/** How often a watch that could not be made is tried again. */
+const RETRY_MS = 2000;
+
+interface Opened {
+  readonly watcher: FSWatcher;
+  /** Of what is watched; undefined: nothing was there. */
+  readonly id: string | undefined;
+  readonly openedAtMs: number;
+}
 
 /**
  * Calls `onChange` with a path whenever something changes in the folders, or the file does. None of them need exist
  * yet, and each may be deleted and made anew, or be reached by links that lead elsewhere later: it is looked for. A call may
  * come before the last change: the caller looks a second time.
+ * @param onState why not all of it is watched; undefined when it is, and what happened until then may have been missed
  * @returns what ends the watch
  */
 export function watchFiles(
   { folders, file }: Watched,
   onChange: (path: string) => void,
-  onError: (error: unknown) => void,
+  onState: (fault: string | undefined) => void,
 ): () => Promise<void> {
   const counts = (path: string): boolean =>
     // libvirt writes X.new and renames it to X: only the second is news.
-    !path.endsWith(".new") && (path === file || folders.some((folder) => path.startsWith(`${folder}/`)));
+    path === file || (!path.endsWith(".new") && folders.some((folder) => path.startsWith(`${folder}/`)));
   const tell = (path: string): void => {
     if (counts(path)) onChange(path);
   };
-  const open = (path: string): FSWatcher => {
+  const opened = new Map<string, Opened>();
+  const faults = new Map<string, string>();
+  let told: string | undefined;
+
+  function tellState(): void {
+    const [fault] = faults.values();
+    if (fault === told) return;
+    told = fault;
+    onState(fault);
+  }
+
+  function open(path: string, id: string | undefined): void {
     // Folders, not files: libvirt renames a new file over the old one, and a watch on a file dies with its inode.
     const watcher = watch(path, {
       depth: 0,
@@ -38,6 +59,7 @@ export function watchFiles(
       atomic: false,
       ignorePermissionErrors: true,
     });
+    let isWell = true;
     watcher.on("all", (_event, changed) => tell(changed));
     // The kernel's own events as well: chokidar 6 tells nothing of a file that is replaced by a folder.
     watcher.on("raw", (_event, name, details) => {
@@ -45,29 +67,39 @@ export function watchFiles(
       if (watchedPath === file) tell(file);
       else if (watchedPath !== undefined) tell(join(watchedPath, basename(String(name))));
     });
-    watcher.on("error", onError);
-    return watcher;
-  };
-  const opened = new Map<string, { readonly watcher: FSWatcher; readonly id: string | undefined }>();
-  for (const path of [...folders, file]) opened.set(path, { watcher: open(path), id: undefined });
+    watcher.on("error", (error) => {
+      isWell = false;
+      faults.set(path, explain(path, error));
+      tellState();
+    });
+    watcher.on("ready", () => {
+      if (isWell) faults.delete(path);
+      tellState();
+    });
+    opened.set(path, { watcher, id, openedAtMs: performance.now() });
+  }
+
+  for (const path of [...folders, file]) open(path, undefined);
 
   async function reopenChanged(first: boolean): Promise<void> {
     for (const [path, known] of opened) {
       const id = await identify(path);
-      if (known.id === id) continue;
+      const isSame = known.id === id;
+      const isDue = faults.has(path) && performance.now() - known.openedAtMs >= RETRY_MS;
+      if (isSame && !isDue) continue;
       if (first) {
         opened.set(path, { ...known, id });
         continue;
       }
       await known.watcher.close();
-      opened.set(path, { watcher: open(path), id });
-      onChange(path);
+      open(path, id);
+      if (!isSame) onChange(path);
     }
   }
 
   let turn = reopenChanged(true);
   const poll = setInterval(() => {
-    turn = turn.then(() => reopenChanged(false)).catch(onError);
+    turn = turn.then(() => reopenChanged(false));
   }, POLL_MS);
   return async () => {
     clearInterval(poll);
@@ -76,10 +108,23 @@ export function watchFiles(
   };
 }
 
-/** Which folder or file stands at this path now, at the end of all links; undefined: none. */
+const LIMITS: Readonly<Record<string, string>> = {
+  ENOSPC: "raise fs.inotify.max_user_watches",
+  EMFILE: "raise fs.inotify.max_user_instances, or the limit of open files",
+};
+
+function explain(path: string, error: unknown): string {
+  const code = errnoOf(error);
+  const advice = LIMITS[code ?? ""];
+  return `${path} cannot be watched (${code ?? String(error)})${advice === undefined ? "" : `: ${advice}`}`;
+}
+
+/** Which folder or file stands at this path now, at the end of all links; undefined: none that we may read. */
 async function identify(path: string): Promise<string | undefined> {
   try {
     const { dev, ino } = await stat(path);
+    // One that may not be read is not watched, and nobody tells when it may.
+    await access(path, constants.R_OK);
     return `${dev}:${ino}`;
   } catch (error) {
     if (errnoOf(error) !== undefined) return undefined;

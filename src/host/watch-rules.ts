@@ -1,5 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { setTimeout } from "node:timers/promises";
+import type { Family } from "../core/address.ts";
 import { errnoOf, followForEver } from "./run-command.ts";
 
 /**
@@ -7,7 +8,7 @@ import { errnoOf, followForEver } from "./run-command.ts";
  * changes a thousand times a second, cost nothing here, and a table that is deleted takes its rules along, one line
  * each (nftables 1.0.6). iptables-legacy makes no events.
  */
-const OURS = /^(add|insert|delete|replace) rule ip6? (raw|filter|nat|libvirt_network) /;
+const OURS = /^(?:add|insert|delete|replace) rule (ip6?) (raw|filter|nat|libvirt_network) /;
 
 /**
  * So many rules came at once that the kernel dropped some of the events, ours perhaps among them: `# ERROR: We lost ...`.
@@ -40,9 +41,13 @@ export interface RuleWatch {
 /**
  * Tells of changes by others. Whose an event is, is not known: as many as we make are left out, each in its time, so
  * that one of another in between is told all the same when ours comes.
+ * @param onChange told of which family iptables' rules have changed, if nothing else may have
  * @param onState whether the monitor runs
  */
-export function createRuleWatch(onChange: () => void, onState: (runs: boolean) => void): RuleWatch {
+export function createRuleWatch(
+  onChange: (family?: Family) => void,
+  onState: (runs: boolean) => void,
+): RuleWatch {
   let expected = 0;
   let underWay = 0;
   let settling: NodeJS.Timeout | undefined;
@@ -51,6 +56,7 @@ export function createRuleWatch(onChange: () => void, onState: (runs: boolean) =
 
   /** Fewer than we made: it failed, or was cut short, or something was missed. */
   function settle(): void {
+    settling = undefined;
     if (underWay > 0 || expected === 0) return;
     expected = 0;
     onChange();
@@ -84,9 +90,12 @@ export function createRuleWatch(onChange: () => void, onState: (runs: boolean) =
 
   function onLine(line: string): void {
     if (LOST.test(line)) return onLoss();
-    if (!OURS.test(line)) return;
+    const [, family, table] = OURS.exec(line) ?? [];
+    if (family === undefined) return;
     if (expected > 0) expected -= 1;
-    else onChange();
+    // Beside our own it may be told in the place of another.
+    else if (underWay > 0 || settling !== undefined || table === "libvirt_network") onChange();
+    else onChange(family === "ip" ? 4 : 6);
   }
 
   return {

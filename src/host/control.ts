@@ -1,0 +1,101 @@
+import { chmod, rm } from "node:fs/promises";
+import { createConnection, createServer } from "node:net";
+import type { Socket } from "node:net";
+import { join } from "node:path";
+import { KvmnatdError } from "../errors.ts";
+import { errnoOf } from "./run-command.ts";
+
+const NAME = "control";
+/** Longer than any request. */
+const MAX_REQUEST = 200;
+/** Whoever connects and says nothing does not stay. */
+const IDLE_MS = 10_000;
+
+/** What the daemon can be asked to do. */
+export type Request = "reload" | "handover";
+
+export interface Answer {
+  readonly exitCode: number;
+  /** For people; may have several lines, or none. */
+  readonly text: string;
+}
+
+/**
+ * Listens on a socket in the runtime folder, on which only the daemon's own user and root may write.
+ * The folder must be this process's alone (lock.ts): what stands there was left by one before it.
+ * @returns what ends it
+ * @throws KvmnatdError when the folder cannot be written
+ */
+export async function serveControl(
+  folder: string,
+  answer: (request: Request) => Promise<Answer>,
+): Promise<() => Promise<void>> {
+  const path = join(folder, NAME);
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
+    serve(socket, answer);
+  });
+  try {
+    await rm(path, { force: true });
+    await new Promise<void>((done, fail) => {
+      server.once("error", fail);
+      server.listen(path, done);
+    });
+    await chmod(path, 0o600);
+  } catch (error) {
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    const message = `${path} cannot be made (${code}): \`kvmnatd reload\` does not work; SIGHUP does`;
+    throw new KvmnatdError("control", message, { cause: error });
+  }
+  return async () => {
+    for (const socket of sockets) socket.destroy();
+    await new Promise((done) => server.close(done));
+  };
+}
+
+function serve(socket: Socket, answer: (request: Request) => Promise<Answer>): void {
+  let said = "";
+  socket.setEncoding("utf8");
+  socket.setTimeout(IDLE_MS, () => socket.destroy());
+  // Who asked has gone: nothing to tell.
+  socket.on("error", () => socket.destroy());
+  socket.on("data", (chunk: string) => {
+    said += chunk;
+    if (said.length > MAX_REQUEST) socket.destroy();
+    if (!said.includes("\n")) return;
+    socket.removeAllListeners("data");
+    socket.setTimeout(0);
+    const request = said.slice(0, said.indexOf("\n"));
+    if (request === "reload" || request === "handover")
+      void answer(request).then((given) => socket.end(`${JSON.stringify(given)}\n`));
+    else socket.end(`${JSON.stringify({ exitCode: 64, text: "unknown request" })}\n`);
+  });
+}
+
+/** @returns the daemon's answer; undefined when none runs. @throws KvmnatdError when it may not be asked, or ends meanwhile */
+export async function askDaemon(folder: string, request: Request): Promise<Answer | undefined> {
+  const path = join(folder, NAME);
+  const socket = createConnection(path);
+  let said = "";
+  socket.setEncoding("utf8");
+  socket.on("data", (chunk: string) => (said += chunk));
+  try {
+    await new Promise<void>((done, fail) => {
+      socket.once("error", fail);
+      socket.once("end", done);
+      socket.write(`${request}\n`);
+    });
+  } catch (error) {
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    if (code === "ENOENT" || code === "ECONNREFUSED") return undefined;
+    const why = code === "EACCES" ? "permission denied; run as root" : code;
+    throw new KvmnatdError("control", `${path}: ${why}`, { cause: error });
+  }
+  if (!said.endsWith("\n"))
+    throw new KvmnatdError("control", "kvmnatd ended before it answered; see its log");
+  return JSON.parse(said) as Answer;
+}
