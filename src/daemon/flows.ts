@@ -12,7 +12,7 @@ import type { View } from "./observe.ts";
 
 /** What one pass hands to the next of the connections. */
 export interface FlowMemory {
-  /** Where the forwards led; at start what the daemon before this one says in its last status. */
+  /** Where the forwards led; at start what the daemon before this one says in its last status, if there is one. */
   readonly leads: readonly Lead[];
   /** Of each family what has not been looked at yet; absent at start, when all is in doubt. */
   readonly doubts?: ReadonlyMap<Family, Doubt>;
@@ -46,9 +46,8 @@ export async function cleanFlows(
   for (const { family, error } of view.families) {
     const earlier = memory.doubts?.get(family);
     const doubt = mergeDoubts([
-      memory.doubts === undefined
-        ? doubtAll(memory.leads, leads, family)
-        : doubtAfter(changes, memory.leads, leads, family),
+      doubtAfter(changes, memory.leads, leads, family),
+      ...(memory.doubts === undefined ? [doubtAll(memory.leads, leads, family)] : []),
       ...(earlier === undefined ? [] : [earlier]),
     ]);
     if (doubt.ports.length === 0) continue;

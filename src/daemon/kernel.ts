@@ -4,9 +4,16 @@ import type { Contests } from "../core/contest.ts";
 import { diffRulesets } from "../core/diff.ts";
 import type { Change, Diff } from "../core/diff.ts";
 import { LIBVIRT_TABLE } from "../core/libvirt-table.ts";
-import { planOperations, rewriteOwnChains } from "../core/plan.ts";
-import { NOTHING_DESIRED, optionOf, ruleKey } from "../core/ruleset.ts";
-import type { Actual, Desired, LibvirtTable } from "../core/ruleset.ts";
+import {
+  commandOf,
+  findStrays,
+  planOperations,
+  removeByPlace,
+  rewriteOwnChains,
+  withoutStrays,
+} from "../core/plan.ts";
+import { NOTHING_DESIRED, ruleKey } from "../core/ruleset.ts";
+import type { Actual, Desired, LibvirtTable, Variant } from "../core/ruleset.ts";
 import { CommandError, KvmnatdError, VerifyError } from "../errors.ts";
 import type { Host, Iptables } from "../ports.ts";
 
@@ -40,18 +47,53 @@ export interface Outcome {
 
 export const NOTHING_DONE: Outcome = { applied: [], remaining: [], moves: new Set(), held: new Set() };
 
-/** Reads the rules of both families, or says what keeps it from it. A family stops neither the other nor the pass. */
-export async function readAllSides(host: Host, tool: Iptables): Promise<readonly SidesOrError[]> {
+/**
+ * Reads the rules of both families, or says what keeps it from it. A family stops neither the other nor the pass.
+ * @param known variants of iptables that kvmnatd has used before
+ */
+export async function readAllSides(
+  host: Host,
+  tool: Iptables,
+  known: ReadonlySet<Variant>,
+): Promise<readonly SidesOrError[]> {
   const libvirt = host.readLibvirtTables();
-  const reading = FAMILIES.map(async (family): Promise<SidesOrError> => {
-    try {
-      return { family, sides: await readSides(host, tool, family, libvirt) };
-    } catch (error) {
-      if (error instanceof KvmnatdError) return { family, sides: [], error };
-      throw error;
-    }
+  return Promise.all(FAMILIES.map((family) => tryToRead(host, tool, family, known, libvirt)));
+}
+
+/**
+ * Reads iptables' rules of these families again.
+ * @param before what was read last; nothing else has changed since
+ */
+export async function rereadSides(
+  host: Host,
+  before: readonly SidesOrError[],
+  families: ReadonlySet<Family>,
+  known: ReadonlySet<Variant>,
+): Promise<readonly SidesOrError[]> {
+  const reading = before.map(async (each) => {
+    const { family, sides } = each;
+    const [used] = sides;
+    if (used === undefined || !families.has(family)) return each;
+    const { libvirt } = used.actual;
+    const tables = new Map(libvirt === undefined ? [] : [[family, libvirt]]);
+    return tryToRead(host, used.tool, family, known, Promise.resolve(tables));
   });
   return Promise.all(reading);
+}
+
+async function tryToRead(
+  host: Host,
+  tool: Iptables,
+  family: Family,
+  known: ReadonlySet<Variant>,
+  libvirtTables: Promise<ReadonlyMap<Family, LibvirtTable>>,
+): Promise<SidesOrError> {
+  try {
+    return { family, sides: await readSides(host, tool, family, known, libvirtTables) };
+  } catch (error) {
+    if (error instanceof KvmnatdError) return { family, sides: [], error };
+    throw error;
+  }
 }
 
 /** Of the variant in use, and of the other one where that has any rules. */
@@ -59,11 +101,12 @@ async function readSides(
   host: Host,
   tool: Iptables,
   family: Family,
+  known: ReadonlySet<Variant>,
   libvirtTables: Promise<ReadonlyMap<Family, LibvirtTable>>,
 ): Promise<readonly Side[]> {
   const [iptables, other, libvirt] = await Promise.all([
     host.readRules(tool, family),
-    host.otherIptables(tool, family),
+    host.otherIptables(tool, family, known),
     libvirtTables,
   ]);
   const used: Side = { family, tool, actual: withLibvirt(iptables, libvirt.get(family)) };
@@ -91,29 +134,43 @@ export async function applyTo(
   const held = heldMoves(findMoves(whole), contests, host.now());
   const diff = withoutMoves(whole, held);
   if (diff.length === 0) return { ...NOTHING_DONE, held };
-  await closeLoopback(host, diff);
   let failure = await carryOut(host, side, diff);
   let after = await readAgain(host, side);
+  const missing = (): Diff => withoutMoves(diffRulesets(desired, after), held);
   if (isRefusal(failure)) {
-    // A rule that somebody put into a chain of ours may be one that iptables cannot delete by its own words. Other
-    // tables may have been changed already: from what is there now.
-    const rest = withoutMoves(diffRulesets(desired, after), held);
-    failure = await carryOut(host, side, rewriteOwnChains(rest, desired));
+    // A rule may be one that iptables cannot delete by its own words. Other tables may have been changed already: from
+    // what is there now.
+    failure = await carryOut(host, side, removeByPlace(rewriteOwnChains(missing(), desired)));
     after = await readAgain(host, side);
   }
-  const remaining = withoutMoves(diffRulesets(desired, after), held);
+  if (isRefusal(failure) && findStrays(missing()).length > 0) {
+    // What cannot be removed at all keeps nothing else from its place.
+    await carryOut(host, side, rewriteOwnChains(withoutStrays(missing()), desired));
+    after = await readAgain(host, side);
+  }
+  const remaining = missing();
   const applied = subtract(diff, remaining);
   // Whoever fights may have moved it again by now: a repair that was made counts, one that failed does not.
   const moves = findMoves(failure === undefined ? diff : applied);
-  if (remaining.length === 0) return { applied, remaining, moves, held };
   const [first] = remaining;
-  const error =
-    failure ??
-    new VerifyError(
-      `the kernel is not what was applied (${remaining.length} differences, first in ${first?.table} ${first?.chain}): ` +
-        "another program changes the same rules; looking again",
+  if (first === undefined) return { applied, remaining, moves, held };
+  return { applied, remaining, error: explain(side.family, failure, remaining.length, first), moves, held };
+}
+
+/** @param first of what is not as it should be */
+function explain(
+  family: Family,
+  failure: KvmnatdError | undefined,
+  count: number,
+  first: Change,
+): KvmnatdError {
+  const left = `${count} ${count === 1 ? "difference" : "differences"}, first \`${commandOf(family, first)}\``;
+  if (failure === undefined)
+    return new VerifyError(
+      `the kernel is not what was applied (${left}): another program changes the same rules; looking again`,
     );
-  return { applied, remaining, error, moves, held };
+  if (!isRefusal(failure)) return failure;
+  return new KvmnatdError(failure.code, `${failure.message}; left undone: ${left}`, { cause: failure });
 }
 
 /** iptables-restore understood, and would not. */
@@ -149,27 +206,6 @@ async function readAgain(host: Host, { tool, family, actual }: Side): Promise<Ac
 
 function withLibvirt(actual: Actual, libvirt: LibvirtTable | undefined): Actual {
   return libvirt === undefined ? actual : { ...actual, libvirt };
-}
-
-/** Without the guard rule route_localnet lets guests at the host's 127.0.0.1: the sysctl goes first. */
-async function closeLoopback(host: Host, diff: Diff): Promise<void> {
-  const guards = diff.filter((change) => change.table === "raw" && change.kind === "remove");
-  const kept = new Set(
-    diff.filter((change) => change.table === "raw" && change.kind === "add").map(bridgeOf),
-  );
-  for (const bridge of new Set(guards.map(bridgeOf))) {
-    if (bridge === undefined || kept.has(bridge)) continue;
-    const path = routeLocalnet(bridge);
-    if ((await host.readSysctl(path)) === "1") await host.writeSysctl(path, "0");
-  }
-}
-
-function bridgeOf(change: Change): string | undefined {
-  return "rule" in change ? optionOf(change.rule, "-i") : undefined;
-}
-
-export function routeLocalnet(bridge: string): string {
-  return `net/ipv4/conf/${bridge}/route_localnet`;
 }
 
 /** Removes all that is ours from a side. */

@@ -1,3 +1,5 @@
+import { isDeepStrictEqual } from "node:util";
+import type { Family } from "../core/address.ts";
 import {
   IDLE,
   onFailure,
@@ -10,14 +12,21 @@ import {
 } from "../core/cadence.ts";
 import type { Cadence } from "../core/cadence.ts";
 import type { Lead } from "../core/doubt.ts";
+import type { PassReport } from "../core/metrics.ts";
+import type { Guarded } from "../core/guarded.ts";
 import type { PortMap } from "../core/port-map.ts";
 import type { Variant } from "../core/ruleset.ts";
 import { STATUS_SCHEMA, toForwardStatus } from "../core/status.ts";
 import type { DaemonStatus, Problem } from "../core/status.ts";
+import { limitEntries, NOTHING_TOLD, tellProblems } from "../core/tell-problems.ts";
+import type { Telling } from "../core/tell-problems.ts";
 import { KvmnatdError } from "../errors.ts";
+import type { ConfigError } from "../errors.ts";
 import type { Host, Logger } from "../ports.ts";
 import { findOccupiedPorts } from "./occupied.ts";
+import { reportProgress } from "./progress.ts";
 import { reconcile } from "./reconcile.ts";
+import type { View } from "./observe.ts";
 import type { PassMemory, PassResult } from "./reconcile.ts";
 
 /** What stays the same in every status of one daemon. */
@@ -27,19 +36,42 @@ export type DaemonIdentity = Pick<DaemonStatus, "version" | "pid" | "startTicks"
 type HintKind = "plain" | "file" | "rules";
 
 /** Nobody tells that a process begins to listen. */
-const LOOKS_AT_ALL = ["resync", "SIGHUP"];
+const LOOKS_AT_ALL = ["resync", "SIGHUP", "reload"];
 
 /** How often to look at rules of whose changes nobody tells. */
 const POLL_MS = 2000;
 
+const FOUGHT: Problem = {
+  code: "fought",
+  message:
+    "another program undoes kvmnatd's rules again and again, perhaps another kvmnatd with another config; they are put " +
+    "right once a second, and forwards fail in between: `pgrep -af kvmnatd` shows whether there are two, of which one has to be stopped",
+  severity: "error",
+};
+
 /** What the last whole pass found. */
-type Known = Pick<DaemonStatus, "iptables" | "forwards" | "problems">;
+type Known = Pick<DaemonStatus, "iptables" | "forwards" | "problems" | "guarded">;
+
+type Done = Omit<PassReport, "seconds" | "triggers">;
 
 const ON_HINT = { plain: onHint, file: onFileHint, rules: onRulesHint } as const;
 
+/** What came of a look that somebody asked for and waits for. */
+export interface Reloaded {
+  /** Why the config on disk is not in force. */
+  readonly configError?: ConfigError;
+  /** Why it is not in the kernel. */
+  readonly failures: readonly string[];
+}
+
 export interface Loop {
-  /** Something may have changed: look. */
-  hint(trigger: string, kind?: HintKind): void;
+  /**
+   * Something may have changed: look.
+   * @param family of `rules`: iptables' rules of which family, if no others may have changed
+   */
+  hint(trigger: string, kind?: HintKind, family?: Family): void;
+  /** Looks at everything anew. @returns when a whole pass that began after this call has ended */
+  reload(): Promise<Reloaded>;
   /**
    * Passes until the signal; one at a time, none of them lost.
    * @throws ConfigError when there is no good config at start
@@ -53,42 +85,90 @@ export interface LoopOptions {
   readonly identity: DaemonIdentity;
   /** Where the daemon before this one led the forwards. */
   readonly leads: readonly Lead[];
+  /** Which variants of iptables kvmnatd has used before. */
+  readonly variants: ReadonlySet<Variant>;
+  /** For which bridges it saw rules of libvirt's. */
+  readonly guarded: readonly Guarded[];
   /** Why changes of the rules are not told of, for the variant in use; undefined when they are. */
   readonly unheard: (variant: Variant | undefined) => string | undefined;
   /** Called with the config in force, at start and when it has changed. */
   readonly onPortMap: (portMap: PortMap) => void;
+  /** Called with each state that is published, and with what the pass before it did. */
+  readonly onStatus: (status: DaemonStatus) => void;
+  /** Called after each pass, with what it did. */
+  readonly onPass: (report: PassReport) => void;
+  /** Problems of what runs beside the passes. */
+  readonly problemsBeside: () => readonly Problem[];
+  /** Called whenever the loop goes round or a pass gets on: it hangs no longer than this is called. */
+  readonly onAlive: () => void;
+  /** How often {@link onAlive} is wanted, though nothing happens; undefined: not at all. */
+  readonly aliveEveryMs: number | undefined;
 }
 
 /** The daemon: hints in, passes out. */
-export function createLoop({ host, logger, identity, leads, unheard, onPortMap }: LoopOptions): Loop {
+export function createLoop(options: LoopOptions): Loop {
+  const {
+    logger,
+    identity,
+    leads,
+    guarded,
+    unheard,
+    problemsBeside,
+    onPortMap,
+    onStatus,
+    onPass,
+    onAlive,
+    aliveEveryMs,
+  } = options;
+  const host = reportProgress(options.host, onAlive);
   let cadence: Cadence = onHint(IDLE, host.now());
-  let memory: PassMemory = { flows: { leads } };
+  let memory: PassMemory = { flows: { leads }, guarded, variants: options.variants };
   let pass = 0;
   let occupied: readonly Problem[] = [];
-  let known: Known = { iptables: null, forwards: [], problems: [] };
-  let problemsTold: ReadonlySet<string> = new Set();
+  let known: Known = { iptables: null, forwards: [], problems: [], guarded };
+  /** Whether that is in the status file. */
+  let isPublished = false;
+  let seen: Pick<PassReport, "configErrors" | "leaseErrors"> = { configErrors: [], leaseErrors: [] };
+  let telling: Telling = NOTHING_TOLD;
+  /** What the last pass saw, if it left nothing to be done. */
+  let settled: View | undefined;
+  /** Of which families somebody has changed iptables' rules since a pass began; undefined: anything. */
+  let touched: ReadonlySet<Family> | undefined = new Set();
   const triggers = new Set(["start"]);
+  /** What there is to look at once more. */
+  const unsettled = new Set<string>();
+  let asking: ((reloaded: Reloaded) => void)[] = [];
   let wake: () => void = () => undefined;
 
-  function hint(trigger: string, kind: HintKind = "plain"): void {
+  function hint(trigger: string, kind: HintKind = "plain", family?: Family): void {
     triggers.add(trigger);
+    touched = touched === undefined || family === undefined ? undefined : new Set([...touched, family]);
+    if (kind === "file") unsettled.add(trigger);
     cadence = ON_HINT[kind](cadence, host.now());
     wake();
+  }
+
+  function reload(): Promise<Reloaded> {
+    const reloaded = new Promise<Reloaded>((resolve) => asking.push(resolve));
+    hint("reload");
+    return reloaded;
   }
 
   async function run(signal: AbortSignal): Promise<void> {
     signal.addEventListener("abort", () => wake(), { once: true });
     while (!signal.aborted) {
-      const waitMs = sleepMs(cadence, host.now());
+      onAlive();
+      const waitMs = sleepMs(cadence, host.now()) ?? Number.POSITIVE_INFINITY;
+      const napMs = Math.min(waitMs, aliveEveryMs ?? Number.POSITIVE_INFINITY);
       // Time that was slept is over, whatever the clock says: it may have been set back meanwhile.
-      if (waitMs === 0 || (await sleep(waitMs)) === "over") await runPass();
+      if (waitMs === 0 || ((await sleep(napMs)) === "over" && napMs === waitMs)) await runPass();
     }
   }
 
   /** Until the time is over, a hint comes or the daemon ends. */
-  async function sleep(ms: number | undefined): Promise<"over" | "woken"> {
+  async function sleep(ms: number): Promise<"over" | "woken"> {
     const how = await new Promise<"over" | "woken">((resolve) => {
-      const timer = ms === undefined ? undefined : setTimeout(resolve, ms, "over");
+      const timer = ms === Number.POSITIVE_INFINITY ? undefined : setTimeout(resolve, ms, "over");
       wake = () => {
         clearTimeout(timer);
         resolve("woken");
@@ -100,47 +180,101 @@ export function createLoop({ host, logger, identity, leads, unheard, onPortMap }
 
   async function runPass(): Promise<void> {
     cadence = onStart(cadence, host.now());
-    const trigger = triggers.size === 0 ? "timer" : [...triggers].join(", ");
-    triggers.clear();
+    const asked = takeTriggers();
+    const trigger = asked.join(", ");
+    const startMs = performance.now();
+    const waiting = asking;
+    asking = [];
     pass += 1;
     try {
-      await record(await reconcile(host, inputs(), pass, trigger), trigger);
+      const result = await reconcile(host, takeInputs(), pass, trigger);
+      await record(result, trigger);
+      report(reportOf(result), asked, startMs);
+      // A file that may still be being written was not looked at.
+      if (result.view.lookAgainAtMs === undefined) answer(waiting, outcomeOf(result));
+      else asking.push(...waiting);
     } catch (error) {
       if (!(error instanceof KvmnatdError) || (!error.retryable && memory.snapshot === undefined))
         throw error;
+      settled = undefined;
       triggers.add("retry");
       cadence = onFailure(cadence, host.now());
       // What could not be looked at is not over, and the rules in the kernel are as they were.
       await publish([{ code: error.code, message: error.message, severity: "error" }, ...known.problems]);
+      report({ ...NOTHING_DONE, ...seen }, asked, startMs);
+      answer(waiting, { failures: [error.message] });
     }
   }
 
+  /** What made the pass run that has begun. A second look has the reason of the first. */
+  function takeTriggers(): readonly string[] {
+    const isSecondLook = cadence.secondLookAtMs === undefined;
+    const asked = triggers.size === 0 && isSecondLook ? [...unsettled] : [...triggers];
+    triggers.clear();
+    if (isSecondLook) unsettled.clear();
+    return asked.length === 0 ? ["timer"] : asked;
+  }
+
+  function report(done: Done, triggered: readonly string[], startMs: number): void {
+    seen = done;
+    onPass({ ...done, triggers: triggered, seconds: (performance.now() - startMs) / 1000 });
+  }
+
+  function answer(waiting: readonly ((reloaded: Reloaded) => void)[], reloaded: Reloaded): void {
+    for (const tell of waiting) tell(reloaded);
+  }
+
   /** A neighbour whose rules change all the time must not cost more than it has to. */
-  function inputs(): PassMemory {
-    return { ...memory, linksAreCurrent: cadence.served === "rules" };
+  function takeInputs(): PassMemory {
+    const onlyRules =
+      cadence.rulesOnly === true && settled !== undefined && touched !== undefined
+        ? { view: settled, families: touched }
+        : undefined;
+    touched = new Set();
+    return {
+      ...memory,
+      linksAreCurrent: cadence.served === "rules",
+      ...(onlyRules === undefined ? {} : { onlyRules }),
+    };
   }
 
   async function record(result: PassResult, trigger: string): Promise<void> {
     const before = memory.snapshot;
     const { snapshot } = result.view;
+    const isAsBefore = !result.changed && !result.failed && settled?.resolution === result.view.resolution;
+    settled = result.changed || result.failed || result.view.tool === undefined ? undefined : result.view;
     memory = result.memory;
     const changed = before?.configText !== snapshot.configText;
     if (changed) {
       onPortMap(snapshot.portMap);
       logger.log(configEntry(snapshot.portMap, before !== undefined));
     }
-    for (const entry of result.entries) logger.log(entry);
+    logTold(limitEntries(telling, result.entries, host.now()));
     if (changed || LOOKS_AT_ALL.some((each) => trigger.split(", ").includes(each)))
       occupied = await findOccupiedPorts(host, result.view);
-    known = {
-      iptables: result.view.tool?.variant ?? null,
-      forwards: result.view.resolution.forwards.map((each) => toForwardStatus(each, result.failing)),
-      problems: [...result.problems, ...occupied, ...pollingProblem(result.view.tool?.variant)],
-    };
     if (result.failed) triggers.add("retry");
+    const wakeAtMs = wakeAt(result);
     cadence = result.failed
-      ? onFailure(cadence, host.now())
-      : onSuccess(cadence, host.now(), { changed: result.changed, wakeAtMs: wakeAt(result) });
+      ? onFailure(cadence, host.now(), wakeAtMs)
+      : onSuccess(cadence, host.now(), { changed: result.changed, wakeAtMs });
+    const unlogged = logger.problem();
+    const { forwards } = result.view.resolution;
+    const found: Known = {
+      iptables: result.view.tool?.variant ?? null,
+      forwards: isAsBefore ? known.forwards : forwards.map((each) => toForwardStatus(each, result.failing)),
+      problems: [
+        ...result.problems,
+        ...occupied,
+        ...pollingProblem(result.view.tool?.variant),
+        ...problemsBeside(),
+        ...(cadence.fought ? [FOUGHT] : []),
+        ...(unlogged === undefined ? [] : [unlogged]),
+      ],
+      guarded: result.memory.guarded ?? [],
+    };
+    // A neighbour whose rules change all the time: there is nothing new to be told.
+    if (isAsBefore && isPublished && isDeepStrictEqual(found, known)) return;
+    known = found;
     await publish(known.problems);
   }
 
@@ -156,41 +290,53 @@ export function createLoop({ host, logger, identity, leads, unheard, onPortMap }
     return [{ code: "polling", message, severity: "warning" }];
   }
 
-  /** Each problem once, when it appears, and once more when it is over. */
-  function tellProblems(problems: readonly Problem[]): void {
-    const now = new Set(problems.map((problem) => problem.message));
-    for (const { code, message, severity } of problems)
-      if (!problemsTold.has(message))
-        logger.log({ level: severity === "error" ? "error" : "warn", event: code, message, pass });
-    for (const message of problemsTold)
-      if (!now.has(message))
-        // What followed from it, after the semicolon, is over too.
-        logger.log({
-          level: "info",
-          event: "problem-over",
-          message: `over: ${message.split("; ", 1)[0]}`,
-          pass,
-        });
-    problemsTold = now;
-  }
-
   /** Into status and log. A full or read-only /run must not stop the forwards: told, tried again at the next pass. */
   async function publish(problems: readonly Problem[]): Promise<void> {
     const updatedAt = new Date(host.now()).toISOString();
+    const status: DaemonStatus = { schema: STATUS_SCHEMA, ...identity, updatedAt, pass, ...known, problems };
+    onStatus(status);
     try {
-      await host.writeStatus({ schema: STATUS_SCHEMA, ...identity, updatedAt, pass, ...known, problems });
-      tellProblems(problems);
+      isPublished = false;
+      await host.writeStatus(status);
+      isPublished = true;
+      logTold(tellProblems(telling, problems, pass, host.now()));
     } catch (error) {
       if (!(error instanceof KvmnatdError)) throw error;
-      tellProblems([...problems, { code: error.code, message: error.message, severity: "warning" }]);
+      const unwritten: Problem = { code: error.code, message: error.message, severity: "warning" };
+      logTold(tellProblems(telling, [...problems, unwritten], pass, host.now()));
     }
   }
 
-  return { hint, run };
+  function logTold(told: ReturnType<typeof tellProblems>): void {
+    ({ telling } = told);
+    for (const entry of told.entries) logger.log(entry);
+  }
+
+  return { hint, reload, run };
+}
+
+/** Of a pass that could not look. */
+const NOTHING_DONE = { outcome: "failed", added: 0, removed: 0, healed: 0 } as const;
+
+function reportOf({ view, work, changed, failed }: PassResult): Done {
+  return {
+    ...work,
+    outcome: failed ? "failed" : changed ? "changed" : "unchanged",
+    configErrors: view.configError === undefined ? [] : [view.configError.message],
+    leaseErrors: view.leaseIssues.map(({ message, where }) => `${where.file}: ${message}`),
+  };
+}
+
+function outcomeOf({ view: { configError }, problems, failed }: PassResult): Reloaded {
+  const errors = problems.filter(({ severity, code }) => severity === "error" && code !== "config");
+  return {
+    ...(configError === undefined ? {} : { configError }),
+    failures: failed ? errors.map(({ message }) => message) : [],
+  };
 }
 
 function configEntry(portMap: PortMap, again: boolean): Parameters<Logger["log"]>[0] {
   const forwards = portMap.guests.reduce((sum, guest) => sum + guest.forwards.length, 0);
   const message = `config ${again ? "reloaded" : "loaded"}: guests ${portMap.guests.length}, forwards ${forwards}`;
-  return { level: "info", event: "config", message };
+  return { level: "info", event: "config-loaded", message };
 }

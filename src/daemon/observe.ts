@@ -2,21 +2,24 @@ import type { Family } from "../core/address.ts";
 import type { Answers, Question } from "../core/choose-lease.ts";
 import { buildDesired } from "../core/desired.ts";
 import type { Holder } from "../core/find-guest.ts";
-import { readHolders } from "../core/holders.ts";
+import { readHolders, readServed } from "../core/holders.ts";
 import type { Issue } from "../core/issue.ts";
+import type { LeaseFault } from "../core/parse-leases.ts";
 import { findNftBridges } from "../core/libvirt-table.ts";
 import type { HostAddresses, Network } from "../core/network.ts";
+import type { PortMap } from "../core/port-map.ts";
 import { resolveForwards } from "../core/resolve.ts";
 import type { Resolution } from "../core/resolve.ts";
-import type { Actual, Desired } from "../core/ruleset.ts";
+import type { Actual, Desired, Variant } from "../core/ruleset.ts";
 import { NOTHING_DESIRED } from "../core/ruleset.ts";
+import { findUnserved } from "../core/unserved.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { ConfigError } from "../errors.ts";
 import type { Host, Iptables, Links } from "../ports.ts";
-import { FAMILIES, readAllSides } from "./kernel.ts";
+import { FAMILIES, readAllSides, rereadSides } from "./kernel.ts";
 import type { SidesOrError } from "./kernel.ts";
 import { mergeBridges, readPortMap, toNetworks } from "./snapshot.ts";
-import type { Snapshot } from "./snapshot.ts";
+import type { Refused, Snapshot } from "./snapshot.ts";
 
 /** One family: what should be, and what the kernel has, or why it cannot be read. */
 export interface FamilyView extends SidesOrError {
@@ -34,19 +37,33 @@ export interface View {
   readonly resolution: Resolution;
   readonly families: readonly FamilyView[];
   readonly configError?: ConfigError;
-  readonly configWarnings: readonly Issue[];
-  readonly leaseIssues: readonly Issue[];
+  readonly refused?: Refused;
+  readonly leaseIssues: readonly Issue<LeaseFault>[];
+  /** Addresses in the config that can be no guest's. */
+  readonly unserved: readonly Issue<"address-unserved">[];
   readonly lookAgainAtMs?: number;
 }
 
 export interface Memory {
   readonly snapshot?: Snapshot;
+  readonly refused?: Refused;
   /** Absent before the first pass that could read the kernel. */
   readonly holders?: readonly Holder[];
   /** As they were read last. */
   readonly links?: Links;
+  /** Variants of iptables that kvmnatd has used: rules of its own may be left there. */
+  readonly variants?: ReadonlySet<Variant>;
   /** Nothing has told of a change of the links since then. */
   readonly linksAreCurrent?: boolean;
+  /** Nothing but iptables' rules may have changed since the pass before. */
+  readonly onlyRules?: RulesChange;
+}
+
+interface RulesChange {
+  /** What the pass before saw, and left as it was. */
+  readonly view: View;
+  /** In which families. */
+  readonly families: ReadonlySet<Family>;
 }
 
 /**
@@ -55,18 +72,21 @@ export interface Memory {
  * @throws ConfigError without a good config, KvmnatdError when the host's links cannot be read
  */
 export async function observe(host: Host, memory: Memory, lingers: boolean): Promise<View> {
-  const config = await readPortMap(host, memory.snapshot);
-  const { configText } = config;
+  if (memory.onlyRules !== undefined) return observeRules(host, memory.onlyRules, memory.variants);
+  const config = await readPortMap(host, memory.snapshot, memory.refused);
+  const { configText, warnings } = config;
   const portMap = lingers ? config.portMap : { ...config.portMap, lingerMs: 0 };
-  const kernelReading = readKernel(host, portMap.iptables);
+  const kernelReading = readKernel(host, portMap.iptables, memory.variants ?? new Set());
   const [files, running] = await Promise.all([
     host.readLeaseFiles(portMap.networks),
     host.readRunningDomains(),
   ]);
   const nowMs = host.now();
+  // Which networks there are, our own rules still tell: what cannot be read takes no working forward down.
+  const unlisted = files.folder === "read" ? NOBODY : readServed((await kernelReading).actual);
   const resolve = (links: Links, incumbents: readonly Holder[], answers: Answers): Resolved => {
-    const bridges = mergeBridges(memory.snapshot, files.bridges, links, portMap.networks);
-    const networks = toNetworks(bridges, links);
+    const bridges = mergeBridges(memory.snapshot, files, links, portMap.networks);
+    const networks = toNetworks(bridges, links, unlisted);
     const { addresses } = links;
     const resolution = resolveForwards(portMap, networks, addresses, incumbents, nowMs, {
       answers,
@@ -83,30 +103,46 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
   const answers = await ask(host, resolve(links, incumbents, early).resolution.questions, early);
   const { bridges, networks, resolution } = resolve(links, incumbents, answers);
   const kernel = await kernelReading;
-  const families = kernel.families.map((each): FamilyView => ({
-    ...each,
-    desired: buildDesired(
-      portMap,
-      resolution.forwards,
-      networks,
-      each.family,
-      findNftBridges(each.sides[0]?.actual),
-    ),
-  }));
   return {
-    snapshot: { portMap: config.portMap, configText, bridges },
+    snapshot: { portMap: config.portMap, configText, warnings, bridges },
     networks,
     links,
     addresses: links.addresses,
     tool: kernel.tool,
     incumbents,
     resolution,
-    families: families.map(forgiveUnused),
+    families: kernel.families.map((each) => toView(each, portMap, resolution, networks)),
+    unserved: findUnserved(portMap, networks, files.folder === "read").issues,
     ...(config.error === undefined ? {} : { configError: config.error }),
-    configWarnings: config.warnings,
-    leaseIssues: [...files.issues, ...files.bridges.flatMap((each) => each.issues)],
+    ...(config.refused === undefined ? {} : { refused: config.refused }),
+    leaseIssues: [
+      ...files.issues,
+      ...(files.folder === "missing" && networks.length > 0 ? [missingFolder(host.dnsmasqDir)] : []),
+      ...files.bridges.flatMap((each) => each.issues),
+    ],
     ...(config.lookAgainAtMs === undefined ? {} : { lookAgainAtMs: config.lookAgainAtMs }),
   };
+}
+
+/** What somebody does to the rules says nothing of guests: where leases lead is as it was. */
+async function observeRules(
+  host: Host,
+  { view, families }: RulesChange,
+  known: ReadonlySet<Variant> = new Set(),
+): Promise<View> {
+  const { snapshot, resolution, networks } = view;
+  const read = await rereadSides(host, view.families, families, known);
+  return { ...view, families: read.map((each) => toView(each, snapshot.portMap, resolution, networks)) };
+}
+
+const NOBODY: ReadonlySet<string> = new Set();
+
+/** Before libvirt's first network there is none; afterwards it is another one, or has gone. */
+function missingFolder(file: string): Issue<"lease-folder"> {
+  const message =
+    "does not exist: what was known of its networks stays in force, and no lease is followed; " +
+    "is it libvirt's dnsmasq folder (--dnsmasq-dir)?";
+  return { code: "lease-folder", message, where: { file }, severity: "error" };
 }
 
 /** What follows from the leases, once the neighbours have answered. */
@@ -142,7 +178,11 @@ interface Kernel {
   readonly actual: ReadonlyMap<Family, Actual>;
 }
 
-async function readKernel(host: Host, setting: "auto" | "nft" | "legacy"): Promise<Kernel> {
+async function readKernel(
+  host: Host,
+  setting: Variant | "auto",
+  known: ReadonlySet<Variant>,
+): Promise<Kernel> {
   let tool: Iptables;
   try {
     tool = await host.chooseIptables(setting);
@@ -151,11 +191,21 @@ async function readKernel(host: Host, setting: "auto" | "nft" | "legacy"): Promi
     const families = FAMILIES.map((family): SidesOrError => ({ family, sides: [], error }));
     return { tool: undefined, families, actual: new Map() };
   }
-  const families = await readAllSides(host, tool);
+  const families = await readAllSides(host, tool, known);
   const actual = families.flatMap(({ family, sides: [used] }) =>
     used === undefined ? [] : [[family, used.actual] as const],
   );
   return { tool, families, actual: new Map(actual) };
+}
+
+function toView(
+  read: SidesOrError,
+  portMap: PortMap,
+  { forwards }: Resolution,
+  networks: readonly Network[],
+): FamilyView {
+  const bridges = findNftBridges(read.sides[0]?.actual);
+  return forgiveUnused({ ...read, desired: buildDesired(portMap, forwards, networks, read.family, bridges) });
 }
 
 /** Where nothing is desired, rules that cannot be read are no fault: a host without IPv6 has no ip6tables. */

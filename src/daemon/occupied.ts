@@ -10,7 +10,9 @@ export async function findOccupiedPorts(
   { snapshot, addresses }: View,
 ): Promise<readonly Problem[]> {
   try {
-    const rows = findOccupied(snapshot.portMap, await host.readListeners(), addresses);
+    const { guests, reach } = snapshot.portMap;
+    const forwards = guests.flatMap((guest) => guest.forwards);
+    const rows = findOccupied(forwards, await host.readListeners(), addresses, reach.loopback);
     return rows.map((row) => ({
       code: "port-in-use",
       message: describeOccupied(row),

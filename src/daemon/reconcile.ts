@@ -1,29 +1,56 @@
+import { isDeepStrictEqual } from "node:util";
 import type { Family } from "../core/address.ts";
-import { nextTryMs, recordMoves } from "../core/contest.ts";
+import { isContested, nextTryMs, recordMoves } from "../core/contest.ts";
 import type { Contests } from "../core/contest.ts";
-import { findBlocker } from "../core/diff.ts";
-import { findMissingJump, findRejectElsewhere } from "../core/libvirt-rules.ts";
-import { narrate, ownerOfChange, tellFailures, tellGuests, tellHolders } from "../core/narrate.ts";
+import { findUnguarded, trackGuarded } from "../core/guarded.ts";
+import type { Guarded } from "../core/guarded.ts";
+import { findMissingJump } from "../core/libvirt-rules.ts";
+import { narrate, tellFailures, tellGuests, tellHolders } from "../core/narrate.ts";
 import type { FamilyChange, LogEntry, ToldByGuest } from "../core/narrate.ts";
-import { ownerName } from "../core/owner.ts";
-import { printable } from "../core/printable.ts";
+import type { Desired, Jump, Variant } from "../core/ruleset.ts";
 import type { Problem } from "../core/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../ports.ts";
 import { cleanFlows } from "./flows.ts";
-import type { Cleaning, FlowMemory } from "./flows.ts";
+import type { FlowMemory } from "./flows.ts";
 import { applyTo, clear, NOTHING_DONE } from "./kernel.ts";
-import type { Outcome } from "./kernel.ts";
 import { observe } from "./observe.ts";
 import type { FamilyView, Memory, View } from "./observe.ts";
-import { setSysctls } from "./sysctls.ts";
+import {
+  contestOf,
+  failingGuests,
+  findWaits,
+  inputProblems,
+  problemOf,
+  rejectsElsewhere,
+  tellContestedGuard,
+} from "./problems.ts";
+import type { SideOutcome } from "./problems.ts";
+import { closeLoopback, setSysctls } from "./sysctls.ts";
 
 /** What one pass hands to the next. */
 export interface PassMemory extends Memory {
+  /** What the pass before it wanted, and got: when the kernel differs from it, somebody else was there. */
+  readonly wanted?: Wanted;
   readonly told?: ToldByGuest;
   readonly flows?: FlowMemory;
   /** Whom we repaired after lately, by family. */
   readonly contests?: ReadonlyMap<Family, Contests>;
+  /** At start what the daemon before this one knew. */
+  readonly guarded?: readonly Guarded[];
+}
+
+interface Wanted {
+  readonly variant: Variant | undefined;
+  readonly desired: readonly Desired[];
+}
+
+/** Rules and chains that a pass put into the kernel and took out of it. */
+interface Work {
+  readonly added: number;
+  readonly removed: number;
+  /** Those among them that nothing but another program had made necessary. */
+  readonly healed: number;
 }
 
 export interface PassResult {
@@ -35,6 +62,7 @@ export interface PassResult {
   readonly failing: ReadonlyMap<string, string>;
   /** The kernel was not as it should be. */
   readonly changed: boolean;
+  readonly work: Work;
   /** Something could not be done that may work later. */
   readonly failed: boolean;
   /** When time alone will change the outcome, epoch ms. */
@@ -54,60 +82,107 @@ export async function reconcile(
   lingers = true,
 ): Promise<PassResult> {
   const view = await observe(host, memory, lingers);
-  const outcomes = await applyAll(host, view, memory.contests ?? new Map());
-  const sysctls = await setSysctls(host, view, isInPlace(outcomes));
+  const closing = await closeFirst(host, view);
+  const outcomes = await applyAll(host, closing.families, memory.contests ?? new Map());
+  const contests = recordContests(outcomes, memory.contests ?? new Map(), host.now());
+  const guards = contestedGuards(view, contests);
+  const sysctls = await setSysctls(host, view, isInPlace(outcomes), guards);
   const changes = outcomes.flatMap(({ family, outcome }) =>
     outcome.applied.map((change): FamilyChange => ({ family, change })),
   );
   const flows = await cleanFlows(host, view, changes, memory.flows ?? { leads: [] });
-  const contests = recordContests(outcomes, memory.contests ?? new Map(), host.now());
+  const guarded = trackGuarded(memory.guarded ?? [], actualOf(view), view.links.indexes, host.now());
+  const unguarded = findUnguarded(guarded, host.now());
   const before = memory.told ?? tellHolders(view.incumbents);
   const failing = failingGuests(view, outcomes);
   const told = tellFailures(tellGuests(view.resolution.forwards), before, failing);
   // What could not be read once is not forgotten: the name that a guest holds must not be free for the taking.
   const isKnown = memory.holders !== undefined || view.families[0]?.sides.length !== 0;
+  const wanted: Wanted = {
+    variant: view.tool?.variant,
+    desired: view.families.map(({ desired }) => desired),
+  };
+  const failed = outcomes.some(({ outcome }) => outcome.error !== undefined) || sysctls.failed;
   return {
     view,
     memory: {
       snapshot: view.snapshot,
+      ...(view.refused === undefined ? {} : { refused: view.refused }),
       links: view.links,
       ...(isKnown ? { holders: view.resolution.holders } : {}),
+      variants: new Set([
+        ...(memory.variants ?? []),
+        ...(view.tool === undefined ? [] : [view.tool.variant]),
+      ]),
       told,
+      ...(failed ? {} : { wanted }),
       flows: flows.memory,
       contests,
+      guarded,
     },
-    entries: [...narrate(before, told, changes, trigger, pass), ...sysctls.entries, ...flows.entries],
+    entries: [
+      ...narrate(before, told, changes, trigger, pass),
+      ...closing.entries,
+      ...sysctls.entries,
+      ...flows.entries,
+    ],
     problems: [
       ...inputProblems(view),
-      ...waitingFor(host, view),
+      ...findWaits(host, view),
       ...view.families.flatMap(({ sides: [used] }) => findMissingJump(used?.actual)),
+      ...unguarded.problems,
       ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
       ...outcomes.flatMap(problemOf),
       ...outcomes.flatMap((each) => contestOf(view, each)),
+      ...guards.flatMap((guard) => tellContestedGuard(view, guard)),
       ...sysctls.problems,
       ...flows.problems,
     ],
     failing,
     changed: changes.length > 0,
-    failed: outcomes.some(({ outcome }) => outcome.error !== undefined) || sysctls.problems.length > 0,
-    ...wakeAt(view, outcomes, contests, flows),
+    work: countWork(changes, wanted, memory.wanted),
+    failed,
+    ...wakeAt(view, contests, [flows, unguarded]),
   };
+}
+
+function countWork(changes: readonly FamilyChange[], wanted: Wanted, before: Wanted | undefined): Work {
+  const added = changes.filter(({ change: { kind } }) => kind === "add" || kind === "create-chain").length;
+  const drifted = changes.length > 0 && before !== undefined && isDeepStrictEqual(wanted, before);
+  return { added, removed: changes.length - added, healed: drifted ? changes.length : 0 };
+}
+
+function actualOf(view: View): Parameters<typeof trackGuarded>[1] {
+  return new Map(view.families.map(({ family, sides }) => [family, sides.map(({ actual }) => actual)]));
+}
+
+/** Where a bridge that is open for 127.0.0.1 cannot be closed, the rules that guard it stay. */
+async function closeFirst(
+  host: Host,
+  view: View,
+): Promise<{ readonly entries: readonly LogEntry[]; readonly families: readonly FamilyView[] }> {
+  try {
+    return { entries: await closeLoopback(host, view), families: view.families };
+  } catch (error) {
+    if (!(error instanceof KvmnatdError)) throw error;
+    const families = view.families.map((each) => (each.family === 4 ? { ...each, error } : each));
+    return { entries: [], families };
+  }
 }
 
 function isInPlace(outcomes: readonly SideOutcome[]): boolean {
   return outcomes.every(({ family, outcome }) => family !== 4 || outcome.error === undefined);
 }
 
-interface SideOutcome {
-  readonly family: Family;
-  readonly outcome: Outcome;
-}
-
 type ContestsByFamily = ReadonlyMap<Family, Contests>;
 
-async function applyAll(host: Host, view: View, contests: ContestsByFamily): Promise<readonly SideOutcome[]> {
+async function applyAll(
+  host: Host,
+  families: readonly FamilyView[],
+  contests: ContestsByFamily,
+): Promise<readonly SideOutcome[]> {
   const perFamily = await Promise.all(
-    view.families.map((each) => applyFamily(host, each, contests.get(each.family))),
+    families.map((each) => applyFamily(host, each, contests.get(each.family))),
   );
   return perFamily.flat();
 }
@@ -134,37 +209,6 @@ async function applyFamily(
   return outcomes;
 }
 
-function inputProblems(view: View): readonly Problem[] {
-  const config = view.configError;
-  const leases = view.leaseIssues.map(({ code, message, where, severity }): Problem => ({
-    code,
-    message: `${where.file}: ${message}`,
-    severity,
-  }));
-  if (config === undefined) return leases;
-  const message = `${config.message}; the config read before stays in force`;
-  return [{ code: "config", message, severity: "error" }, ...leases];
-}
-
-/** libvirtd being a process says nothing: it is socket-activated and idle exits. Its bridge having an address does. */
-function waitingFor(host: Host, view: View): readonly Problem[] {
-  const named = view.snapshot.portMap.networks ?? [];
-  const down = view.networks.filter((network) => network.subnets.length === 0);
-  const all = down.length === view.networks.length;
-  const missing = down.filter((network) => all || named.includes(network.bridge));
-  const waits = missing.map(
-    (network) => `for network ${network.bridge}: its bridge is not up or has no address`,
-  );
-  if (view.networks.length === 0)
-    waits.push(`for libvirt: no network has a lease file in ${host.dnsmasqDir}`);
-  return waits.map((message) => ({ code: "waiting", message: `waiting ${message}`, severity: "warning" }));
-}
-
-function problemOf({ outcome: { error } }: SideOutcome): readonly Problem[] {
-  if (error === undefined) return [];
-  return [{ code: error.code, message: printable(error.message, 1000), severity: "error" }];
-}
-
 function recordContests(
   outcomes: readonly SideOutcome[],
   contests: ContestsByFamily,
@@ -176,61 +220,22 @@ function recordContests(
   return next;
 }
 
-function rejectsElsewhere({ tool, networks }: View, { sides, desired }: FamilyView): readonly Problem[] {
-  const [, other] = sides;
-  if (tool === undefined || desired.jumps.length === 0) return [];
-  return findRejectElsewhere(
-    tool.variant,
-    other?.actual,
-    networks.map(({ bridge }) => bridge),
+/** Guards of 127.0.0.1 that others keep from their place. */
+function contestedGuards(view: View, contests: ContestsByFamily): readonly Jump[] {
+  return view.families.flatMap(({ family, desired }) =>
+    desired.jumps.filter(
+      (jump) => jump.beforeAcceptsOf !== undefined && isContested(contests.get(family) ?? new Map(), jump),
+    ),
   );
-}
-
-/** Says who won: the rule that stands before ours now. */
-function contestOf(view: View, { family, outcome }: SideOutcome): readonly Problem[] {
-  if (outcome.held.size === 0) return [];
-  const own = view.families.find((each) => each.family === family);
-  const actual = own?.sides[0]?.actual;
-  const blocker =
-    own === undefined || actual === undefined
-      ? undefined
-      : (findBlocker(own.desired, actual) ?? actual.libvirt?.get("forward")?.[0]?.rule);
-  const rule = printable(blocker ?? "a rule that rejects", 300);
-  const message = `IPv${family}: another program puts \`${rule}\` before kvmnatd's jump again and again; ${CONTESTED}`;
-  return [{ code: "contested", message, severity: "error" }];
-}
-
-const CONTESTED =
-  "forwards do not pass until that program leaves the jump where it is, or lets in what has conntrack state DNAT; " +
-  "kvmnatd now tries once a minute (docs/rules.md)";
-
-/** By family and guest. Rules that serve all of a family, or one that cannot be read at all, concern all its guests. */
-function failingGuests(view: View, outcomes: readonly SideOutcome[]): ReadonlyMap<string, string> {
-  const failing = new Map<string, string>();
-  for (const { family, outcome } of outcomes) {
-    if (outcome.error === undefined && outcome.held.size === 0) continue;
-    const contested = "contested: another program keeps a rule that rejects before kvmnatd's jump";
-    const message = outcome.error === undefined ? contested : printable(outcome.error.message, 200);
-    const owners = outcome.remaining.map((change) => ownerOfChange(change)?.name);
-    const all = owners.length === 0 || owners.includes(undefined);
-    for (const { forward, family: own } of view.resolution.forwards)
-      if (own === family && (all || owners.includes(ownerName(forward.guest))))
-        failing.set(`${family} ${forward.guest}`, message);
-  }
-  return failing;
 }
 
 function wakeAt(
   view: View,
-  outcomes: readonly SideOutcome[],
   contests: ContestsByFamily,
-  flows: Cleaning,
+  others: readonly { readonly wakeAtMs?: number }[],
 ): { readonly wakeAtMs?: number } {
-  const tries = outcomes.map(({ family, outcome }) =>
-    nextTryMs(contests.get(family) ?? new Map(), outcome.held),
-  );
-  const times = [view.resolution.wakeAtMs, view.lookAgainAtMs, flows.wakeAtMs, ...tries].filter(
-    (time) => time !== undefined,
-  );
+  const tries = [...contests.values()].map(nextTryMs);
+  const waits = [view.resolution.wakeAtMs, view.lookAgainAtMs, ...others.map(({ wakeAtMs }) => wakeAtMs)];
+  const times = [...waits, ...tries].filter((time) => time !== undefined);
   return times.length === 0 ? {} : { wakeAtMs: Math.min(...times) };
 }

@@ -1,56 +1,143 @@
 import type { Family } from "../core/address.ts";
 import type { LogEntry } from "../core/narrate.ts";
-import { optionOf } from "../core/ruleset.ts";
+import { NOTHING_DESIRED } from "../core/ruleset.ts";
+import type { Desired, Jump } from "../core/ruleset.ts";
 import type { Problem } from "../core/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../ports.ts";
-import { routeLocalnet } from "./kernel.ts";
 import type { View } from "./observe.ts";
 
-/** A sysctl that has to be 1 and is 0. */
+/** A sysctl that is to have another value. */
 export interface SysctlChange {
   /** Below /proc/sys. */
   readonly path: string;
+  readonly value: string;
   readonly why: string;
 }
 
+/** To the kernel anything but 0 is on. An admin writes 1: by this we know, as long as the bridge lives, what is ours. */
+const OPENED_BY_US = "2";
+
 /**
- * Routing and, opt-in, 127.0.0.1.
+ * What a pass would set, in order.
  * @throws KvmnatdError when they cannot be read
  */
 export async function findSysctls(host: Host, view: View): Promise<readonly SysctlChange[]> {
+  return [
+    ...(await findClosings(host, bridgesOf(view), desiredOf(view))),
+    ...(await findOpenings(host, view)),
+  ];
+}
+
+/**
+ * Routing and, opt-in, 127.0.0.1: what has to be on and is off.
+ * @param contested guards that others keep from their place
+ */
+async function findOpenings(
+  host: Host,
+  view: View,
+  contested: readonly Jump[] = [],
+): Promise<readonly SysctlChange[]> {
   const wanted: SysctlChange[] = [];
-  if (isActive(view, 4)) wanted.push({ path: "net/ipv4/ip_forward", why: "without it nothing is forwarded" });
-  const ipv4 = view.families.find((each) => each.family === 4);
-  for (const jump of ipv4?.desired.jumps ?? []) {
-    const bridge = jump.table === "raw" ? optionOf(jump.rule, "-i") : undefined;
-    if (bridge !== undefined)
-      wanted.push({ path: routeLocalnet(bridge), why: "for reach.loopback, guarded" });
-  }
+  if (isActive(view, 4))
+    wanted.push({ path: "net/ipv4/ip_forward", value: "1", why: "without it nothing is forwarded" });
+  const open = guardedBridges(contested);
+  for (const bridge of guardedBridges(desiredOf(view).jumps).filter((each) => !open.includes(each)))
+    wanted.push({ path: routeLocalnet(bridge), value: OPENED_BY_US, why: "for reach.loopback, guarded" });
   const values = await Promise.all(wanted.map(({ path }) => host.readSysctl(path)));
   return wanted.filter((_, index) => values[index] === "0");
 }
 
+/**
+ * Bridges that we opened for 127.0.0.1 and that are not to be any more, whether or not their guard is still there:
+ * without it guests reach the host's own.
+ * @param bridges where to look
+ */
+export async function findClosings(
+  host: Host,
+  bridges: Iterable<string>,
+  desired: Desired,
+): Promise<readonly SysctlChange[]> {
+  const guarded = new Set(guardedBridges(desired.jumps));
+  const paths = [...bridges].filter((bridge) => !guarded.has(bridge)).map(routeLocalnet);
+  const values = await Promise.all(paths.map((path) => host.readSysctl(path)));
+  return paths
+    .filter((_, index) => values[index] === OPENED_BY_US)
+    .map((path) => ({ path, value: "0", why: "127.0.0.1 is published no more" }));
+}
+
+/** An interface without an address, as each guest's tap is one, routes nothing. */
+function bridgesOf({ networks, addresses }: View): ReadonlySet<string> {
+  const withAddress = [...addresses].flatMap(([name, own]) => (own.length === 0 ? [] : [name]));
+  return new Set([...networks.map(({ bridge }) => bridge), ...withAddress]);
+}
+
+function desiredOf(view: View): Desired {
+  return view.families.find(({ family }) => family === 4)?.desired ?? NOTHING_DESIRED;
+}
+
+function guardedBridges(jumps: readonly Jump[]): readonly string[] {
+  return jumps.flatMap(({ beforeAcceptsOf: bridge }) => bridge ?? []);
+}
+
+function routeLocalnet(bridge: string): string {
+  return `net/ipv4/conf/${bridge}/route_localnet`;
+}
+
+/**
+ * Sets them.
+ * @returns what was done, for the log
+ * @throws KvmnatdError when the kernel or the sandbox refuses
+ */
+export async function writeSysctls(
+  host: Host,
+  changes: readonly SysctlChange[],
+): Promise<readonly LogEntry[]> {
+  const entries: LogEntry[] = [];
+  for (const change of changes) {
+    await host.writeSysctl(change.path, change.value);
+    const before = change.value === "0" ? OPENED_BY_US : "0";
+    const message = `${nameOf(change)} was ${before}: set to ${change.value}, ${change.why}`;
+    entries.push({ level: "info", event: "sysctl-set", message });
+  }
+  return entries;
+}
+
+/** Before the guards go. @throws KvmnatdError: then they must stay */
+export async function closeLoopback(host: Host, view: View): Promise<readonly LogEntry[]> {
+  return writeSysctls(host, await findClosings(host, bridgesOf(view), desiredOf(view)));
+}
+
 /** `net.ipv4.ip_forward`, as sysctl(8) names it; with slashes where a bridge has a dot in its name. */
-export function nameOf({ path }: SysctlChange): string {
+export function nameOf({ path }: Pick<SysctlChange, "path">): string {
   return path.includes(".") ? path : path.replaceAll("/", ".");
 }
 
 export interface SysctlOutcome {
   readonly entries: readonly LogEntry[];
   readonly problems: readonly Problem[];
+  /** One could not be read or set. What is not ours to set is a state of the host, which no retry changes. */
+  readonly failed: boolean;
 }
 
-/** @param isInPlace whether the rules that belong to them are: a host must not become a router without */
-export async function setSysctls(host: Host, view: View, isInPlace: boolean): Promise<SysctlOutcome> {
+/**
+ * Switches on what has to be on.
+ * @param isInPlace whether the rules that belong to them are: a host must not become a router without
+ * @param contested guards that others keep from their place: what they guard is closed
+ */
+export async function setSysctls(
+  host: Host,
+  view: View,
+  isInPlace: boolean,
+  contested: readonly Jump[],
+): Promise<SysctlOutcome> {
   const entries: LogEntry[] = [];
   const problems: Problem[] = [];
+  let failed = false;
   try {
-    for (const change of isInPlace ? await findSysctls(host, view) : []) {
-      await host.writeSysctl(change.path, "1");
-      const message = `${nameOf(change)} was 0: set to 1, ${change.why}`;
-      entries.push({ level: "info", event: "sysctl", message });
-    }
+    const closings = await findClosings(host, guardedBridges(contested), NOTHING_DESIRED);
+    const openings = isInPlace ? await findOpenings(host, view, contested) : [];
+    entries.push(...(await writeSysctls(host, [...closings, ...openings])));
     if (isActive(view, 6) && (await host.readSysctl("net/ipv6/conf/all/forwarding")) === "0")
       problems.push({
         code: "ipv6-forwarding",
@@ -58,12 +145,31 @@ export async function setSysctls(host: Host, view: View, isInPlace: boolean): Pr
         message:
           "net.ipv6.conf.all.forwarding is 0: IPv6 forwards do not pass; libvirt sets it when a network with IPv6 starts",
       });
+    problems.push(...(await findBridgeNf(host, view)));
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
+    failed = true;
     problems.push({ code: error.code, message: error.message, severity: "error" });
   }
-  return { entries, problems };
+  return { entries, problems, failed };
 }
+
+/** Docker and Kubernetes set it, and need it: it is not ours to change. Where br_netfilter is not loaded it is absent. */
+async function findBridgeNf(host: Host, view: View): Promise<readonly Problem[]> {
+  if (!view.snapshot.portMap.reach.guests) return [];
+  const found: Problem[] = [];
+  for (const [family, name] of BRIDGE_NF) {
+    if (!isActive(view, family) || (await host.readSysctl(`net/bridge/${name}`)) !== "1") continue;
+    const message = `net.bridge.${name} is 1: a guest does not reach its own published port; all others reach it`;
+    found.push({ code: "bridge-nf", severity: "warning", message });
+  }
+  return found;
+}
+
+const BRIDGE_NF = [
+  [4, "bridge-nf-call-iptables"],
+  [6, "bridge-nf-call-ip6tables"],
+] as const;
 
 function isActive(view: View, family: Family): boolean {
   return view.resolution.forwards.some((each) => each.family === family && each.target !== undefined);

@@ -2,7 +2,7 @@ import type { Family } from "../../src/core/address.ts";
 import type { StaleFlows } from "../../src/core/flows.ts";
 import type { Lease, DomainMacs } from "../../src/core/lease.ts";
 import { CommandError } from "../../src/errors.ts";
-import type { Host } from "../../src/ports.ts";
+import type { Host, LeaseFiles } from "../../src/ports.ts";
 import { ip, network, NOW } from "./build-values.ts";
 import { createFakeIptables } from "./fake-iptables.ts";
 import type { FakeIptables } from "./fake-iptables.ts";
@@ -13,15 +13,19 @@ export interface FakeHost extends Host {
   config: string;
   leases: readonly Lease[];
   domains: readonly DomainMacs[];
+  /** How libvirt's folder is found; where it is not read there are no files. */
+  folder: LeaseFiles["folder"];
   /** What `conntrack -L` prints. */
   flows: readonly string[];
   readonly removed: StaleFlows[];
+  /** Whether virbr0 is. */
+  isUp: boolean;
   readonly rules: FakeIptables;
   readonly sysctls: Map<string, string>;
   /** Why a call fails, as long as it stands here. */
   readonly failing: Map<"readRules" | "restoreRules" | "listFlows", CommandError>;
-  /** A piece of text that iptables-restore refuses: tables before it are done already. */
-  refused?: string;
+  /** What iptables-restore refuses: tables before it are done already. */
+  refused?: RegExp;
 }
 
 export function createFakeHost(config: string, rules = ""): FakeHost {
@@ -30,8 +34,10 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
     config,
     leases: [],
     domains: [],
+    folder: "read",
     flows: [],
     removed: [],
+    isUp: true,
     rules: createFakeIptables(rules),
     sysctls: new Map([["net/ipv4/ip_forward", "1"]]),
     failing: new Map(),
@@ -41,7 +47,11 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
     readConfig: () => Promise.resolve({ text: fake.config, changedAtMs: 0, untrusted: undefined }),
     readLeaseFiles: () =>
       Promise.resolve({
-        bridges: [{ bridge: "virbr0", leases: fake.leases, domains: fake.domains, issues: [] }],
+        bridges:
+          fake.folder === "read"
+            ? [{ bridge: "virbr0", leases: fake.leases, domains: fake.domains, issues: [] }]
+            : [],
+        folder: fake.folder,
         issues: [],
       }),
     readRunningDomains: () => Promise.resolve(undefined),
@@ -52,7 +62,11 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
         ["eth0", [ip("198.51.100.1")]],
         [bridge, own],
       ]);
-      return Promise.resolve({ addresses, subnets: new Map([[bridge, subnets]]) });
+      return Promise.resolve({
+        addresses,
+        indexes: new Map(),
+        subnets: new Map(fake.isUp ? [[bridge, subnets]] : []),
+      });
     },
     askNeighbours: () => Promise.resolve(new Map()),
     readListeners: () => Promise.resolve([]),
@@ -67,9 +81,9 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
     restoreRules: async (_tool, _family, text) => {
       await fail("restoreRules");
       const { refused } = fake;
-      if (refused === undefined || !text.includes(refused)) return fake.rules.restore(text);
-      fake.rules.restore(text.slice(0, text.lastIndexOf("*", text.indexOf(refused))));
-      throw commandError("iptables-restore", `refused: ${refused}`);
+      if (refused === undefined || !refused.test(text)) return fake.rules.restore(text);
+      fake.rules.restore(text.slice(0, text.lastIndexOf("*", text.search(refused))));
+      throw commandError("iptables-restore", `refused: ${String(refused)}`);
     },
     listFlows: async (family: Family) => {
       await fail("listFlows");

@@ -73,9 +73,11 @@ function insert(rules: string[], [position, ...words]: readonly string[]): void 
   rules.splice(at - 1, 0, words.join(" "));
 }
 
+/** @param rule its words, or its place */
 function remove(rules: string[], rule: string): void {
-  const at = rules.indexOf(rule);
-  if (at === -1) throw new Error(`Bad rule (does a matching rule exist in that chain?): ${rule}`);
+  const at = /^\d+$/.test(rule) ? Number(rule) - 1 : rules.indexOf(rule);
+  if (rules[at] === undefined)
+    throw new Error(`Bad rule (does a matching rule exist in that chain?): ${rule}`);
   rules.splice(at, 1);
 }
 

@@ -1,4 +1,4 @@
-import { beforeEach, expect, it } from "vitest";
+import { beforeEach, describe, expect, it } from "vitest";
 import { reconcile } from "../../../src/daemon/reconcile.ts";
 import type { PassMemory, PassResult } from "../../../src/daemon/reconcile.ts";
 import { lease, MAC_A, MAC_B } from "../../support/build-values.ts";
@@ -33,10 +33,78 @@ it("after a refusal only what is missing by then is done", async () => {
   // The jump is gone, which the first attempt mends, and in nat stands what cannot be deleted by its own words.
   host.rules.restore(`*filter\n-D${JUMP.slice(2)}\nCOMMIT\n`);
   host.rules.restore("*nat\n-I KVMNATD-DNAT 1 -m recent --set -j DROP\nCOMMIT\n");
-  host.refused = "-D KVMNATD-DNAT";
+  host.refused = /-D KVMNATD-DNAT/;
   expect(codes(await pass())).toEqual([]);
   expect(save().filter((line) => line === JUMP)).toHaveLength(1);
   expect(dnat()).toHaveLength(1);
+});
+
+describe("the guard of 127.0.0.1", () => {
+  const GUARD = '-d 127.0.0.0/8 -i virbr0 -m comment --comment "kvmnatd:@loopback-guard" -j DROP';
+  const LOCALNET = "net/ipv4/conf/virbr0/route_localnet";
+  const accept = (): void => host.rules.restore("*raw\n-I PREROUTING 1 -p tcp -j ACCEPT\nCOMMIT\n");
+  const isFirst = (): boolean =>
+    save().find((line) => line.startsWith("-A PREROUTING")) === `-A PREROUTING ${GUARD}`;
+
+  beforeEach(async () => {
+    host.config = `${CONFIG}reach: {loopback: true}\n`;
+    host.sysctls.set(LOCALNET, "0");
+    await pass();
+    expect([isFirst(), host.sysctls.get(LOCALNET)]).toEqual([true, "2"]);
+  });
+
+  it("is put first again", async () => {
+    accept();
+    expect(codes(await pass())).toEqual([]);
+    expect([isFirst(), host.sysctls.get(LOCALNET)]).toEqual([true, "2"]);
+  });
+
+  it("that is fought for: guests do not get at 127.0.0.1 meanwhile, all else goes on, and it is told", async () => {
+    for (let count = 0; count < 3; count += 1) {
+      accept();
+      await pass();
+    }
+    accept();
+    const { problems, failing } = await pass();
+    expect(problems).toMatchObject([{ code: "loopback-contested", severity: "error" }]);
+    expect(problems[0]?.message).toMatch(/puts `-p tcp -j ACCEPT` before .*virbr0/);
+    expect(failing.size).toBe(0);
+    expect(host.sysctls.get(LOCALNET)).toBe("0");
+    // The one try a minute is no reason to open it: that the guard stays where it is, is.
+    host.nowMs += 60_000;
+    const { wakeAtMs } = await pass();
+    expect([isFirst(), host.sysctls.get(LOCALNET)]).toEqual([true, "0"]);
+    expect(wakeAtMs).toBeLessThanOrEqual(host.nowMs + 60_000);
+    host.nowMs += 60_000;
+    expect(codes(await pass())).toEqual([]);
+    expect(host.sysctls.get(LOCALNET)).toBe("2");
+  });
+});
+
+describe("a rule of ours in a chain of others that cannot be deleted by its words", () => {
+  const STUCK = '-m comment --comment "kvmnatd:@jump" -m recent --set -j RETURN';
+  beforeEach(async () => {
+    await pass();
+    host.rules.restore(`*nat\n-I PREROUTING 1 -j ACCEPT\n-I PREROUTING 2 ${STUCK}\nCOMMIT\n`);
+    host.leases = [lease(MOVED, MAC_A)];
+  });
+
+  it("is deleted by its place", async () => {
+    host.refused = /-D PREROUTING -m/;
+    expect(codes(await pass())).toEqual([]);
+    expect(save()).not.toContain(`-A PREROUTING ${STUCK}`);
+    expect(save()).toContain("-A PREROUTING -j ACCEPT");
+    expect(dnat().join()).toContain(MOVED);
+  });
+
+  it("nor by its place: it is named, and everything else is done", async () => {
+    host.refused = /-D PREROUTING/;
+    const { problems, failing } = await pass();
+    expect(problems).toMatchObject([{ code: "command", severity: "error" }]);
+    expect(problems[0]?.message).toContain(`iptables -t nat -D PREROUTING ${STUCK}`);
+    expect(failing.size).toBe(0);
+    expect(dnat().join()).toContain(MOVED);
+  });
 });
 
 it("a pass that cannot read the kernel forgets no incumbent", async () => {
@@ -90,6 +158,25 @@ it("connections that could not be looked at stay in doubt", async () => {
   expect(host.removed).toHaveLength(1);
 });
 
+it("the first pass knows from its own changes where a port led that it no longer publishes", async () => {
+  host.config = "guests:\n  web: {ports: [1122:22, 1180:80]}\n";
+  await pass();
+  memory = {};
+  host.flows = [flow("198.51.100.2", "192.168.122.11")];
+  host.config = "guests:\n  web: {ports: [1180:80]}\n";
+  await pass();
+  expect(host.removed).toMatchObject([{ flow: { port: 1122, answerer: "192.168.122.11" } }]);
+});
+
+it("so it does of the last port of all, with which the jumps go", async () => {
+  await pass();
+  memory = {};
+  host.flows = [flow("198.51.100.2", "192.168.122.11")];
+  host.config = "guests: {}\n";
+  await pass();
+  expect(host.removed).toMatchObject([{ flow: { port: 1122, answerer: "192.168.122.11" } }]);
+});
+
 it("connections are removed some at a time, and the rules come first in between", async () => {
   host.config = "guests:\n  web: {ports: [1122:22], allow: [198.51.100.0/24, 203.0.113.0/24]}\n";
   await pass();
@@ -105,4 +192,142 @@ it("connections are removed some at a time, and the rules come first in between"
   expect((await pass()).wakeAtMs).not.toBe(host.nowMs);
   expect(host.removed.map((each) => each.flow.source)).not.toContain("203.0.113.5");
   expect(host.removed).toHaveLength(50);
+});
+
+describe.each(["missing", "unreadable"] as const)("libvirt's folder is %s at start", (folder) => {
+  const GUESTS = [
+    "  web: {ports: [1122:22]}\n",
+    `  game: {mac: "${MAC_B}", ports: [1322:22]}\n`,
+    "  printer: {address: 192.168.122.50, ports: [9100:9100]}\n",
+  ];
+
+  it("what the rules say stays, and it is told", async () => {
+    host.config = `guests:\n${GUESTS.join("")}`;
+    host.leases = [lease("192.168.122.11", MAC_A), lease("192.168.122.12", MAC_B)];
+    await pass();
+    const before = save();
+    memory = {};
+    host.folder = folder;
+    const blind = await pass();
+    expect(save()).toEqual(before);
+    expect(blind.changed).toBe(false);
+    expect(codes(blind)).toEqual(folder === "missing" ? ["lease-folder"] : []);
+    // And so does what the file says once it can be read.
+    host.folder = "read";
+    host.leases = [lease(MOVED, MAC_A)];
+    expect(codes(await pass())).toEqual([]);
+    expect(dnat().join()).toContain(`${MOVED}:22`);
+  });
+
+  it("without rules there is nothing to keep: it waits", async () => {
+    host.folder = folder;
+    expect(codes(await pass())).toEqual(["waiting"]);
+    expect(dnat()).toEqual([]);
+  });
+});
+
+it("a network that libvirt does not have any more takes its rules along", async () => {
+  await pass();
+  memory = {};
+  host.readLeaseFiles = () => Promise.resolve({ bridges: [], folder: "read", issues: [] });
+  expect(codes(await pass())).toEqual(["waiting"]);
+  expect(dnat()).toEqual([]);
+});
+
+describe("an address outside every network that is up", () => {
+  const printer = (address: string): string =>
+    `${CONFIG}  printer: {address: ${address}, ports: [9100:9100]}\n`;
+  const RIGHT = printer("192.168.122.50");
+  const WRONG = printer("192.168.22.50");
+  const leadsTo = (address: string): boolean => dnat().join().includes(`--to-destination ${address}:9100`);
+
+  it("in a new config: the one before stays in force, with all its forwards", async () => {
+    host.config = RIGHT;
+    await pass();
+    host.config = WRONG;
+    const refused = await pass();
+    expect(refused.view.configError?.message).toMatch(
+      /kvmnatd\.yaml: line 3: 192\.168\.22\.50 can be no guest's/,
+    );
+    expect(codes(refused)).toEqual(["config"]);
+    expect(leadsTo("192.168.122.50")).toBe(true);
+    host.config = printer("192.168.122.51");
+    expect(codes(await pass())).toEqual([]);
+    expect(leadsTo("192.168.122.51")).toBe(true);
+  });
+
+  it("is not in force either because its network goes down and comes back", async () => {
+    host.config = RIGHT;
+    await pass();
+    host.config = WRONG;
+    await pass();
+    host.isUp = false;
+    expect(codes(await pass())).toContain("config");
+    host.isUp = true;
+    expect(codes(await pass())).toEqual(["config"]);
+    expect(leadsTo("192.168.122.50")).toBe(true);
+  });
+
+  it("while its network is down nobody knows: the new config is in force, and right once it is up", async () => {
+    host.isUp = false;
+    await pass();
+    host.config = RIGHT;
+    expect(codes(await pass())).toEqual(["waiting"]);
+    host.isUp = true;
+    expect(codes(await pass())).toEqual([]);
+    expect(leadsTo("192.168.122.50")).toBe(true);
+  });
+
+  it.each([
+    ["that is up", true],
+    ["that comes up later", false],
+  ])("at start, on a network %s: pending, and all others are served", async (_what, isUp) => {
+    host.config = WRONG;
+    host.isUp = isUp;
+    await pass();
+    host.isUp = true;
+    const result = await pass();
+    expect(codes(result)).toEqual(["address-unserved"]);
+    expect(result.view.resolution.forwards).toMatchObject([
+      { target: { address: "192.168.122.11" } },
+      { why: expect.stringMatching(/outside virbr0's/) },
+    ]);
+  });
+});
+
+it("what a config is warned of is told as long as that config is in force", async () => {
+  host.config = `${CONFIG}  idle: {}\n`;
+  const told = async (): Promise<readonly string[]> => (await pass()).problems.map(({ message }) => message);
+  const warning = 'kvmnatd.yaml: line 3: guest "idle" publishes no port; give it ports, or remove it';
+  expect(await told()).toEqual([warning]);
+  expect(await told()).toEqual([warning]);
+  host.config = "not a map";
+  expect(await told()).toEqual([expect.stringMatching(/stays in force/), warning]);
+  host.config = CONFIG;
+  expect(await told()).toEqual([]);
+});
+
+describe("bridges whose packets pass iptables", () => {
+  const NF = "net/bridge/bridge-nf-call-iptables";
+
+  it("keep a guest from its own port: told as long as it is so", async () => {
+    host.sysctls.set(NF, "1");
+    const { problems, failed } = await pass();
+    expect(problems).toMatchObject([
+      { code: "bridge-nf", severity: "warning", message: expect.stringContaining("its own published port") },
+    ]);
+    expect(failed).toBe(false);
+    host.sysctls.set(NF, "0");
+    expect(codes(await pass())).toEqual([]);
+  });
+
+  it("concern nobody without reach.guests, or while no guest is there", async () => {
+    host.sysctls.set(NF, "1");
+    const { domains } = host;
+    host.domains = [];
+    expect(codes(await pass())).toEqual([]);
+    host.domains = domains;
+    host.config = `${CONFIG}reach: {guests: false}\n`;
+    expect(codes(await pass())).toEqual([]);
+  });
 });

@@ -1,0 +1,131 @@
+import type { Family } from "../core/address.ts";
+import { isLeft } from "../core/contest.ts";
+import { findBlocker } from "../core/diff.ts";
+import type { EventCode } from "../core/events.ts";
+import type { Issue } from "../core/issue.ts";
+import { findRejectElsewhere } from "../core/libvirt-rules.ts";
+import { ownerOfChange } from "../core/narrate.ts";
+import { ownerName } from "../core/owner.ts";
+import { withoutStrays } from "../core/plan.ts";
+import { printable } from "../core/printable.ts";
+import type { Jump } from "../core/ruleset.ts";
+import type { Problem } from "../core/status.ts";
+import type { Host } from "../ports.ts";
+import type { Outcome } from "./kernel.ts";
+import type { FamilyView, View } from "./observe.ts";
+
+/** One side of one family, and what a pass did to it. */
+export interface SideOutcome {
+  readonly family: Family;
+  readonly outcome: Outcome;
+}
+
+/** What is wrong with the config and with libvirt's files. */
+export function inputProblems(view: View): readonly Problem[] {
+  const config = view.configError;
+  const warnings = view.snapshot.warnings.map((issue) => ({ ...issue, code: "config-warning" }) as const);
+  const issues = [...warnings, ...view.unserved, ...view.leaseIssues].map(toProblem);
+  if (config === undefined) return issues;
+  const message = `${config.message}; the config read before stays in force`;
+  return [{ code: "config", message, severity: "error" }, ...issues];
+}
+
+function toProblem({ code, message, where: { file, line }, severity }: Issue<EventCode>): Problem {
+  const place = line === undefined ? file : `${file}: line ${line}`;
+  return { code, message: `${place}: ${message}`, severity };
+}
+
+/** What is waited for. libvirtd being a process says nothing: it is socket-activated and idle exits. Its bridge having an address does. */
+export function findWaits(host: Host, view: View): readonly Problem[] {
+  const named = view.snapshot.portMap.networks ?? [];
+  const down = view.networks.filter((network) => network.subnets.length === 0);
+  const all = down.length === view.networks.length;
+  const missing = down.filter((network) => all || named.includes(network.bridge));
+  const waits = missing.map(
+    (network) => `for network ${network.bridge}: its bridge is not up or has no address`,
+  );
+  if (view.networks.length === 0)
+    waits.push(`for libvirt: no network has a lease file in ${host.dnsmasqDir}`);
+  return waits.map((message) => ({ code: "waiting", message: `waiting ${message}`, severity: "warning" }));
+}
+
+/** Why a side is not as it should be. */
+export function problemOf({ outcome: { error } }: SideOutcome): readonly Problem[] {
+  if (error === undefined) return [];
+  return [{ code: error.code, message: printable(error.message, 1000), severity: "error" }];
+}
+
+/** What rejects in the variant of iptables that is not in use. */
+export function rejectsElsewhere(
+  { tool, networks }: View,
+  { sides, desired }: FamilyView,
+): readonly Problem[] {
+  const [, other] = sides;
+  if (tool === undefined || desired.jumps.length === 0) return [];
+  return findRejectElsewhere(
+    tool.variant,
+    other?.actual,
+    networks.map(({ bridge }) => bridge),
+  );
+}
+
+/** Says who keeps a guard of 127.0.0.1 from its place. */
+export function tellContestedGuard(view: View, guard: Jump): readonly Problem[] {
+  const actual = view.families.find(({ family }) => family === 4)?.sides[0]?.actual;
+  const blocker = actual === undefined ? undefined : findBlocker([guard], actual);
+  const rule = blocker === undefined ? "a rule" : `\`${printable(blocker, 300)}\``;
+  const message =
+    `another program puts ${rule} before kvmnatd's guard of 127.0.0.1 in raw PREROUTING again and again: ` +
+    `reach.loopback is off for ${guard.beforeAcceptsOf}, else its guests would reach the host's own 127.0.0.1, until that ` +
+    "program leaves the guard where it is; kvmnatd now tries once a minute (docs/rules.md)";
+  return [{ code: "loopback-contested", message, severity: "error" }];
+}
+
+/** Whether others keep a rule from its place without which forwards do not pass: any but a guard. */
+function isInTheWay(view: View, { family, outcome: { held } }: SideOutcome): boolean {
+  const guards = view.families
+    .flatMap((each) => (each.family === family ? each.desired.jumps : []))
+    .filter((jump) => jump.beforeAcceptsOf !== undefined && isLeft(held, jump));
+  return held.size > guards.length;
+}
+
+/** Says who won: the rule that stands before ours now. */
+export function contestOf(view: View, side: SideOutcome): readonly Problem[] {
+  const { family } = side;
+  if (!isInTheWay(view, side)) return [];
+  const own = view.families.find((each) => each.family === family);
+  const actual = own?.sides[0]?.actual;
+  const blocker =
+    own === undefined || actual === undefined
+      ? undefined
+      : (findBlocker(
+          own.desired.jumps.filter((jump) => jump.beforeRejectsOf !== undefined),
+          actual,
+        ) ?? actual.libvirt?.get("forward")?.[0]?.rule);
+  const rule = printable(blocker ?? "a rule that rejects", 300);
+  const message = `IPv${family}: another program puts \`${rule}\` before kvmnatd's jump again and again; ${CONTESTED}`;
+  return [{ code: "contested", message, severity: "error" }];
+}
+
+const CONTESTED =
+  "forwards do not pass until that program leaves the jump where it is, or lets in what has conntrack state DNAT; " +
+  "kvmnatd now tries once a minute (docs/rules.md)";
+
+/** By family and guest. Rules that serve all of a family, or one that cannot be read at all, concern all its guests. */
+export function failingGuests(view: View, outcomes: readonly SideOutcome[]): ReadonlyMap<string, string> {
+  const failing = new Map<string, string>();
+  for (const side of outcomes) {
+    const { family, outcome } = side;
+    if (outcome.error === undefined && !isInTheWay(view, side)) continue;
+    // Of ours there is merely more than there should be.
+    if (outcome.remaining.length > 0 && withoutStrays(outcome.remaining).length === 0) continue;
+    const contested = "contested: another program keeps a rule that rejects before kvmnatd's jump";
+    const message = outcome.error === undefined ? contested : printable(outcome.error.message, 200);
+    const owners = outcome.remaining.map((change) => ownerOfChange(change)?.name);
+    const all = owners.length === 0 || owners.includes(undefined);
+    for (const { forward, family: own } of view.resolution.forwards)
+      if (own === family && (all || owners.includes(ownerName(forward.guest))))
+        failing.set(`${family} ${forward.guest}`, message);
+  }
+  return failing;
+}
