@@ -2,8 +2,14 @@
 export interface CommandSpec {
   readonly name: string;
   readonly summary: string;
+  /** Its exit codes, in words. */
+  readonly exits: string;
   /** As in the help: `-c, --config <file>`. */
-  readonly options: readonly { readonly flags: string; readonly description: string }[];
+  readonly options: readonly {
+    readonly flags: string;
+    readonly description: string;
+    readonly default?: string;
+  }[];
   /** Values of its argument. */
   readonly choices?: readonly string[];
 }
@@ -12,7 +18,8 @@ export type Shell = "bash" | "zsh" | "fish";
 
 interface Flag {
   readonly names: readonly string[];
-  readonly value?: "file" | "dir";
+  /** What follows it; only of files and folders a shell knows any. */
+  readonly value?: string;
   readonly description: string;
 }
 
@@ -34,7 +41,7 @@ export function completionScript(shell: Shell, commands: readonly CommandSpec[])
 function flagsOf({ options }: CommandSpec): readonly Flag[] {
   const own = options.map(({ flags, description }): Flag => {
     const names = flags.match(/--?[A-Za-z][\w-]*/g) ?? [];
-    const value = /<(file|dir)>/.exec(flags)?.[1] as "file" | "dir" | undefined;
+    const value = /<(\w+)>/.exec(flags)?.[1];
     return { names, description, ...(value === undefined ? {} : { value }) };
   });
   return [...own, { names: ["-h", "--help"], description: "print this help" }];
@@ -49,8 +56,7 @@ function bash(commands: readonly CommandSpec[]): string {
 _kvmnatd() {
   local word=\${COMP_WORDS[COMP_CWORD]} previous=\${COMP_WORDS[COMP_CWORD - 1]} words
   case $previous in
-    -c | --config) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
-    --dnsmasq-dir) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
+${bashValues(commands)}
   esac
   case \${COMP_WORDS[1]} in
 ${cases.join("\n")}
@@ -62,12 +68,30 @@ ${cases.join("\n")}
 complete -F _kvmnatd kvmnatd`;
 }
 
+/** What bash offers after an option that has a value. */
+function bashValues(commands: readonly CommandSpec[]): string {
+  const flags = commands.flatMap(flagsOf);
+  const after = (offer: string, isMeant: (value: string) => boolean): readonly string[] => {
+    const names = flags.flatMap(({ names: own, value }) =>
+      value !== undefined && isMeant(value) ? own : [],
+    );
+    return names.length === 0 ? [] : [`    ${[...new Set(names)].join(" | ")}) ${offer}return ;;`];
+  };
+  const paths = (kind: string): string =>
+    `compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen ${kind} -- "$word"); `;
+  return [
+    ...after(paths("-f"), (value) => value === "file"),
+    ...after(paths("-d"), (value) => value === "dir"),
+    ...after("", (value) => value !== "file" && value !== "dir"),
+  ].join("\n");
+}
+
 function zsh(commands: readonly CommandSpec[]): string {
   const list = commands.map(
     ({ name, summary }) => `    ${quote(`${name}:${summary.replaceAll(":", "\\:")}`)}`,
   );
   const cases = commands.map((command) => {
-    const choices = command.choices === undefined ? [] : [quote(`1:shell:(${command.choices.join(" ")})`)];
+    const choices = command.choices === undefined ? [] : [quote(`1:argument:(${command.choices.join(" ")})`)];
     return `    ${command.name}) _arguments ${[...flagsOf(command).map(zshFlag), ...choices].join(" ")} ;;`;
   });
   return `#compdef kvmnatd
@@ -91,7 +115,8 @@ if [ "$funcstack[1]" = _kvmnatd ]; then _kvmnatd "$@"; else compdef _kvmnatd kvm
 
 function zshFlag({ names, value, description }: Flag): string {
   const what = `[${description.replaceAll(/[[\]:]/g, "\\$&")}]`;
-  const action = value === undefined ? "" : `:${value}:${value === "dir" ? "_files -/" : "_files"}`;
+  const offers: Readonly<Record<string, string>> = { dir: "_files -/", file: "_files" };
+  const action = value === undefined ? "" : `:${value}:${offers[value] ?? ""}`;
   if (names.length === 1) return quote(`${names[0]}${what}${action}`);
   return `${quote(`(${names.join(" ")})`)}{${names.join(",")}}${quote(`${what}${action}`)}`;
 }
@@ -111,8 +136,11 @@ function fish(commands: readonly CommandSpec[]): string {
 
 function fishFlag({ names, value, description }: Flag): string {
   const flags = names.map((name) => (name.startsWith("--") ? `-l ${name.slice(2)}` : `-s ${name.slice(1)}`));
-  const values =
-    value === undefined ? "-f" : value === "dir" ? "-x -a '(__fish_complete_directories)'" : "-r -F";
+  const offers: Readonly<Record<string, string>> = {
+    dir: "-x -a '(__fish_complete_directories)'",
+    file: "-r -F",
+  };
+  const values = value === undefined ? "-f" : (offers[value] ?? "-x");
   return `${flags.join(" ")} ${values} -d ${quote(description)}`;
 }
 

@@ -2,15 +2,18 @@ import { realpathSync } from "node:fs";
 import { createColors } from "./colors.ts";
 import { describeCommands, parseArguments } from "./cli.ts";
 import type { Invocation } from "./cli.ts";
+import { ask } from "./commands/ask.ts";
 import { check, printIssues } from "./commands/check.ts";
 import type { Context } from "./commands/context.ts";
+import { history } from "./commands/history.ts";
 import { leases } from "./commands/leases.ts";
 import { apply, plan } from "./commands/plan.ts";
 import { run } from "./commands/run.ts";
 import { status } from "./commands/status.ts";
-import { teardownByHand } from "./commands/teardown.ts";
+import { watchStatus } from "./commands/watch-status.ts";
+import { teardown } from "./commands/teardown.ts";
 import { completionScript } from "./completion.ts";
-import { configJsonSchema } from "./core/schema.ts";
+import { configJsonSchema, statusJsonSchema } from "./core/schema.ts";
 import { runDemo } from "./demo/demo.ts";
 import { ConfigError, EXIT, KvmnatdError } from "./errors.ts";
 import { runtimeFolder } from "./host/status-file.ts";
@@ -39,6 +42,8 @@ function createContext(invocation: Invocation): Context {
   };
 }
 
+const SCHEMAS = { config: configJsonSchema, status: statusJsonSchema } as const;
+
 async function execute(invocation: Invocation, context: Context): Promise<number> {
   switch (invocation.command) {
     case "run":
@@ -50,11 +55,16 @@ async function execute(invocation: Invocation, context: Context): Promise<number
     case "apply":
       return apply(context);
     case "status":
-      return status(context);
+      return invocation.watch ? watchStatus(context, listenForSignals()) : status(context);
     case "leases":
       return leases(context);
+    case "history":
+      return history(context, invocation.asked);
     case "teardown":
-      return teardownByHand(context);
+      return teardown(context);
+    case "reload":
+    case "handover":
+      return ask(context, invocation.command);
     case "demo":
       return runDemo({
         selfCommand: [process.execPath, realpathSync(process.argv[1] ?? "")],
@@ -63,7 +73,7 @@ async function execute(invocation: Invocation, context: Context): Promise<number
         signal: listenForSignals(),
       });
     case "schema":
-      context.print(JSON.stringify(configJsonSchema(), undefined, 2));
+      context.print(JSON.stringify(SCHEMAS[invocation.subject](), undefined, 2));
       return EXIT.ok;
     case "completion":
       context.print(completionScript(invocation.shell, describeCommands()));
@@ -98,9 +108,9 @@ async function main(): Promise<number> {
   }
 }
 
-// A reader that closed its end (`kvmnatd status | head -1`) is no error.
+// A reader that closed its end (`kvmnatd status | head -1`) is no error, nor is a terminal that has gone.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE") throw error;
+  if (error.code !== "EPIPE" && error.code !== "EIO") throw error;
 });
 const exitCode = await main();
 // What is written to a pipe is written later; process.exit does not wait for it.

@@ -1,14 +1,17 @@
+import { LOOPBACK } from "../core/address.ts";
+import { findAbsent } from "../core/absent.ts";
 import { formatIssue } from "../core/code-frame.ts";
 import type { Issue } from "../core/issue.ts";
-import { refuseAddress } from "../core/network.ts";
 import { describeOccupied, findOccupied } from "../core/occupied.ts";
 import { parsePortMap } from "../core/parse-port-map.ts";
+import { describeTaken, placeForwards } from "../core/places.ts";
 import type { PortMap } from "../core/port-map.ts";
+import { findUnserved } from "../core/unserved.ts";
+import { parseYaml } from "../core/yaml-document.ts";
 import { mergeBridges, toNetworks } from "../daemon/snapshot.ts";
 import type { View } from "../daemon/observe.ts";
 import { ConfigError, EXIT, KvmnatdError } from "../errors.ts";
-import type { Network, HostAddresses } from "../core/network.ts";
-import type { Host } from "../ports.ts";
+import type { Host, Links } from "../ports.ts";
 import { createHost } from "../wire.ts";
 import type { Context } from "./context.ts";
 
@@ -19,7 +22,7 @@ export async function check(context: Context): Promise<number> {
   const file = await host.readConfig();
   const { value, issues } = parsePortMap(file.text, paths.config, host);
   const found: Issue[] = [...(file.untrusted === undefined ? [] : [file.untrusted]), ...issues];
-  if (value !== undefined) found.push(...(await checkAgainstHost(host, value)));
+  if (value !== undefined) found.push(...(await checkAgainstHost(host, value, file.text)));
   printIssues(context, found, file.text);
   const errors = found.filter((issue) => issue.severity === "error").length;
   if (errors > 0) return EXIT.config;
@@ -32,28 +35,71 @@ export function printIssues({ complain, color }: Context, issues: readonly Issue
   for (const issue of issues) complain(formatIssue(issue, text, { color }));
 }
 
-/** What only this host can tell; without the means to look (no iproute2) nothing is said. */
-async function checkAgainstHost(host: Host, portMap: PortMap): Promise<readonly Issue[]> {
+/** What only this host can tell; what cannot be looked at keeps nobody from the rest, and is said. */
+async function checkAgainstHost(host: Host, portMap: PortMap, text: string): Promise<readonly Issue[]> {
+  const links = host.readLinks();
+  const found = await Promise.all([
+    unlessUnseen(host, "guests' addresses", async () => findMisplaced(host, portMap, await links)),
+    unlessUnseen(host, "addresses and interfaces", async () => findNotHere(host, portMap, text, await links)),
+    unlessUnseen(host, "ports of interfaces", async () => findTaken(portMap, await links)),
+    unlessUnseen(host, "ports in use", async () => findInUse(host, portMap, await links)),
+  ]);
+  return found.flat();
+}
+
+async function unlessUnseen(
+  { configPath }: Host,
+  what: string,
+  look: () => Promise<readonly Issue[]>,
+): Promise<readonly Issue[]> {
   try {
-    const [files, links, listeners] = await Promise.all([
-      host.readLeaseFiles(portMap.networks),
-      host.readLinks(),
-      host.readListeners(),
-    ]);
-    const networks = toNetworks(mergeBridges(undefined, files.bridges, links, portMap.networks), links);
-    return [...unserved(portMap, networks), ...occupiedIssues(portMap, listeners, links.addresses)];
+    return await look();
   } catch (error) {
-    if (error instanceof KvmnatdError) return [];
-    throw error;
+    if (!(error instanceof KvmnatdError)) throw error;
+    const message = `${what} are not checked: ${error.message}`;
+    return [{ code: "not-checked", message, where: { file: configPath }, severity: "warning" }];
   }
 }
 
-function occupiedIssues(
+async function findMisplaced(host: Host, portMap: PortMap, links: Links): Promise<readonly Issue[]> {
+  const files = await host.readLeaseFiles(portMap.networks);
+  const networks = toNetworks(mergeBridges(undefined, files, links, portMap.networks), links);
+  const unread = files.issues.map((issue): Issue => ({ ...issue, severity: "warning" }));
+  return [...unread, ...findUnserved(portMap, networks, files.folder === "read").issues];
+}
+
+async function findNotHere(
+  host: Host,
   portMap: PortMap,
-  listeners: Parameters<typeof findOccupied>[1],
-  addresses: HostAddresses,
-): readonly Issue[] {
-  return findOccupied(portMap, listeners, addresses).map((row) => ({
+  text: string,
+  links: Links,
+): Promise<readonly Issue[]> {
+  const { value: document } = parseYaml(text, host.configPath);
+  const { bridges } = await host.readLeaseFiles(portMap.networks);
+  const known = bridges.filter(({ leases, domains }) => leases !== undefined || domains !== undefined);
+  if (document === undefined) return [];
+  return findAbsent(document, portMap, links.addresses, new Set(known.map(({ bridge }) => bridge)));
+}
+
+/** Which addresses an interface has, and so who else is published there, is known here alone. */
+function findTaken(portMap: PortMap, { addresses }: Links): readonly Issue[] {
+  return [...placeForwards(portMap, addresses)].flatMap(([{ where }, places]) =>
+    [places[4], places[6]]
+      .flatMap((place) => place?.taken ?? [])
+      .filter(({ address }) => address !== LOOPBACK)
+      .map((taken) => ({
+        code: "port-taken",
+        message: `${describeTaken(taken)} (line ${taken.by.where.line}), which stands first; choose another port or address`,
+        where,
+        severity: "warning",
+      })),
+  );
+}
+
+async function findInUse(host: Host, portMap: PortMap, { addresses }: Links): Promise<readonly Issue[]> {
+  const { guests, reach } = portMap;
+  const forwards = guests.flatMap((guest) => guest.forwards);
+  return findOccupied(forwards, await host.readListeners(), addresses, reach.loopback).map((row) => ({
     code: "port-in-use",
     message: describeOccupied(row),
     where: row.forward.where,
@@ -61,23 +107,8 @@ function occupiedIssues(
   }));
 }
 
-/** Only where every served network is up: of one that is down nobody knows the addresses. */
-function unserved(portMap: PortMap, networks: readonly Network[]): readonly Issue[] {
-  if (networks.length === 0 || networks.some((network) => network.subnets.length === 0)) return [];
-  return portMap.guests.flatMap((guest): readonly Issue[] => {
-    const { identity } = guest;
-    if (identity.kind !== "address") return [];
-    const served = networks.filter((each) => guest.network === undefined || each.bridge === guest.network);
-    const refusals = served.map((network) => refuseAddress(identity.address, network));
-    if (served.length === 0 || refusals.includes(undefined)) return [];
-    const message = `${identity.address} can be no guest's: ${refusals.join("; ")}`;
-    return [{ code: "address-unserved", message, where: guest.where, severity: "error" }];
-  });
-}
-
 /** @throws ConfigError when a guest's address lies in no served network */
-export function refuseUnserved(view: View, file: string): void {
-  const issues = unserved(view.snapshot.portMap, view.networks);
-  if (issues.length > 0)
-    throw new ConfigError(`${file}: ${issues[0]?.message}`, issues, view.snapshot.configText);
+export function refuseUnserved({ unserved, snapshot }: View, file: string): void {
+  const [first] = unserved;
+  if (first !== undefined) throw new ConfigError(`${file}: ${first.message}`, unserved, snapshot.configText);
 }

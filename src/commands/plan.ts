@@ -6,15 +6,17 @@ import { NOTHING_DESIRED } from "../core/ruleset.ts";
 import { observe } from "../daemon/observe.ts";
 import type { View } from "../daemon/observe.ts";
 import { findOccupiedPorts } from "../daemon/occupied.ts";
+import { findWaits } from "../daemon/problems.ts";
 import { reconcile } from "../daemon/reconcile.ts";
 import { findSysctls, nameOf } from "../daemon/sysctls.ts";
 import type { SysctlChange } from "../daemon/sysctls.ts";
 import { EXIT } from "../errors.ts";
 import type { Host } from "../ports.ts";
 import { createHost } from "../wire.ts";
-import { refuseUnserved } from "./check.ts";
+import { printIssues, refuseUnserved } from "./check.ts";
 import type { Context } from "./context.ts";
 import { printJson } from "./context.ts";
+import { record } from "./record.ts";
 
 /** `kvmnatd plan`: what `apply` would do. */
 export async function plan(context: Context): Promise<number> {
@@ -36,16 +38,23 @@ export async function plan(context: Context): Promise<number> {
     ...(await findSysctls(host, view)).map(toEntry),
   ];
   const steps = entries.filter(({ action }) => action !== undefined);
+  printIssues(context, view.snapshot.warnings, view.snapshot.configText);
+  for (const { severity, message, where } of view.leaseIssues)
+    context.complain(`kvmnatd: ${severity}: ${where.file}: ${message}`);
+  for (const { severity, message } of findWaits(host, view))
+    context.complain(`kvmnatd: ${severity}: ${message}`);
   await warnOccupied(context, host, view);
-  if (context.json) printJson(context, { changes: steps.map(toJson) });
+  if (context.json) printJson(context, { changes: steps.map(toStep) });
   else printEntries(context, entries);
   if (steps.length === 0 && !context.json) context.print("no changes: the kernel is as it should be");
   return steps.length === 0 ? EXIT.ok : EXIT.changes;
 }
 
 function toEntry(change: SysctlChange): LogEntry {
-  const rule = `sysctl -w ${nameOf(change)}=1`;
-  return { level: "info", event: "sysctl", message: `+ ${rule}  # ${change.why}`, rule, action: "add" };
+  const rule = `sysctl -w ${nameOf(change)}=${change.value}`;
+  const action = change.value === "0" ? "remove" : "add";
+  const sign = action === "add" ? "+" : "-";
+  return { level: "info", event: "sysctl-set", message: `${sign} ${rule}  # ${change.why}`, rule, action };
 }
 
 /** `kvmnatd apply`: one pass. */
@@ -55,7 +64,12 @@ export async function apply(context: Context): Promise<number> {
   refuseUnserved(checked, context.paths.config);
   const result = await reconcile(host, {}, 1, "apply", false);
   printEntries(context, result.entries);
-  if (!result.failed && result.entries.every(({ event }) => event !== "rule" && event !== "sysctl"))
+  if (result.entries.length > 0)
+    await record(
+      context,
+      result.entries.map(({ message }) => message),
+    );
+  if (!result.failed && result.entries.every(({ event }) => event !== "rule" && event !== "sysctl-set"))
     context.print("no changes: the kernel is as it should be");
   for (const problem of result.problems) context.complain(`kvmnatd: ${problem.severity}: ${problem.message}`);
   await warnOccupied(context, host, result.view);
@@ -79,6 +93,6 @@ function printEntries({ print, colors }: Context, entries: readonly LogEntry[]):
   }
 }
 
-function toJson({ action, rule, guest }: LogEntry): object {
+function toStep({ action, rule, guest }: LogEntry): object {
   return { action, rule, guest: guest ?? null };
 }

@@ -1,18 +1,26 @@
 import { readLeads } from "../core/doubt.ts";
-import { createLoop } from "../daemon/loop.ts";
-import type { DaemonIdentity } from "../daemon/loop.ts";
-import type { DaemonStatus } from "../core/status.ts";
+import { formatIssue } from "../core/code-frame.ts";
 import type { PortMap } from "../core/port-map.ts";
-import { EXIT, KvmnatdError } from "../errors.ts";
+import type { Variant } from "../core/ruleset.ts";
+import { summarize } from "../core/status.ts";
+import type { DaemonStatus } from "../core/status.ts";
+import { createLoop } from "../daemon/loop.ts";
+import type { DaemonIdentity, Reloaded } from "../daemon/loop.ts";
+import { ConfigError, EXIT, KvmnatdError } from "../errors.ts";
+import { serveControl } from "../host/control.ts";
+import type { Answer } from "../host/control.ts";
 import { lockFolder } from "../host/lock.ts";
 import { chooseFormat, createLogger } from "../host/logger.ts";
-import { identifyProcess } from "../host/processes.ts";
+import { identifyProcess, nameProcess } from "../host/processes.ts";
 import { startResync } from "../host/resync-timer.ts";
 import { readStatus } from "../host/status-file.ts";
+import { createServiceManager, takeSockets } from "../host/systemd.ts";
 import type { Logger } from "../ports.ts";
 import { VERSION } from "../version.ts";
+import { createHost } from "../wire.ts";
 import type { Context } from "./context.ts";
-import { teardown } from "./teardown.ts";
+import { createMetricsEndpoint } from "./metrics-endpoint.ts";
+import { removeOwned } from "./teardown.ts";
 import { createWatches } from "./watches.ts";
 
 /** `kvmnatd run`: the daemon, until the signal. */
@@ -22,19 +30,34 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   let look: () => void = () => undefined;
   const onHup = (): void => look();
   process.on("SIGHUP", onHup);
+  const sockets = takeSockets(process.env, process.pid);
+  const manager = createServiceManager(process.env, sockets, process.pid);
   const before = await readStatus(paths.runtimeDir);
   await claim(context, before);
   const identity = await identify(context);
-  const logger = createLogger(chooseFormat(process.env, process.stdout.isTTY), "info", context.color);
+  await nameProcess("kvmnatd");
+  const format = chooseFormat(process.env, process.stdout.isTTY);
+  const logger = createLogger({
+    format,
+    level: "info",
+    color: context.color,
+    journalFd: sockets.journal,
+    onProblem: () => loop.hint("log"),
+  });
   logger.log({ level: "info", event: "start", message: `kvmnatd ${VERSION} starts with ${paths.config}` });
+  const variants = new Set(before?.iptables == null ? [] : [before.iptables]);
   let portMap: PortMap | undefined;
+  let handsOver = false;
   let stopResync: () => void = () => undefined;
   const watches = createWatches(paths);
+  const metrics = createMetricsEndpoint(logger, () => loop.hint("metrics endpoint"));
   const loop = createLoop({
     host: watches.host,
     logger,
     identity,
     leads: readLeads(before?.forwards ?? []),
+    variants,
+    guarded: before?.guarded ?? [],
     unheard: (variant) => watches.unheard(variant),
     onPortMap: (now) => {
       logger.setLevel(now.logLevel);
@@ -42,41 +65,111 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
         stopResync();
         stopResync = startResync(now.resync, () => loop.hint("resync"));
       }
+      metrics.listenAt(now.metrics);
       portMap = now;
     },
+    onStatus: (status) => {
+      if (status.iptables !== null) variants.add(status.iptables);
+      manager.status(summarize(status));
+      manager.ready();
+      metrics.onStatus(status);
+    },
+    onPass: (report) => metrics.onPass(report),
+    problemsBeside: () => metrics.problems(),
+    onAlive: () => manager.alive(),
+    aliveEveryMs: manager.aliveEveryMs,
   });
-  const onError = (error: unknown): void =>
-    logger.log({
-      level: "error",
-      event: "watch",
-      message: `files are not watched: ${String(error)}; resync still is`,
-    });
-  const watching = watches.start((trigger, kind) => loop.hint(trigger, kind), onError);
+  const watching = watches.start((...hint) => loop.hint(...hint));
   look = () => loop.hint("SIGHUP", "file");
+  const stopControl = await startControl(paths.runtimeDir, logger, async (request) => {
+    if (request === "reload") return toAnswer(await loop.reload());
+    handsOver = true;
+    return {
+      exitCode: EXIT.ok,
+      text: "the rules will stay when kvmnatd stops, for the one that comes after it",
+    };
+  });
   try {
     await Promise.race([loop.run(signal), watching.failed]);
-    await stop(context, logger, portMap);
+    manager.stopping();
+    await stop(context, logger, handsOver ? "keep" : portMap?.onStop, variants);
+  } catch (error) {
+    // For people there is the code frame that `main` prints.
+    if (!(error instanceof ConfigError) || format === "pretty") throw error;
+    logger.log({
+      level: "error",
+      event: "config",
+      message: `${explain(error)}\nkvmnatd ends; rules that are there stay`,
+    });
+    manager.status(error.message);
+    // The journal has standard error too, and would tell it twice.
+    if (format === "json") throw error;
+    return EXIT.config;
   } finally {
     process.off("SIGHUP", onHup);
     stopResync();
+    await stopControl();
+    await metrics.stop();
     await watching.stop();
+    await logger.flush();
   }
   return EXIT.ok;
 }
 
-async function stop(context: Context, logger: Logger, portMap: PortMap | undefined): Promise<void> {
-  const message = `kvmnatd stops; ${await leaveRules(context, logger, portMap)}`;
+/** Without it the daemon still does its work. */
+async function startControl(
+  folder: string,
+  logger: Logger,
+  answer: Parameters<typeof serveControl>[1],
+): Promise<() => Promise<void>> {
+  try {
+    return await serveControl(folder, answer);
+  } catch (error) {
+    if (!(error instanceof KvmnatdError)) throw error;
+    logger.log({ level: "warn", event: error.code, message: error.message });
+    return async () => undefined;
+  }
+}
+
+function toAnswer({ configError, failures }: Reloaded): Answer {
+  if (configError !== undefined)
+    return { exitCode: EXIT.config, text: `${explain(configError)}\nthe config read before stays in force` };
+  if (failures.length > 0) return { exitCode: EXIT.failed, text: failures.join("\n") };
+  return { exitCode: EXIT.ok, text: "" };
+}
+
+/** Every fault with its place in the file. */
+function explain({ issues, source }: ConfigError): string {
+  return issues.map((issue) => formatIssue(issue, source, { color: false })).join("\n");
+}
+
+async function stop(
+  context: Context,
+  logger: Logger,
+  onStop: PortMap["onStop"] | undefined,
+  variants: ReadonlySet<Variant>,
+): Promise<void> {
+  const message = `kvmnatd stops; ${await leaveRules(context, logger, onStop, variants)}`;
   logger.log({ level: "info", event: "stop", message });
 }
 
-async function leaveRules(context: Context, logger: Logger, portMap: PortMap | undefined): Promise<string> {
-  if (portMap?.onStop !== "remove") return "rules stay (on_stop: keep)";
-  const code = await teardown({
-    ...context,
-    print: (message) => logger.log({ level: "info", event: "teardown", message }),
-    complain: (message) => logger.log({ level: "error", event: "teardown", message }),
+async function leaveRules(
+  context: Context,
+  logger: Logger,
+  onStop: PortMap["onStop"] | undefined,
+  variants: ReadonlySet<Variant>,
+): Promise<string> {
+  if (onStop !== "remove") return "rules stay (on_stop: keep)";
+  let isTold = false;
+  const { failures } = await removeOwned(createHost(context.paths), variants, (entry) => {
+    const message = "all rules of kvmnatd: removed (on_stop: remove)";
+    if (!isTold) logger.log({ level: "info", event: "rules-changed", message });
+    isTold = true;
+    logger.log(entry);
   });
-  return code === EXIT.ok ? "rules removed" : "rules may be left: `kvmnatd teardown` removes them";
+  for (const { message } of failures)
+    logger.log({ level: "error", event: "teardown", message: `rules of ours may be left: ${message}` });
+  return failures.length === 0 ? "rules removed" : "rules may be left: `kvmnatd teardown` removes them";
 }
 
 /** @throws KvmnatdError when another daemon has the runtime folder */

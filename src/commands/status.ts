@@ -1,29 +1,29 @@
-import { ownerName, parseOwner } from "../core/owner.ts";
-import { parseCounters } from "../core/parse-save.ts";
-import type { Counters } from "../core/parse-save.ts";
-import { printable } from "../core/printable.ts";
-import { commentOf, optionOf } from "../core/ruleset.ts";
-import type { DaemonStatus, ForwardStatus } from "../core/status.ts";
+import type { CountedForward } from "../core/count-forwards.ts";
+import { updateOccupied } from "../core/occupied.ts";
+import { oneLine, printable } from "../core/printable.ts";
+import type { DaemonStatus } from "../core/status.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
-import { readCounters } from "../host/iptables.ts";
-import { readLiveStatus } from "../host/status-file.ts";
+import { missingCapabilities } from "../host/run-command.ts";
+import { readListeners } from "../host/processes.ts";
+import { readLiveStatus, refuseUnreadable } from "../host/status-file.ts";
 import type { Context } from "./context.ts";
 import { printJson } from "./context.ts";
-import { renderTable } from "./table.ts";
+import { withCounters } from "./counters.ts";
+import { renderTable, shortTime } from "./table.ts";
 
-type Counted = ForwardStatus & { readonly packets: number | null; readonly bytes: number | null };
+export const NO_DAEMON =
+  "kvmnatd does not run; start it with `systemctl start kvmnatd` (rules that it left, if any, stay in force)";
 
 /** `kvmnatd status`: what the daemon keeps true, and why not where it does not. */
 export async function status(context: Context): Promise<number> {
-  const daemon = await readLiveStatus(context.paths.runtimeDir);
-  if (daemon === undefined) {
+  const told = await readLiveStatus(context.paths.runtimeDir);
+  if (told === undefined) {
+    await refuseUnreadable(context.paths.runtimeDir);
     if (context.json) printJson(context, { running: false, forwards: [], problems: [] });
-    else
-      context.print(
-        "kvmnatd does not run; start it with `systemctl start kvmnatd` (rules it made stay in force)",
-      );
+    else context.print(NO_DAEMON);
     return EXIT.notRunning;
   }
+  const daemon = await withPortsInUse(told);
   const forwards = await withCounters(daemon);
   if (context.json) printJson(context, { running: true, ...daemon, forwards });
   else printStatus(context, daemon, forwards);
@@ -32,65 +32,49 @@ export async function status(context: Context): Promise<number> {
   return well && calm ? EXIT.ok : EXIT.degraded;
 }
 
-/** Counters come from the kernel, now; without the right to read them they are left out. */
-async function withCounters(daemon: DaemonStatus): Promise<readonly Counted[]> {
-  const counters = new Map<string, Counters>();
-  for (const family of new Set(daemon.forwards.map((forward) => forward.family))) {
-    for (const { rule, counters: own } of await countersOf(daemon, family)) {
-      const owner = parseOwner(commentOf(rule) ?? "");
-      const key = keyOf(
-        family,
-        owner?.name ?? "",
-        optionOf(rule, "-p") ?? "",
-        optionOf(rule, "--dport") ?? "",
-      );
-      const sum = counters.get(key) ?? { packets: 0, bytes: 0 };
-      counters.set(key, { packets: sum.packets + own.packets, bytes: sum.bytes + own.bytes });
-    }
-  }
-  return daemon.forwards.map((forward) => {
-    const { family, guest, protocol, published } = forward;
-    const own = counters.get(keyOf(family, ownerName(guest), protocol, published.replace("-", ":")));
-    return { ...forward, packets: own?.packets ?? null, bytes: own?.bytes ?? null };
-  });
-}
-
-async function countersOf(daemon: DaemonStatus, family: 4 | 6): Promise<ReturnType<typeof parseCounters>> {
-  if (daemon.iptables === null) return [];
+/** Nobody tells the daemon that a process begins to listen; where this cannot be seen, its own look counts. */
+export async function withPortsInUse(daemon: DaemonStatus): Promise<DaemonStatus> {
   try {
-    const tool = { variant: daemon.iptables, infix: `-${daemon.iptables}` } as const;
-    return parseCounters(await readCounters(tool, family), "KVMNATD-DNAT");
+    return { ...daemon, problems: updateOccupied(daemon, await readListeners()) };
   } catch (error) {
-    if (error instanceof KvmnatdError) return [];
+    if (error instanceof KvmnatdError) return daemon;
     throw error;
   }
 }
 
-function keyOf(family: number, guest: string, protocol: string, ports: string): string {
-  return [family, guest, protocol, ports].join(" ");
-}
-
 const HEAD = ["GUEST", "PUBLISHED", "TARGET", "STATE", "LEASE EXPIRES", "PACKETS/BYTES", "WHY"];
 
-function printStatus(context: Context, daemon: DaemonStatus, forwards: readonly Counted[]): void {
-  const { colors, print } = context;
-  const active = forwards.filter((forward) => forward.state === "active").length;
-  print(
-    `kvmnatd ${daemon.version}, process ${daemon.pid}, since ${shortTime(daemon.startedAt)}; ` +
-      `${active} of ${forwards.length} forwards active, iptables-${daemon.iptables ?? "?"}`,
-  );
-  for (const { severity, message } of daemon.problems)
-    print(`${severity === "error" ? colors.red("error") : colors.yellow("warning")}: ${message}`);
-  if (forwards.length > 0)
-    print(
-      `\n${renderTable(
-        HEAD,
-        forwards.map((forward) => toCells(context, forward)),
-      )}`,
-    );
+function printStatus(context: Context, daemon: DaemonStatus, forwards: readonly CountedForward[]): void {
+  for (const line of describeDaemon(context, daemon)) context.print(line);
+  if (forwards.length > 0) context.print(`\n${describeForwards(context, forwards).join("\n")}`);
+  const isUncounted = forwards.some(({ state, packets }) => state === "active" && packets === null);
+  if (isUncounted && missingCapabilities().includes("CAP_NET_ADMIN"))
+    context.print("\npackets and bytes are not shown: to read them takes root or CAP_NET_ADMIN");
 }
 
-function toCells({ colors }: Context, forward: Counted): readonly string[] {
+/** Which daemon it is, then its problems; a line each. */
+export function describeDaemon(
+  { colors }: Context,
+  { version, pid, startedAt, iptables, forwards, problems }: DaemonStatus,
+): readonly string[] {
+  const active = forwards.filter((forward) => forward.state === "active").length;
+  const head =
+    `kvmnatd ${version}, process ${pid}, since ${shortTime(startedAt)}; ` +
+    `${active} of ${forwards.length} forwards active, iptables-${iptables ?? "?"}`;
+  const told = problems.map(({ severity, message }) => {
+    const word = severity === "error" ? colors.red("error") : colors.yellow("warning");
+    return `${word}: ${oneLine(message)}`;
+  });
+  return [head, ...told];
+}
+
+/** The table: its head, then a line each. */
+export function describeForwards(context: Context, forwards: readonly CountedForward[]): readonly string[] {
+  const rows = forwards.map((forward) => toCells(context, forward));
+  return renderTable(HEAD, rows).split("\n");
+}
+
+function toCells({ colors }: Context, forward: CountedForward): readonly string[] {
   const paint = { active: colors.green, pending: colors.yellow, degraded: colors.red }[forward.state];
   const listen =
     forward.listen.length === 0 ? (forward.family === 6 ? "[::]" : "*") : forward.listen.join(",");
@@ -103,14 +87,6 @@ function toCells({ colors }: Context, forward: Counted): readonly string[] {
     paint(forward.state),
     forward.leaseExpires === null ? "-" : shortTime(forward.leaseExpires),
     forward.packets === null ? "-" : `${forward.packets}/${forward.bytes}`,
-    forward.why ?? "",
+    oneLine(forward.why ?? ""),
   ];
-}
-
-/** Local time, to the second: what journalctl prints beside it. */
-function shortTime(iso: string): string {
-  const date = new Date(iso);
-  const two = (value: number): string => String(value).padStart(2, "0");
-  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
-  return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
 }

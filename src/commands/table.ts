@@ -32,3 +32,14 @@ export function renderTable(head: readonly string[], rows: readonly (readonly st
     .map((line) => line.trimEnd())
     .join("\n");
 }
+
+/**
+ * Local time, to the second: what journalctl prints beside it.
+ * @param time ISO 8601, or epoch ms
+ */
+export function shortTime(time: string | number): string {
+  const date = new Date(time);
+  const two = (value: number): string => String(value).padStart(2, "0");
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+}

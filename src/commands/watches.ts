@@ -1,13 +1,16 @@
-import { basename, resolve } from "node:path";
+import { resolve } from "node:path";
 import type { Variant } from "../core/ruleset.ts";
+import type { Loop } from "../daemon/loop.ts";
+import { nameLeaseFile } from "../host/lease-files.ts";
 import { watchLinks } from "../host/network.ts";
+import { missingCapabilities } from "../host/run-command.ts";
 import { watchFiles } from "../host/watch-files.ts";
 import { createRuleWatch } from "../host/watch-rules.ts";
 import type { Host } from "../ports.ts";
 import { createHost, LIBVIRT_NETWORKS } from "../wire.ts";
 import type { Paths } from "../wire.ts";
 
-type Hint = (trigger: string, kind?: "plain" | "file" | "rules") => void;
+type Hint = Loop["hint"];
 
 /** Everything that tells of a change. */
 export interface Watches {
@@ -16,7 +19,7 @@ export interface Watches {
   /** Why nobody tells of changes, with this variant of iptables; undefined when somebody does. */
   unheard(variant: Variant | undefined): string | undefined;
   /** Begins. */
-  start(hint: Hint, onError: (error: unknown) => void): Watching;
+  start(hint: Hint): Watching;
 }
 
 interface Watching {
@@ -37,7 +40,12 @@ export function createWatches(paths: Paths): Watches {
       runs[monitor] = now;
     };
   let started = false;
-  const rules = createRuleWatch(() => tell("ruleset changed", "rules"), onState("rules"));
+  let fileFault: string | undefined;
+  const onFiles = (fault: string | undefined): void => {
+    fileFault = fault;
+    tell(fault === undefined ? "files are watched" : "files are not watched", "file");
+  };
+  const rules = createRuleWatch((family) => tell("ruleset changed", "rules", family), onState("rules"));
   const host = createHost(paths);
   return {
     host: {
@@ -49,18 +57,22 @@ export function createWatches(paths: Paths): Watches {
       runNft: (text) => rules.expecting(countRules(text), () => host.runNft(text)),
     },
     unheard: (variant) => {
+      if (fileFault !== undefined) return fileFault;
       if (!runs.links) return "`ip monitor` does not run";
       if (variant === "legacy") return "iptables-legacy tells nobody of a change";
-      return runs.rules ? undefined : "`nft monitor` (package nftables) does not run";
+      if (runs.rules) return undefined;
+      return missingCapabilities().includes("CAP_NET_ADMIN")
+        ? "`nft monitor` may not listen, which takes root or CAP_NET_ADMIN"
+        : "`nft monitor` (package nftables) does not run";
     },
-    start: (hint, onError) => {
+    start: (hint) => {
       const stop = new AbortController();
       tell = hint;
       const config = resolve(paths.config);
       const stopFiles = watchFiles(
         { folders: [resolve(paths.dnsmasqDir), LIBVIRT_NETWORKS], file: config },
         (path) => hint(path === config ? "config" : nameOf(path), "file"),
-        onError,
+        onFiles,
       );
       const monitors = [
         watchLinks(() => hint("address or link changed", "file"), onState("links"), stop.signal),
@@ -84,5 +96,5 @@ function countRules(script: string): number {
 }
 
 function nameOf(path: string): string {
-  return path.startsWith(LIBVIRT_NETWORKS) ? "libvirt's networks" : basename(path);
+  return path.startsWith(LIBVIRT_NETWORKS) ? "libvirt's networks" : nameLeaseFile(path);
 }

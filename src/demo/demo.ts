@@ -53,7 +53,7 @@ async function requirePrograms(): Promise<void> {
  * All that the demo makes lives in namespaces of its first process, and ends with it. That process is killed with
  * its parents (`--pdeathsig`, `--kill-child`), so that nothing stays behind after kill -9 either.
  */
-async function enterNamespaces({ selfCommand, signal }: DemoOptions): Promise<number> {
+async function enterNamespaces({ selfCommand, signal, write }: DemoOptions): Promise<number> {
   const unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
   const args = ["--pdeathsig", "KILL", ...unshare, ...selfCommand, "demo"];
   // A session of its own: Ctrl-C comes to us alone, and we end everything at once.
@@ -68,5 +68,6 @@ async function enterNamespaces({ selfCommand, signal }: DemoOptions): Promise<nu
     inside.once("close", resolve);
   });
   if (!signal.aborted) return code ?? EXIT.failed;
+  write("\nThe demo was stopped. Nothing of it is left on this machine.\n");
   return signal.reason === "SIGTERM" ? 143 : 130;
 }

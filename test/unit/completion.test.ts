@@ -32,6 +32,7 @@ describe("bash", () => {
   it("offers a command's options, and only those", () => {
     expect(complete("kvmnatd", "plan", "--")).toEqual(["--config", "--dnsmasq-dir", "--json", "--help"]);
     expect(complete("kvmnatd", "check", "--")).not.toContain("--json");
+    expect(complete("kvmnatd", "schema", "--")).toEqual(["--help"]);
   });
 
   it("offers files after -c and folders after --dnsmasq-dir", () => {
@@ -39,8 +40,20 @@ describe("bash", () => {
     expect(complete("kvmnatd", "plan", "--dnsmasq-dir", "/et")).toEqual(["/etc"]);
   });
 
+  it("offers what it knows after an option, and nothing where it knows nothing", () => {
+    expect(complete("kvmnatd", "history", "--")).toEqual(
+      expect.arrayContaining(["--guest", "--port", "--since", "--until", "--at", "--journal-dir", "--json"]),
+    );
+    expect(complete("kvmnatd", "history", "--journal-dir", "/et")).toEqual(["/etc"]);
+    expect(complete("kvmnatd", "history", "--guest", "")).toEqual([]);
+  });
+
   it("offers the shells to completion", () => {
     expect(complete("kvmnatd", "completion", "f")).toEqual(["fish"]);
+  });
+
+  it("offers to schema what has one", () => {
+    expect(complete("kvmnatd", "schema", "s")).toEqual(["status"]);
   });
 });
 

@@ -17,7 +17,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ports: ["core"],
   errors: ["core"],
   wire: ["core", "host", "daemon", "ports", "errors"],
-  cli: ["completion", "errors", "version", "wire"],
+  cli: ["commands", "completion", "errors", "version", "wire"],
   main: ["cli", "commands", "completion", "core", "demo", "errors", "host", "colors"],
   completion: [],
   version: [],
