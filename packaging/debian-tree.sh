@@ -1,13 +1,14 @@
 #!/bin/sh
 # Makes a tree of a newer Debian with the neighbours that the tests meet: a libvirt with the nftables backend, QEMU,
-# Docker, firewalld, ufw. None of them is installed on this machine; the tests run them by chroot, in namespaces of
-# their own. Kept between runs in KVMNATD_TEST_CACHE (default /var/cache/kvmnatd-test); prints the tree's folder.
+# Docker, firewalld, ufw; and Podman, for the tests' own container, with the image that it is made from. None of them is
+# installed on this machine; the tests run them by chroot, in namespaces of their own. Kept between runs in
+# KVMNATD_TEST_CACHE (default /var/cache/kvmnatd-test); prints the tree's folder.
 set -eu
 
 SUITE=trixie
 PACKAGES="libvirt-daemon-system libvirt-daemon-driver-network libvirt-daemon-driver-qemu libvirt-daemon-config-network
   libvirt-clients qemu-system-x86 seabios iptables nftables dnsmasq-base conntrack iproute2 procps busybox udhcpc socat
-  python3-minimal dbus docker.io firewalld ufw"
+  python3-minimal dbus docker.io firewalld ufw podman crun"
 
 cache=${KVMNATD_TEST_CACHE:-/var/cache/kvmnatd-test}
 tree=$cache/$SUITE
@@ -30,6 +31,10 @@ build() {
   debootstrap --variant=minbase "$SUITE" "$tree.new" "$from"
   echo "deb $from $SUITE main" >"$tree.new/etc/apt/sources.list"
   rm -f "$tree.new/etc/apt/sources.list.d/"*
+  chroot "$tree.new" apt-get clean
+  # As it is now it stands for what Docker Hub calls debian:$SUITE. What was made from an older one goes, when nobody uses it.
+  flock "$cache/.containers" rm -rf "$cache/containers"
+  tar -C "$tree.new" -cf "$cache/base.tar" .
   # No maintainer's script may start anything.
   printf '#!/bin/sh\nexit 101\n' >"$tree.new/usr/sbin/policy-rc.d"
   chmod 755 "$tree.new/usr/sbin/policy-rc.d"

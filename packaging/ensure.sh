@@ -1,16 +1,20 @@
 #!/bin/sh
 # Makes sure that what a command of the README needs is here.
-#   ensure.sh npm          node_modules as package-lock.json says
-#   ensure.sh debian demo  Debian packages that the demo needs (root installs them; others are told)
-#   ensure.sh debian test  ... that the tests need
+#   ensure.sh npm             node_modules as package-lock.json says
+#   ensure.sh debian demo     Debian packages that the demo needs (root installs them; others are told)
+#   ensure.sh debian test     ... that the tests need
+#   ensure.sh debian package  ... that `npm run package` needs
 set -eu
 cd "$(dirname "$0")/.."
 
 # What a program's name says about its package, for hosts without dpkg.
 DEMO="iptables:iptables iproute2:ip dnsmasq-base:dnsmasq conntrack:conntrack udhcpc:udhcpc
   util-linux:unshare"
-TEST="$DEMO nftables:nft socat:socat libvirt-daemon-system:libvirtd libvirt-clients:virsh python3-minimal:python3
-  procps:ps libcap2-bin:capsh systemd:systemd-analyze zsh:zsh fish:fish debootstrap:debootstrap"
+PACKAGE="dpkg:dpkg-deb rpm:rpmbuild binutils-x86-64-linux-gnu:x86_64-linux-gnu-strip
+  binutils-aarch64-linux-gnu:aarch64-linux-gnu-strip"
+TEST="$DEMO $PACKAGE nftables:nft socat:socat libvirt-daemon-system:libvirtd libvirt-clients:virsh
+  python3-minimal:python3 procps:ps libcap2-bin:capsh systemd:systemd-analyze zsh:zsh fish:fish debootstrap:debootstrap
+  lintian:lintian man-db:man prometheus:promtool tmux:tmux"
 
 ensure_npm() {
   stamp=node_modules/.kvmnatd-lock
@@ -83,8 +87,10 @@ case "${1-} ${2-}" in
   "debian demo") ensure_debian $DEMO ;;
   # shellcheck disable=SC2086
   "debian test") ensure_debian $TEST ;;
+  # shellcheck disable=SC2086
+  "debian package") ensure_debian $PACKAGE ;;
   *)
-    sed -n '2,5p' "$0" >&2
+    sed -n '2,6p' "$0" >&2
     exit 64
     ;;
 esac

@@ -1,4 +1,4 @@
-import type { RolldownOptions } from "rolldown";
+import type { Plugin, RolldownOptions } from "rolldown";
 
 // What chokidar needs; package.json's engines say the same.
 const OLDEST = "22.22";
@@ -13,11 +13,24 @@ const BANNER = `#!/usr/bin/env -S node --max-semi-space-size=2
   }
 }`;
 
+/** Writes down whose code is in the bundle, by folder: their licenses go with it (copyright.ts). */
+const listPackages: Plugin = {
+  name: "list-packages",
+  generateBundle(_options, files) {
+    const modules = Object.values(files).flatMap((file) => (file.type === "chunk" ? file.moduleIds : []));
+    const folders = modules.flatMap((id) => /.*\bnode_modules\/(?:@[^/]+\/)?[^/]+/.exec(id)?.[0] ?? []);
+    const source = JSON.stringify([...new Set(folders)].toSorted());
+    this.emitFile({ type: "asset", fileName: "bundled-packages.json", source });
+  },
+};
+
 const options: RolldownOptions = {
   input: "src/main.ts",
   platform: "node",
   logLevel: "warn",
-  output: { file: "dist/kvmnatd.js", format: "esm", banner: BANNER },
+  plugins: [listPackages],
+  // What is imported later is in the same file, and not run before.
+  output: { file: "dist/kvmnatd.js", format: "esm", banner: BANNER, codeSplitting: false },
 };
 
 export default options;

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Removes what install.sh has installed, and the rules; with --purge /etc/kvmnatd.yaml and the user kvmnatd too.
+# PREFIX and DESTDIR as for install.sh.
+set -eu
+PREFIX=${PREFIX:-/usr/local}
+DESTDIR=${DESTDIR:-}
+program=$PREFIX/bin/kvmnatd
+@LIFECYCLE@
+list=$DESTDIR$PREFIX/lib/kvmnatd/installed-files
+[ -e "$list" ] || { echo "uninstall.sh: nothing is installed in $DESTDIR$PREFIX: $list is not there" >&2; exit 1; }
+[ -n "$DESTDIR" ] || [ "$(id -u)" = 0 ] || { echo "uninstall.sh: must be run as root" >&2; exit 1; }
+
+[ -n "$DESTDIR" ] || retire
+paths=$(sort -r "$list")
+rm "$list"
+[ "${1-}" != --purge ] || rm -f "$DESTDIR/etc/kvmnatd.yaml"
+for path in $paths; do
+  case $path in
+    */) rmdir --ignore-fail-on-non-empty "$DESTDIR$path" ;;
+    *) rm -f "$DESTDIR$path" ;;
+  esac
+done
+if [ -z "$DESTDIR" ]; then
+  [ "${1-}" != --purge ] || remove_user
+  tell_systemd
+fi

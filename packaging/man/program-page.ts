@@ -1,0 +1,119 @@
+import { describeCommands, HELP } from "../../src/cli.ts";
+import type { CommandSpec } from "../../src/completion.ts";
+import type { Block } from "./roff.ts";
+
+/** kvmnatd(8), from what the program's own help says. */
+export function programPage(): readonly Block[] {
+  const commands = describeCommands();
+  return [
+    { kind: "section", title: "Name" },
+    { kind: "text", text: "kvmnatd - publishes ports of KVM guests on libvirt's NAT networks" },
+    { kind: "section", title: "Synopsis" },
+    { kind: "text", text: "`kvmnatd` COMMAND [OPTION...]" },
+    { kind: "section", title: "Description" },
+    {
+      kind: "text",
+      text: "kvmnatd keeps the iptables rules true that lead ports of this host to guests on libvirt's NAT networks. The port map `/etc/kvmnatd.yaml` names guests and ports; kvmnatd follows the guests' DHCP leases, puts the rules right when somebody else changes them, and writes every rule that it adds or removes to the journal.",
+    },
+    {
+      kind: "text",
+      text: "Its own are the chains whose names begin with `KVMNATD-`, the jumps to them and, where libvirt uses nftables, a chain `kvmnatd` in libvirt's table; each of its rules carries a comment that begins with `kvmnatd:`. Nothing else is touched, but for `net.ipv4.ip_forward`, which it sets to 1, and with `reach.loopback` the bridge's `route_localnet`.",
+    },
+    { kind: "section", title: "Commands" },
+    ...commands.flatMap(describeCommand),
+    { kind: "section", title: "Options" },
+    ...commonOptions(commands).map(({ flags, description, default: value }): Block => ({
+      kind: "term",
+      term: flags,
+      text: value === undefined ? description : `${description}; \`${value}\` when it is not given`,
+    })),
+    { kind: "section", title: "Exit status" },
+    ...EXIT_CODES.map(([term, text]): Block => ({ kind: "term", term, text })),
+    ...helpSections(),
+    { kind: "section", title: "Journal" },
+    {
+      kind: "text",
+      text: "`journalctl -u kvmnatd` shows one line that says why, then one line a rule. As a service, each entry has fields to search by, as in `journalctl KVMNATD_GUEST=web KVMNATD_ACTION=add`:",
+    },
+    ...FIELDS.map(([term, text]): Block => ({ kind: "term", term, text })),
+    { kind: "section", title: "Files" },
+    ...FILES.map(([term, text]): Block => ({ kind: "term", term, text })),
+    { kind: "section", title: "See also" },
+    {
+      kind: "text",
+      text: "`kvmnatd.yaml`(5), `iptables`(8), `nft`(8), `conntrack`(8), `journalctl`(1), `virsh`(1)",
+    },
+  ];
+}
+
+function describeCommand({ name, summary, exits, options, choices }: CommandSpec): readonly Block[] {
+  const own = options.filter(({ flags }) => !COMMON.test(flags));
+  const argument = choices === undefined ? "" : ` ${choices.join("|")}`;
+  const more = own.map(({ flags, description }) => `\`${flags}\`: ${description}.`).join(" ");
+  return [
+    {
+      kind: "term",
+      term: `${name}${argument}`,
+      text: `${summary}. ${more} Exit status: ${exits}.`,
+    },
+  ];
+}
+
+/** Options that every command takes. */
+const COMMON = /^(-c, --config|--dnsmasq-dir|-h, --help)/;
+
+function commonOptions(commands: readonly CommandSpec[]): CommandSpec["options"] {
+  const [first] = commands;
+  const shared = first?.options.filter(({ flags }) => COMMON.test(flags)) ?? [];
+  return [
+    ...shared,
+    { flags: "-h, --help", description: "print the help, of a command or of them all" },
+    { flags: "-V, --version", description: "print the version" },
+  ];
+}
+
+/** "Environment:" and "Signals of the daemon:" of the help, so that they are written once. */
+function helpSections(): readonly Block[] {
+  const blocks: Block[] = [];
+  for (const part of HELP.trim().split("\n\n")) {
+    const [head = "", ...lines] = part.split("\n");
+    const [title = "", ...rest] = head.split(":");
+    blocks.push({ kind: "section", title });
+    const text = rest.join(":").trim();
+    if (text !== "") blocks.push({ kind: "text", text });
+    for (const line of lines) {
+      const [, term = "", meaning = ""] = /^\s+(\S.*?)\s{2,}(\S.*)$/.exec(line) ?? [];
+      if (term === "") blocks.push({ kind: "text", text: line });
+      else blocks.push({ kind: "term", term, text: meaning });
+    }
+  }
+  return blocks;
+}
+
+/** As sysexits.h has them, where it has a name for it. */
+const EXIT_CODES = [
+  ["0", "done; of a question: all is well"],
+  ["1", "it failed; the message says what to do"],
+  ["2", "`plan`: there are changes"],
+  ["3", "`status`: some forwards are pending or degraded, or there is an error"],
+  ["4", "the daemon does not run"],
+  ["64", "wrong usage"],
+  ["70", "a bug"],
+  ["78", "the config is bad; rules that are there stay"],
+] as const;
+
+const FIELDS = [
+  ["KVMNATD_EVENT", "what it is, such as `forward-moved` or `rule`"],
+  ["KVMNATD_GUEST", "the guest, by its name in the port map"],
+  ["KVMNATD_RULE", "the rule, as a command of iptables or nft"],
+  ["KVMNATD_ACTION", "`add` or `remove`"],
+  ["KVMNATD_PASS", "number of the pass; entries of one pass belong together"],
+  ["KVMNATD_REASON", "what made the daemon look"],
+] as const;
+
+const FILES = [
+  ["/etc/kvmnatd.yaml", "the port map"],
+  ["/run/kvmnatd/status.json", "what the daemon knows; `kvmnatd status --json` adds the counters"],
+  ["/var/lib/libvirt/dnsmasq/BRIDGE.status", "libvirt's leases of a network; read"],
+  ["/var/lib/libvirt/dnsmasq/BRIDGE.macs", "libvirt's list of running domains and their MAC addresses; read"],
+] as const;

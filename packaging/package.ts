@@ -1,0 +1,204 @@
+// Builds the installable packages into dist/packages; docs/packaging.md tells what is in them.
+//   npm run package [-- [--fast] [--version X.Y.Z] [--out FOLDER] [amd64] [arm64]]
+// --fast compresses little (tests); without a machine's name all are built.
+import { execFileSync } from "node:child_process";
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { gzipSync } from "node:zlib";
+import { MACHINES, bringRuntime } from "./runtime.ts";
+import type { Machine, Runtime } from "./runtime.ts";
+import { generate, stage } from "./stage.ts";
+import type { Taste } from "./stage.ts";
+
+const FILES = "packaging/files";
+const MAINTAINER = "kvmnatd maintainers <maintainers@kvmnatd.invalid>";
+
+interface Job {
+  readonly machine: Machine;
+  readonly runtime: Runtime;
+  /** As npm writes it. */
+  readonly version: string;
+  readonly fast: boolean;
+}
+
+/** A template with its @NAME@s replaced. @throws on a name without a value */
+function fill(file: string, values: Readonly<Record<string, string>>): string {
+  const all = { ...values, LIFECYCLE: readFileSync(`${FILES}/lifecycle.sh`, "utf8").trim() };
+  return readFileSync(`${FILES}/${file}`, "utf8").replaceAll(/@([A-Z_]+)@/g, (_, name: string) => {
+    const value = all[name as keyof typeof all];
+    if (value === undefined) throw new Error(`${file}: nobody says what @${name}@ is`);
+    return value;
+  });
+}
+
+/** An empty work folder, and in it a folder `tree` with all files. */
+function layOut(name: string, runtime: Runtime, taste: Taste): { work: string; tree: string } {
+  const work = join(WORK, name);
+  const tree = join(work, "tree");
+  mkdirSync(join(tree, "usr/lib/kvmnatd"), { recursive: true });
+  stage(tree, runtime, taste);
+  return { work, tree };
+}
+
+/** What is below a folder, relative to it, sorted. */
+function listFiles(folder: string): readonly string[] {
+  const all = readdirSync(folder, { recursive: true, encoding: "utf8" });
+  return all.filter((each) => !statSync(join(folder, each)).isDirectory()).toSorted();
+}
+
+/** 1.0.0-rc.1 comes before 1.0.0; dpkg and rpm know that by the tilde. */
+function distributionVersion(version: string): string {
+  return version.replace("-", "~");
+}
+
+function buildDeb({ machine, runtime, version: npmVersion, fast }: Job): void {
+  const version = distributionVersion(npmVersion);
+  const { tree } = layOut(`deb-${machine.deb}`, runtime, { zsh: "usr/share/zsh/vendor-completions" });
+  const put = (to: string, content: string | Uint8Array, mode = 0o644): void => {
+    mkdirSync(join(tree, to, ".."), { recursive: true });
+    writeFileSync(join(tree, to), content, { mode });
+  };
+  const changelog = `kvmnatd (${version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- ${MAINTAINER}  ${changeDate()}\n`;
+  put("usr/share/doc/kvmnatd/changelog.gz", gzipSync(changelog, { level: 9 }));
+  put("usr/share/lintian/overrides/kvmnatd", fill("deb/lintian-overrides", {}));
+  const files = listFiles(tree);
+  const md5 = execFileSync("md5sum", files, { cwd: tree });
+  const bytes = files.reduce((sum, each) => sum + statSync(join(tree, each)).size, 0);
+  const values = {
+    VERSION: version,
+    DEB_ARCH: machine.deb,
+    MAINTAINER,
+    INSTALLED_KB: `${Math.ceil(bytes / 1024)}`,
+  };
+  put("DEBIAN/control", fill("deb/control", values));
+  put("DEBIAN/md5sums", md5);
+  put("DEBIAN/conffiles", "/etc/kvmnatd.yaml\n");
+  for (const script of ["postinst", "prerm", "postrm"])
+    put(`DEBIAN/${script}`, fill(`deb/${script}`, {}), 0o755);
+  const target = join(OUT, `kvmnatd_${version}_${machine.deb}.deb`);
+  run("dpkg-deb", [
+    "--root-owner-group",
+    fast ? "-Zgzip" : "-Zxz",
+    fast ? "-z1" : "-z1",
+    "--build",
+    tree,
+    target,
+  ]);
+}
+
+function buildRpm({ machine, runtime, version: npmVersion, fast }: Job): void {
+  const version = distributionVersion(npmVersion);
+  const { work, tree } = layOut(`rpm-${machine.rpm}`, runtime, { zsh: "usr/share/zsh/site-functions" });
+  const files = [
+    ...RPM_FOLDERS.map((folder) => `%dir "${folder}"`),
+    ...listFiles(tree).map((file) => `${rpmKind(file)}"/${file}"`),
+  ];
+  const spec = join(work, "kvmnatd.spec");
+  writeFileSync(
+    spec,
+    fill("rpm/kvmnatd.spec", { VERSION: version, MAINTAINER, STAGE: tree, FILES: files.join("\n") }),
+  );
+  const settings = [
+    `_topdir ${work}/rpmbuild`,
+    `_rpmdir ${work}`,
+    "_rpmfilename %{name}-%{version}-%{release}.%{arch}.rpm",
+    `_binary_payload ${fast ? "w1" : "w10"}T0.zstdio`,
+    "use_source_date_epoch_as_buildtime 1",
+    "clamp_mtime_to_source_date_epoch 1",
+    "_buildhost kvmnatd",
+  ].flatMap((each) => ["--define", each]);
+  run("rpmbuild", ["-bb", "--quiet", "--target", `${machine.rpm}-linux`, ...settings, spec]);
+  const name = `kvmnatd-${version}-1.${machine.rpm}.rpm`;
+  cpSync(join(work, name), join(OUT, name), { preserveTimestamps: true });
+}
+
+/** What other packages that may not be there own too, and what is ours. */
+const RPM_FOLDERS = [
+  "/usr/share/fish",
+  "/usr/share/fish/vendor_completions.d",
+  "/usr/share/zsh",
+  "/usr/share/zsh/site-functions",
+  "/usr/lib/kvmnatd",
+  "/usr/share/kvmnatd",
+  "/usr/share/doc/kvmnatd",
+  "/usr/share/doc/kvmnatd/docs",
+  "/usr/share/doc/kvmnatd/docs/guides",
+];
+
+function rpmKind(file: string): string {
+  if (file.startsWith("etc/")) return "%config(noreplace) ";
+  return file.startsWith("usr/share/doc/") ? "%doc " : "";
+}
+
+function buildTarball({ machine, runtime, version, fast }: Job): void {
+  const name = `kvmnatd-${version}-linux-${machine.node}`;
+  const { work, tree } = layOut(name, runtime, { zsh: "usr/share/zsh/site-functions" });
+  for (const script of ["install.sh", "uninstall.sh"])
+    writeFileSync(join(tree, script), fill(`tarball/${script}`, {}), { mode: 0o755 });
+  for (const text of ["README.md", "LICENSE"]) cpSync(text, join(tree, text));
+  const owner = ["--owner=0", "--group=0", "--numeric-owner", "--sort=name", `--mtime=@${epoch}`];
+  const compress = ["-I", `gzip -n ${fast ? "-1" : "-6"}`];
+  const move = ["--transform", `s,^tree,${name},`];
+  run("tar", ["-C", work, ...owner, ...compress, ...move, "-cf", join(OUT, `${name}.tar.gz`), "tree"]);
+}
+
+/** The same sources make the same packages: all times are those of the last commit. */
+function lastChange(): string {
+  const given = process.env["SOURCE_DATE_EPOCH"];
+  if (given !== undefined) return given;
+  try {
+    return execFileSync("git", ["log", "-1", "--format=%ct"], { encoding: "utf8", stdio: "pipe" }).trim();
+  } catch {
+    // Not from a repository: as old as what is built.
+    return `${Math.floor(statSync("package.json").mtimeMs / 1000)}`;
+  }
+}
+
+function changeDate(): string {
+  return new Date(Number(epoch) * 1000).toUTCString().replace("GMT", "+0000");
+}
+
+function run(program: string, args: readonly string[]): void {
+  execFileSync(program, args, {
+    stdio: ["ignore", "ignore", "inherit"],
+    env: { ...process.env, SOURCE_DATE_EPOCH: epoch },
+  });
+}
+
+const epoch = lastChange();
+const { version: ownVersion } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
+const { values: options, positionals } = parseArgs({
+  options: {
+    fast: { type: "boolean", default: false },
+    version: { type: "string", default: ownVersion },
+    out: { type: "string", default: "dist/packages" },
+  },
+  allowPositionals: true,
+});
+const unknown = positionals.find((name) => !MACHINES.some(({ deb }) => deb === name));
+if (unknown !== undefined)
+  throw new Error(`no machine ${unknown}; there are ${MACHINES.map(({ deb }) => deb).join(", ")}`);
+
+process.umask(0o022);
+const OUT = resolve(options.out);
+// In dist, as the runtime is: a link is as good as a copy of it.
+const WORK = mkdtempSync(resolve("dist/packaging-"));
+process.on("exit", () => rmSync(WORK, { recursive: true }));
+mkdirSync(OUT, { recursive: true });
+for (const each of readdirSync(OUT)) if (/^kvmnatd[-_]/.test(each)) rmSync(join(OUT, each));
+generate();
+for (const machine of MACHINES) {
+  if (positionals.length > 0 && !positionals.includes(machine.deb)) continue;
+  const job = { ...options, machine, runtime: bringRuntime(machine, "dist/runtime") };
+  for (const build of [buildDeb, buildRpm, buildTarball]) build(job);
+}
