@@ -1,17 +1,30 @@
+import { resolve } from "node:path";
 import type { ViteUserConfig } from "vitest/config";
 
 // Few and heavy: each file makes a small host of its own.
-const real = { testTimeout: 60_000, hookTimeout: 60_000, globalSetup: ["test/support/build.ts"] };
+const real = { hookTimeout: 60_000, globalSetup: ["test/support/build.ts"] };
+/** These install them. */
+const packaged = { ...real, globalSetup: ["test/support/build.ts", "test/support/packages.ts"] };
 
 const config: ViteUserConfig = {
   test: {
-    maxWorkers: 2,
+    // More than processors: most of them wait for something most of the time.
+    maxWorkers: 3,
+    // Minutes of properties, on a machine that may have other things to do.
+    testTimeout: 60_000,
+    // Thousands of starts of the program, a third of each for reading it.
+    env: { NODE_COMPILE_CACHE: resolve(import.meta.dirname, "../node_modules/.cache/kvmnatd-test") },
     projects: [
       { extends: true, test: { name: "core", include: ["test/{unit,property,scenarios}/**/*.test.ts"] } },
       { extends: true, test: { name: "kernel", include: ["test/kernel/**/*.test.ts"], ...real } },
       { extends: true, test: { name: "libvirt", include: ["test/libvirt/**/*.test.ts"], ...real } },
       { extends: true, test: { name: "neighbours", include: ["test/neighbours/**/*.test.ts"], ...real } },
-      { extends: true, test: { name: "system", include: ["test/system/**/*.test.ts"], ...real } },
+      { extends: true, test: { name: "system", include: ["test/system/**/*.test.ts"], ...packaged } },
+      { extends: true, test: { name: "packages", include: ["test/packages/**/*.test.ts"], ...packaged } },
+      {
+        extends: true,
+        test: { name: "container", include: ["test/container/**/*.test.ts"], hookTimeout: 60_000 },
+      },
     ],
   },
 };

@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { performance } from "node:perf_hooks";
 import { setTimeout as pause } from "node:timers/promises";
-import { createLab, PROGRAM, startDaemon } from "../support/lab.ts";
+import { createLab, PROGRAM, startDaemon, until } from "../support/lab.ts";
 import type { Daemon, Lab } from "../support/lab.ts";
 import { printTimes, quantile, say } from "./figures.ts";
 import { createFloor } from "./floor.ts";
@@ -146,11 +146,13 @@ async function measureFloor(bench: Bench): Promise<readonly number[]> {
 
 /** Of the daemon's memory, in MB. */
 async function residentMb({ lab }: Bench): Promise<number> {
-  const status = JSON.parse(await readFile(join(lab.dir, "run", "status.json"), "utf8")) as {
-    readonly pid: number;
-  };
-  const { stdout } = await lab.exec(["cat", `/proc/${status.pid}/status`]);
-  return Math.round(Number(/VmRSS:\s*(\d+) kB/.exec(stdout)?.[1]) / 1024);
+  const kilobytes = await until("the daemon that runs has written its status", async () => {
+    const text = await readFile(join(lab.dir, "run", "status.json"), "utf8");
+    const { pid } = JSON.parse(text) as { readonly pid: number };
+    const { stdout } = await lab.exec(["cat", `/proc/${pid}/status`], { check: false });
+    return /VmRSS:\s*(\d+) kB/.exec(stdout)?.[1];
+  });
+  return Math.round(Number(kilobytes) / 1024);
 }
 
 await main();

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { createDaemonWorld } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
-import { startDaemon } from "../support/lab.ts";
+import { PROGRAM, startDaemon } from "../support/lab.ts";
 import { CLIENT, DB, HOST_V6, leaseRow, leaseRow6, libvirtRules, NETWORKS, WEB } from "../support/world.ts";
 
 /** What a careless admin or an odd host brings about: each was once a forward that did what it should not. */
@@ -159,6 +159,31 @@ it("a name is not free for the taking because its holder's network is down", asy
   expect(await world.rules("nat")).not.toContain("10.7.0.66");
 });
 
+it("libvirt's rules that somebody flushed are missed, also by a daemon that starts later, until libvirt restarts", async () => {
+  await begin();
+  const codes = async (): Promise<readonly string[]> =>
+    (await world.status()).problems.map(({ code }) => code);
+  const libvirtRestarts = (): Promise<unknown> =>
+    world.lab.exec(["iptables-nft-restore", "--noflush"], { input: libvirtRules(NETWORKS) });
+  const daemon = await world.start();
+  await world.isWell();
+  await sh("nft flush ruleset");
+  await world.complains(
+    "libvirt-rules",
+    /IPv4 rules for virbr0, virbr1 are gone.*systemctl restart libvirtd/,
+  );
+  expect(await world.web()).toBe(WEB_ANSWERS);
+  await libvirtRestarts();
+  await expect.poll(codes, SOON).not.toContain("libvirt-rules");
+  await world.isWell();
+  await daemon.stop();
+  await sh("nft flush ruleset");
+  await world.start();
+  await world.complains("libvirt-rules");
+  await libvirtRestarts();
+  await expect.poll(codes, SOON).not.toContain("libvirt-rules");
+});
+
 it("libvirt's reject in the other variant is told, with what to do", async () => {
   await begin();
   await world.lab.exec(["iptables-legacy-restore"], { input: libvirtRules(NETWORKS) });
@@ -189,4 +214,55 @@ it("a config behind a folder link that leads elsewhere later is read there, now 
   await world.settles();
   await writeFile(join(lab.dir, "two/map.yaml"), text(2003));
   await expect.poll(() => world.rules("nat"), SOON).toContain("--dport 2003");
+});
+
+it("plan says that it waits for libvirt, and check that the bridge is not here", async () => {
+  await begin("networks: [virbr9]\nguests:\n  web: {ports: [1122:22]}\n");
+  const options = ["-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
+  const planned = await world.lab.kvmnatd(["plan", ...options]);
+  expect(planned.stderr).toContain("waiting for network virbr9: its bridge is not up");
+  expect(planned.stdout).toContain("web: pending; network virbr9 is not there (yet)");
+  const checked = await world.lab.kvmnatd(["check", ...options]);
+  expect(checked.stderr).toMatch(/:3:12: warning: there is no bridge virbr9 on this host \(yet\)/);
+  expect(checked.exitCode).toBe(0);
+  await world.configure("listen: eth9\nguests:\n  web: {ports: [1122:22]}\n");
+  const nowhere = await world.lab.kvmnatd(["plan", "-c", world.config, "--dnsmasq-dir", world.lab.dir]);
+  expect(nowhere.stderr).toContain("waiting for libvirt: no network has a lease file in");
+  expect(nowhere.stdout).toContain("web: pending; no network of libvirt's is there");
+});
+
+it("a process of the host that takes a published port later shows in the status at once, and no longer when it ends", async () => {
+  await begin();
+  await world.start();
+  await world.isWell();
+  const server = world.lab.spawn([
+    process.execPath,
+    "-e",
+    'require("node:net").createServer().listen(1122, "0.0.0.0")',
+  ]);
+  await world.complains("port-in-use", /port 1122\/tcp of this host is in use by .*\(pid \d+\)/);
+  await server.kill("SIGKILL");
+  const codes = async (): Promise<readonly string[]> =>
+    (await world.status()).problems.map(({ code }) => code);
+  await expect.poll(codes, SOON).not.toContain("port-in-use");
+});
+
+it("who may not read the status or the counters is told so", async () => {
+  await begin();
+  await world.start();
+  await world.isWell();
+  const asNobody = (): ReturnType<typeof world.lab.exec> =>
+    world.lab.exec(
+      ["setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=-all", process.execPath, PROGRAM, "status"],
+      { check: false, env: { RUNTIME_DIRECTORY: join(world.lab.dir, "run") } },
+    );
+  await sh(`chmod 755 ${world.lab.dir}; chmod 755 ${world.lab.dir}/run`);
+  const seen = await asNobody();
+  expect(seen).toMatchObject({ exitCode: 0, stderr: "" });
+  expect(seen.stdout).toContain("packets and bytes are not shown: to read them takes root");
+  await sh(`chmod 700 ${world.lab.dir}/run`);
+  expect(await asNobody()).toMatchObject({
+    exitCode: 1,
+    stderr: expect.stringContaining("permission denied"),
+  });
 });

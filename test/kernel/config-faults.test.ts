@@ -2,7 +2,7 @@ import { chmod, chown, mkdir, rm, truncate, writeFile } from "node:fs/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { createDaemonWorld, GUESTS } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
-import type { Daemon } from "../support/lab.ts";
+import type { Daemon, ExecResult } from "../support/lab.ts";
 import { CLIENT } from "../support/world.ts";
 
 /** A bad config changes nothing: the last good one stays in force, and status and log say why. */
@@ -49,6 +49,25 @@ describe("while the daemon runs", () => {
   ])("%s", async (_what, text, message) => {
     await world.configure(text);
     await staysInForce(message);
+  });
+
+  it("an address outside every network", async () => {
+    const printer = (address: string): string =>
+      `${GUESTS}  printer: {address: ${address}, ports: [9100:9100]}\n`;
+    await world.configure(printer("192.168.122.50"));
+    await world.becomes("printer", "active");
+    await world.configure(printer("192.168.22.50"));
+    await staysInForce(/kvmnatd\.yaml: line \d+: 192\.168\.22\.50 can be no guest's: outside virbr0's/);
+    expect(await world.rules("nat")).toContain("--to-destination 192.168.122.50:9100");
+    const { exitCode, stderr } = await world.lab.kvmnatd(["reload"]);
+    expect(exitCode).toBe(78);
+    expect(stderr).toMatch(/kvmnatd\.yaml:\d+:\d+: 192\.168\.22\.50 can be no guest's/);
+    await daemon.stop();
+    // At start nothing says that it is not the network that has changed.
+    daemon = await world.start();
+    await world.complains("address-unserved", /192\.168\.22\.50/);
+    await world.becomes("printer", "pending", /outside virbr0's/);
+    await world.becomes("web", "active");
   });
 
   it("deleted", async () => {
@@ -122,14 +141,31 @@ it("a good change applies at once, and says what it did", async () => {
   await expect
     .poll(() => world.ask("client", "tcp", "198.51.100.1", 1123), { timeout: 5000 })
     .toBe(WEB_ANSWERS);
-  expect(daemon.log().slice(from)).toContainEqual(
-    expect.objectContaining({
-      event: "rule",
-      action: "add",
-      guest: "web",
-      rule: expect.stringContaining("--dport 1123"),
-    }),
-  );
+  // It is logged once the kernel has been read again.
+  await expect
+    .poll(() => daemon.log().slice(from))
+    .toContainEqual(
+      expect.objectContaining({
+        event: "rule",
+        action: "add",
+        guest: "web",
+        rule: expect.stringContaining("--dport 1123"),
+      }),
+    );
+});
+
+it("what a config is warned of stands in the log once, and in status", async () => {
+  const from = daemon.log().length;
+  const warned = (): unknown[] =>
+    daemon
+      .log()
+      .slice(from)
+      .filter(({ event }) => event === "config-warning");
+  await world.configure(`${GUESTS}  idle: {}\n`);
+  await world.complains("config-warning", /kvmnatd\.yaml: line \d+: guest "idle" publishes no port/);
+  await daemon.kill("SIGHUP");
+  await world.settles();
+  expect(warned()).toEqual([expect.objectContaining({ level: 40 })]);
 });
 
 describe("at the start", () => {
@@ -143,6 +179,18 @@ describe("at the start", () => {
       expect(await world.web()).toBe(WEB_ANSWERS);
     },
   );
+
+  it("run logs the fault too: where it is no terminal, as JSON like all else", async () => {
+    const { stdout } = await bad("run", "guests:\n  web:\n    ports: [1122-1120:22]\n");
+    const lines = stdout.trim().split("\n");
+    expect(lines.map((line) => JSON.parse(line) as unknown)).toContainEqual(
+      expect.objectContaining({
+        level: 50,
+        event: "config",
+        msg: expect.stringMatching(/bad\.yaml:3:13: .*\nkvmnatd ends; rules that are there stay$/s),
+      }),
+    );
+  });
 
   it.each([
     ["run", 78],
@@ -170,6 +218,30 @@ describe("at the start", () => {
     expect(stderr).toMatch(/bad\.yaml:3:14: 10\.9\.9\.9 can be no guest's: outside virbr0's/);
   });
 
+  it.each([
+    ["ss", /bad\.yaml: warning: ports in use are not checked: ss .*/],
+    ["ip", /bad\.yaml: warning: guests' addresses are not checked: ip .*/],
+  ])("what cannot be looked at without %s is said, and all else is checked", async (program, unchecked) => {
+    const bin = `${world.lab.dir}/without-${program}`;
+    await mkdir(bin);
+    await writeFile(`${bin}/${program}`, "#!/bin/sh\necho 'no luck' >&2; exit 1\n", { mode: 0o755 });
+    const printer = "guests:\n  printer: {address: 10.9.9.9, ports: ['9100:9100']}\n";
+    const { exitCode, stderr } = await bad("check", printer, 0o600, `${bin}:${process.env["PATH"] ?? ""}`);
+    expect(stderr).toMatch(unchecked);
+    expect(exitCode).toBe(program === "ss" ? 78 : 0);
+    expect(stderr.includes("10.9.9.9 can be no guest's")).toBe(program === "ss");
+  });
+
+  it("a port of an interface that is published on its address too is warned of, with both places", async () => {
+    const ports =
+      "guests:\n  web: {ports: [{published: 80, target: 80, host_ip: lan0}]}\n  db: {ports: ['198.51.100.1:80:80']}\n";
+    const { exitCode, stderr } = await bad("check", ports);
+    expect(exitCode).toBe(0);
+    expect(stderr).toMatch(
+      /bad\.yaml:3:\d+: .*198\.51\.100\.1:80\/tcp is published for guest web already \(line 2\)/,
+    );
+  });
+
   it("a port on which the host itself listens is warned of, with the process", async () => {
     const server = await world.serve("host", "sshd", ["tcp:1122"]);
     const { exitCode, stderr } = await bad("check", "guests:\n  web: {ports: [1122:22]}\n");
@@ -182,11 +254,15 @@ describe("at the start", () => {
     command: string,
     text: string,
     mode = 0o600,
-  ): Promise<{ exitCode: number; stderr: string }> {
+    path = process.env["PATH"] ?? "",
+  ): Promise<ExecResult> {
     const file = `${world.lab.dir}/bad.yaml`;
     await writeFile(file, text);
     await chmod(file, mode);
     const options = ["-c", file, "--dnsmasq-dir", world.dnsmasqDir];
-    return world.lab.kvmnatd([command, ...options], { RUNTIME_DIRECTORY: `${world.lab.dir}/other` });
+    return world.lab.kvmnatd([command, ...options], {
+      RUNTIME_DIRECTORY: `${world.lab.dir}/other`,
+      PATH: path,
+    });
   }
 });

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
 import { createDaemonWorld } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
-import type { LabProcess } from "../support/lab.ts";
+import type { ExecResult, LabProcess } from "../support/lab.ts";
 import { CLIENT, CLIENT_SECOND, DB, HOST, HOST_V6, leaseRow, leaseRow6, WEB } from "../support/world.ts";
 
 /** Connections that began before a forward appeared or moved follow it; all others notice nothing. */
@@ -67,6 +67,27 @@ it("a client of a forward that ended while its daemon was killed does not reach 
     .poll(told, SOON)
     .toEqual([`1 conntrack entry of udp port 5353 at ${HOST} removed that led to ${WEB.address}`]);
 });
+
+it.each([
+  ["another port stays", "guests:\n  web: {ports: [1122:22]}\n  db: {ports: [1222:22]}\n"],
+  ["no port stays", "guests: {}\n"],
+])(
+  "without a status, too, `apply` cuts off the client of a port that it takes back: %s",
+  async (_what, rest) => {
+    const apply = (): Promise<ExecResult> =>
+      world.lab.kvmnatd(["apply", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir]);
+    expect((await apply()).exitCode).toBe(0);
+    const client = world.send("client", HOST, 5353);
+    await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
+    await world.configure(rest);
+    const { stdout } = await apply();
+    expect(stdout).toContain(
+      `1 conntrack entry of udp port 5353 at ${HOST} removed that led to ${WEB.address}`,
+    );
+    await world.serve("host", "host", ["udp:5353"]);
+    await expect.poll(() => last(client), SOON).toBe(`host 5353 ${CLIENT}`);
+  },
+);
 
 it("a UDP client that began while a jump was missing reaches the guest", async () => {
   const daemon = await world.start();

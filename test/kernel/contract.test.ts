@@ -32,6 +32,18 @@ const INPUTS: readonly (readonly [what: string, ...texts: readonly string[]])[] 
     ),
   ],
   [
+    "-D by places, from the end",
+    SECTION(
+      "filter",
+      `-A FORWARD ${OTHER}`,
+      "-A FORWARD -j ACCEPT",
+      `-A FORWARD ${RULE}`,
+      "-D FORWARD 3",
+      "-D FORWARD 1",
+    ),
+  ],
+  ["-D by a place that is not there", SECTION("filter", `-A FORWARD ${OTHER}`, "-D FORWARD 2")],
+  [
     "-D of what is not there fails the whole table",
     SECTION("filter", `-A FORWARD ${OTHER}`, `-D FORWARD ${RULE}`),
   ],

@@ -21,7 +21,7 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
   beforeAll(async () => {
     world = await createDaemonWorld(variant);
     await restore(FOREIGN);
-    await world.lab.exec(["ip", "address", "add", `${ELSEWHERE}/24`, "dev", "eth0"], { netns: "db" });
+    await world.addAddress("db", ELSEWHERE);
     before = await world.foreignRules();
     daemon = await world.start();
   });
@@ -159,7 +159,8 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
       const address = addresses[round % 2] ?? "";
       await world.leases(
         leaseRow({ mac: WEB.mac, address }),
-        leaseRow({ mac: DB.mac, address: "192.168.122.99" }),
+        // Where nobody is.
+        leaseRow({ mac: DB.mac, address: "192.168.122.77" }),
       );
       const guest = address === WEB.address ? "web" : "db";
       await until(`the client reaches ${guest}`, async () => (await world.web()) === `${guest} 22 ${CLIENT}`);

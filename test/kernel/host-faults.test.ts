@@ -4,7 +4,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import { PROGRAM } from "../support/lab.ts";
 import { createDaemonWorld, GUESTS } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
-import { CLIENT, DB, leaseRow, WEB } from "../support/world.ts";
+import { CLIENT, DB, leaseRow, leaseRow6, WEB } from "../support/world.ts";
 
 /** The host fails in some way: working forwards go on, the fault is told, and all is right by itself afterwards. */
 let world: DaemonWorld;
@@ -29,7 +29,8 @@ async function moveWeb(): Promise<void> {
 }
 
 async function shadows(): Promise<string> {
-  const bin = join(world.lab.dir, "bin");
+  // Not "bin": a copy of Debian 13's /usr/sbin/ip, which is a link to ../bin/ip, would be one to itself.
+  const bin = join(world.lab.dir, "shadows");
   await mkdir(bin);
   return bin;
 }
@@ -177,6 +178,7 @@ it("a daemon without CAP_NET_ADMIN says so, harms nothing and stays up", async (
   const drop = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
   const powerless = world.lab.spawn([...drop, ...command]);
   await powerless.waitForLine(/kvmnatd needs root or CAP_NET_ADMIN/);
+  await world.complains("polling", /^`nft monitor` may not listen, which takes root or CAP_NET_ADMIN: every/);
   expect(await world.web()).toBe(WEB_ANSWERS);
   await powerless.kill("SIGTERM");
   expect(await powerless.exited).toBe(0);
@@ -213,16 +215,38 @@ it("links that cannot be read are told beside what was wrong before, which is no
   expect(await world.web()).toBe(`db 22 ${CLIENT}`);
 });
 
-it("without nft to tell of changes, leases are followed and SIGHUP heals", async () => {
+it("IPv6 forwarding that is off is told, and no lease of IPv4 waits for it", async () => {
+  world = await createDaemonWorld("nft");
+  const forwarding = (value: 0 | 1): Promise<unknown> =>
+    world.lab.exec(["sh", "-c", `echo ${value} > /proc/sys/net/ipv6/conf/all/forwarding`]);
+  await forwarding(0);
+  await world.configure(`listen: ["0.0.0.0", "::"]\n${GUESTS}`);
+  await world.writeLeases("virbr0", [leaseRow(WEB), leaseRow6(WEB), leaseRow(DB), leaseRow6(DB)]);
+  await world.start();
+  await world.complains("ipv6-forwarding", /net\.ipv6\.conf\.all\.forwarding is 0/);
+  // It is a state of the host, no failure: nothing is tried again.
+  await world.settles();
+  // Nobody answers where the lease was.
+  await world.lab.exec(["ip", "-4", "-n", "web", "address", "flush", "dev", "eth0"]);
+  await world.writeLeases("virbr0", [leaseRow6(WEB), leaseRow(DB), leaseRow6(DB)]);
+  await expect.poll(() => world.rules("nat"), { timeout: 5000 }).not.toContain(`${WEB.address}:22`);
+  const removals = (): readonly unknown[] =>
+    world.log().flatMap(({ action, reason }) => (action === "remove" ? [reason] : []));
+  await expect.poll(removals).toEqual(["timer"]);
+  await forwarding(1);
+  const codes = async (): Promise<readonly string[]> =>
+    (await world.status()).problems.map(({ code }) => code);
+  await expect.poll(codes, { timeout: 5000 }).not.toContain("ipv6-forwarding");
+});
+
+it("without nft to tell of changes, leases are followed, and what is lost is found by looking", async () => {
   world = await createDaemonWorld("nft");
   const bin = await shadows();
   await shadowed(bin, "nft", "echo 'Operation not supported' >&2; exit 1");
-  const daemon = await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
+  await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
   await world.isWell();
-  await world.settles();
+  await world.complains("polling", /nft monitor/);
   for (const table of ["nat", "filter"]) await world.lab.exec(["iptables-nft", "-t", table, "-F"]);
-  expect(await world.web()).toBe("denied");
-  await daemon.kill("SIGHUP");
   await expect.poll(() => world.web(), { timeout: 5000 }).toBe(WEB_ANSWERS);
   await moveWeb();
   await expect.poll(() => world.web(), { timeout: 5000 }).toBe(`db 22 ${CLIENT}`);
@@ -252,5 +276,7 @@ it.each([
   await expect.poll(() => world.web(), { timeout: 5000 }).toBe(WEB_ANSWERS);
   await moveWeb();
   await expect.poll(() => world.web(), { timeout: 5000 }).toBe(`db 22 ${CLIENT}`);
-  expect(daemon.log().filter(({ msg }) => msg.includes("cannot be written"))).toHaveLength(1);
+  const told = daemon.log().filter(({ msg }) => msg.includes("cannot be written"));
+  // Whether forwards work is another matter.
+  expect(told.map(({ msg }) => msg)).toEqual([expect.not.stringContaining("forwards")]);
 });

@@ -1,10 +1,10 @@
 import { rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { createDaemonWorld } from "../support/daemon-world.ts";
+import { createDaemonWorld, GUESTS } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
 import type { Daemon } from "../support/lab.ts";
-import { CLIENT, DB, leaseRow, leaseRow6, HOST_V6, WEB } from "../support/world.ts";
+import { CLIENT, DB, FAR, leaseRow, leaseRow6, HOST_V6, WEB } from "../support/world.ts";
 import type { LeaseRow } from "../support/world.ts";
 
 /** Here db is hostile: it says what it likes to the DHCP server, but its network card answers with its own MAC. */
@@ -36,6 +36,17 @@ describe("a guest with a lease in another's name gets nothing of it", () => {
   it("beside the victim's own lease", async () => {
     await forge(leaseRow(WEB), forged());
     await world.becomes("web", "active", /newer lease of 192\.168\.122\.12 passed over/);
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    expect(moves()).toEqual([]);
+  });
+
+  it("on another network, where the victim has another card, be its own lease released", async () => {
+    await world.serve("far", "far", ["tcp:22"]);
+    await world.writeMacs("virbr1", { web: ["52:54:00:6c:3c:77"], far: [FAR.mac] });
+    await world.lab.exec(["ip", "-n", "far", "link", "set", "eth0", "address", WEB.mac]);
+    await world.forgeLeases("virbr1", [forged(FAR.address)]);
+    await forge();
+    await world.becomes("web", "active", /its lease vanished, but .* still answers there/);
     expect(await world.web()).toBe(WEB_ANSWERS);
     expect(moves()).toEqual([]);
   });
@@ -123,6 +134,98 @@ describe("a guest with a lease in another's name gets nothing of it", () => {
     await world.becomes("web", "active", /newer lease of 192\.168\.122\.12 passed over/);
     expect(await world.web()).toBe(WEB_ANSWERS);
     expect(moves()).toEqual([]);
+  });
+});
+
+describe("a lease in the name of a guest that has none", () => {
+  const TAKEN = "192.168.122.99";
+  const takes = (address = `${TAKEN}/24`): Promise<unknown> =>
+    world.lab.exec(["ip", "-n", "db", "address", "add", address, "dev", "eth0", "nodad"]);
+  const REFUSED = /is leased to .*:01, but .*:02 answers there/;
+
+  it("gets nothing when the guest starts, and does not hinder it", async () => {
+    await world.writeMacs("virbr0", { db: [DB.mac] });
+    await world.becomes("web", "pending", /guest is off/);
+    await takes();
+    await forge(leaseRow(DB), forged(TAKEN));
+    await world.writeMacs("virbr0", { web: [WEB.mac], db: [DB.mac] });
+    await world.becomes("web", "pending", REFUSED);
+    expect(await world.rules("nat")).not.toContain(TAKEN);
+    expect(await world.web()).toBe("denied");
+    await forge(leaseRow(DB), forged(TAKEN), leaseRow(WEB));
+    await world.becomes("web", "active", /newer lease of 192\.168\.122\.99 passed over/);
+    expect(await world.web()).toBe(WEB_ANSWERS);
+  });
+
+  it("gets nothing of a guest that is silent", async () => {
+    await daemon.stop();
+    await world.run("teardown", GUESTS);
+    await takes();
+    await world.lab.exec(["ip", "-n", "web", "link", "set", "eth0", "down"]);
+    await forge(leaseRow(WEB), forged(TAKEN));
+    await world.start();
+    await world.becomes("web", "active", /192\.168\.122\.99 passed over: .*:02 answers there/);
+    expect((await world.status()).forwards[0]?.address).toBe(WEB.address);
+  });
+
+  it("gets nothing by being silent at first", async () => {
+    await world.configure("guests:\n  other: {mac: 52:54:00:6c:3c:77, ports: [1122:22]}\n");
+    await forge(leaseRow(DB), forged(TAKEN, "52:54:00:6c:3c:77"));
+    await world.becomes("other", "active", /^$/);
+    await takes();
+    await world.becomes("other", "pending", /but .*:02 answers there/);
+    expect(await world.rules("nat")).not.toContain(TAKEN);
+  });
+
+  it("on IPv6", async () => {
+    await takes("fd00:122::99/64");
+    await world.configure(`listen: ["${HOST_V6}"]\nguests:\n  web: {ports: [1122:22]}\n`);
+    await forge(leaseRow6({ mac: WEB.mac, v6: "fd00:122::99" }));
+    await world.becomes("web", "pending", REFUSED);
+    await forge(leaseRow6({ mac: WEB.mac, v6: "fd00:122::99" }), leaseRow6(WEB));
+    await world.isWell();
+    expect(await world.ask("client", "tcp", HOST_V6, 1122)).toBe("web 22 fd01::2");
+  });
+});
+
+describe("neighbour entries that the admin made", () => {
+  const neighbour = (...words: readonly string[]): Promise<unknown> =>
+    world.lab.exec(["ip", "neigh", "replace", ...words]);
+  const fixed = async (): Promise<string> => {
+    // Without a selection, entries without ARP are not shown.
+    const { stdout } = await world.lab.exec(["ip", "neigh", "show", "nud", "permanent", "nud", "noarp"]);
+    return stdout
+      .split("\n")
+      .filter((line) => /192\.168\.122\.|fd00:122::/.test(line))
+      .toSorted()
+      .join("\n");
+  };
+
+  it("stay as they are, and a permanent one is the answer", async () => {
+    await neighbour(DB.address, "lladdr", DB.mac, "dev", "virbr0", "nud", "permanent");
+    await neighbour("192.168.122.66", "lladdr", DB.mac, "dev", "virbr0", "nud", "noarp");
+    await neighbour("192.168.122.77", "lladdr", WEB.mac, "dev", "virbr0", "nud", "permanent");
+    const before = await fixed();
+    expect(before.split("\n")).toHaveLength(3);
+    await world.lab.exec(["ip", "-n", "web", "link", "set", "eth0", "down"]);
+    await forge(leaseRow(WEB), forged("192.168.122.77"), forged("192.168.122.66"), forged());
+    await expect.poll(async () => (await world.status()).forwards[0]?.address, SOON).toBe("192.168.122.77");
+    await world.run("plan", "guests:\n  other: {mac: 52:54:00:6c:3c:01, ports: [1122:22]}\n");
+    expect(await fixed()).toBe(before);
+  });
+
+  it("on IPv6 too", async () => {
+    await world.configure(`listen: ["${HOST_V6}"]\nguests:\n  web: {ports: [1122:22]}\n`);
+    await world.writeLeases("virbr0", [leaseRow6(WEB)]);
+    await world.isWell();
+    await neighbour(DB.v6, "lladdr", DB.mac, "dev", "virbr0", "nud", "permanent");
+    await neighbour("fd00:122::66", "lladdr", DB.mac, "dev", "virbr0", "nud", "noarp");
+    await neighbour("fd00:122::77", "lladdr", WEB.mac, "dev", "virbr0", "nud", "permanent");
+    const before = await fixed();
+    expect(before.split("\n")).toHaveLength(3);
+    await forge(...["fd00:122::77", "fd00:122::66", DB.v6].map((v6) => leaseRow6({ mac: WEB.mac, v6 })));
+    await expect.poll(async () => (await world.status()).forwards[0]?.address, SOON).toBe("fd00:122::77");
+    expect(await fixed()).toBe(before);
   });
 });
 

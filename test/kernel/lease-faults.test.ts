@@ -120,6 +120,43 @@ it("an empty list says that nobody has a lease", async () => {
   expect(await world.web()).toBe("denied");
 });
 
+describe("a folder that cannot be listed when the daemon starts", () => {
+  const FOLDER = /dnsmasq: (cannot be read \(EACCES\)|does not exist)/;
+
+  it.each([
+    ["not ours to read", "chmod 0 $1", "chmod 755 $1"],
+    ["not there", "mv $1 $1.away", "mv $1.away $1"],
+  ])("%s: told, and what the rules say stays", async (_what, spoil, mend) => {
+    const sh = (script: string): Promise<unknown> =>
+      world.lab.exec(["sh", "-ec", script, "sh", world.dnsmasqDir]);
+    const before = [await world.rules("nat"), await world.rules("filter")].map(withoutCounters);
+    await sh("kill -TERM $(pgrep -of 'kvmnatd.js run')");
+    await sh(spoil);
+    // Root may read everything unless these two are taken away.
+    const drop = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", process.execPath, PROGRAM];
+    const options = ["-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
+    const plan = await world.lab.exec([...drop, "plan", ...options], { check: false });
+    expect(plan).toMatchObject({ exitCode: 0, stderr: expect.stringMatching(FOLDER) });
+    const apply = await world.lab.exec([...drop, "apply", ...options], { check: false });
+    expect(apply).toMatchObject({ exitCode: 0, stderr: expect.stringMatching(FOLDER) });
+    const daemon = world.lab.spawn([...drop, "run", ...options]);
+    await world.complains("lease-folder", FOLDER);
+    await world.becomes("web", "active", /kept as it was/);
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    expect([await world.rules("nat"), await world.rules("filter")].map(withoutCounters)).toEqual(before);
+    await sh(mend);
+    await world.isWell();
+    await looked([leaseRow(WEB)]);
+    await daemon.kill("SIGTERM");
+    await daemon.exited;
+    await world.start();
+  });
+
+  function withoutCounters(rules: string): string {
+    return rules.replaceAll(/^#.*\n| \[[0-9:]*\]$/gm, "");
+  }
+});
+
 describe("rows", () => {
   const web = (more: LeaseRow): LeaseRow => leaseRow(WEB, more);
 

@@ -58,12 +58,12 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
   );
 
   /** Makes exactly this config true. */
-  async function publish(guests: string, rest = ""): Promise<void> {
+  async function publish(guests: string, rest = "", said: unknown = ""): Promise<void> {
     const { exitCode, stdout, stderr } = await world.run(
       "apply",
       `iptables: ${variant}\n${rest}\nguests:\n${guests}`,
     );
-    expect({ exitCode, stderr }, stdout).toEqual({ exitCode: 0, stderr: "" });
+    expect({ exitCode, stderr }, stdout).toEqual({ exitCode: 0, stderr: said });
   }
 
   const tcp = (from: string, host: string, port: number, source?: string): Promise<string> =>
@@ -189,6 +189,16 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     expect(await tcp("client", HOST_SECOND, 1122)).toBe(`db 22 ${CLIENT}`);
   });
 
+  it("one port of an interface and of its address is the first one's; the other has what is left", async () => {
+    const eth0 = "{published: 1122, target: 22, host_ip: lan0}";
+    await publish(`  web: {ports: [${eth0}]}\n  db: {ports: ["${HOST}:1122:22"]}`);
+    expect(await tcp("client", HOST, 1122)).toBe(`web 22 ${CLIENT}`);
+    expect(await tcp("client", HOST_SECOND, 1122)).toBe(`web 22 ${CLIENT}`);
+    await publish(`  db: {ports: ["${HOST}:1122:22"]}\n  web: {ports: [${eth0}]}`);
+    expect(await tcp("client", HOST, 1122)).toBe(`db 22 ${CLIENT}`);
+    expect(await tcp("client", HOST_SECOND, 1122)).toBe(`web 22 ${CLIENT}`);
+  });
+
   it("an interface stands for its addresses", async () => {
     await publish("  web: {ports: [1122:22]}", "listen: lan0");
     expect(await tcp("client", HOST_SECOND, 1122)).toBe(`web 22 ${CLIENT}`);
@@ -224,6 +234,24 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     } finally {
       await world.lab.exec([`ip6tables-${variant}`, "-P", "FORWARD", "ACCEPT"]);
     }
+  });
+
+  it("a second address of the bridge in the same subnet changes nothing", async () => {
+    const addresses = ["192.168.122.254/24", "fd00:122::fe/64"];
+    const change = async (verb: "add" | "del"): Promise<void> => {
+      for (const each of addresses) await world.lab.exec(["ip", "address", verb, each, "dev", "virbr0"]);
+    };
+    await change("add");
+    try {
+      await publish("  web: {ports: [1122:22]}", "listen: lan0");
+      expect(await tcp("client", HOST, 1122)).toBe(`web 22 ${CLIENT}`);
+      expect(await tcp("client", HOST_V6, 1122)).toBe("web 22 fd01::2");
+      expect(await tcp("db", HOST, 1122)).toMatch(/^web 22 /);
+    } finally {
+      await change("del");
+    }
+    const config = `iptables: ${variant}\nlisten: lan0\nguests:\n  web: {ports: [1122:22]}\n`;
+    expect((await world.run("plan", config)).exitCode).toBe(0);
   });
 
   it("routing that is off is switched on", async () => {
@@ -330,39 +358,80 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
       ip rule del pref 0; ip rule add pref 10 table local
       ip rule add pref 5 to 127.0.0.1/32 dport 7777 lookup 77
       echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet`;
+    const LOCALNET = "net/ipv4/conf/virbr0/route_localnet";
+    const attack = (): Promise<string> => tcp("db", "127.0.0.1", 7777, DB.address);
+    const loseGuard = (): Promise<unknown> => world.lab.exec([`iptables-${variant}`, "-t", "raw", "-F"]);
 
-    it("the host reaches 127.0.0.1, whatever it listens on; a guest never reaches the host's", async () => {
+    beforeAll(async () => {
       await world.serve("host", "secret", ["tcp:7777"]);
       await world.lab.exec(["sh", "-ec", ATTACK], { netns: "db" });
-      const attack = (): Promise<string> => tcp("db", "127.0.0.1", 7777, DB.address);
+    });
+
+    it("one port on two addresses: 127.0.0.1 is with the first, or with who names it", async () => {
+      const two = `  web: {ports: ["${HOST}:1122:22"]}\n  db: {ports: ["${HOST_SECOND}:1122:22"`;
+      const warning = expect.stringMatching(/warning: .*127\.0\.0\.1/);
+      await publish(`${two}]}`, "reach: {loopback: true}", warning);
+      expect(await tcp("host", "127.0.0.1", 1122)).toMatch(/^web 22 /);
+      expect(await tcp("client", HOST_SECOND, 1122)).toBe(`db 22 ${CLIENT}`);
+      await publish(`${two}, "127.0.0.1:1122:22"]}`, "reach: {loopback: true}");
+      expect(await tcp("host", "127.0.0.1", 1122)).toMatch(/^db 22 /);
+      await publish("  web: {ports: [1122:22]}");
+    });
+
+    it("what names 127.0.0.1 alone is there alone", async () => {
+      for (const where of ["host_ip: 127.0.0.1", "host_ip: lo"]) {
+        await publish(`  web: {ports: [{published: 1122, target: 22, ${where}}]}`, "reach: {loopback: true}");
+        expect(await tcp("host", "127.0.0.1", 1122)).toMatch(/^web 22 /);
+        expect(await tcp("host", "127.0.0.2", 1122)).toBe("denied");
+        expect(await tcp("host", HOST, 1122)).toBe("denied");
+        expect(await tcp("client", HOST, 1122)).toBe("denied");
+      }
+      await publish("  web: {ports: [1122:22]}");
+    });
+
+    it("the host reaches 127.0.0.1, whatever it listens on; a guest never reaches the host's", async () => {
       await publish("  web: {ports: [1122:22]}", `reach: {loopback: true}\nlisten: ${HOST}`);
       expect(await tcp("host", "127.0.0.1", 1122)).toMatch(/^web 22 /);
       expect(await tcp("host", "127.0.0.1", 7777)).toMatch(/^secret 7777 /);
       expect(await attack()).toBe("denied");
 
       // The contrast: without the guard the same packets do get in.
-      const guard = [
-        "PREROUTING",
-        "-d",
-        "127.0.0.0/8",
-        "-i",
-        "virbr0",
-        "-m",
-        "comment",
-        "--comment",
-        "kvmnatd:@loopback-guard",
-        "-j",
-        "DROP",
-      ];
-      await world.lab.exec([`iptables-${variant}`, "-t", "raw", "-D", ...guard]);
+      await loseGuard();
       expect(await attack()).toMatch(/^secret 7777 /);
       await publish("  web: {ports: [1122:22]}", `reach: {loopback: true}\nlisten: ${HOST}`);
       expect(await attack()).toBe("denied");
 
       await publish("  web: {ports: [1122:22]}");
-      expect(await sysctl("net/ipv4/conf/virbr0/route_localnet")).toBe("0");
+      expect(await sysctl(LOCALNET)).toBe("0");
       expect(await attack()).toBe("denied");
       expect(await tcp("host", "127.0.0.1", 1122)).toBe("denied");
+    });
+
+    it.each(["apply", "teardown"])(
+      "%s closes it also where somebody had taken the guard",
+      async (command) => {
+        await publish("  web: {ports: [1122:22]}", "reach: {loopback: true}");
+        await loseGuard();
+        expect(await attack()).toMatch(/^secret 7777 /);
+        const config = `iptables: ${variant}\nguests:\n  web: {ports: [1122:22]}\n`;
+        expect((await world.run("plan", config)).stdout).toMatch(
+          /- sysctl -w net\.ipv4\.conf\.virbr0\.route_localnet=0/,
+        );
+        const { exitCode, stdout } = await world.run(command, config);
+        expect(exitCode).toBe(0);
+        expect(stdout).toMatch(/net\.ipv4\.conf\.virbr0\.route_localnet was 2: set to 0/);
+        expect(await attack()).toBe("denied");
+      },
+    );
+
+    it("an admin who has opened it by hand keeps it open", async () => {
+      await world.lab.exec(["sh", "-c", `echo 1 > /proc/sys/${LOCALNET}`]);
+      await publish("  web: {ports: [1122:22]}", "reach: {loopback: true}");
+      expect(await tcp("host", "127.0.0.1", 1122)).toMatch(/^web 22 /);
+      await publish("  web: {ports: [1122:22]}");
+      await world.run("teardown", "guests: {}");
+      expect(await sysctl(LOCALNET)).toBe("1");
+      await world.lab.exec(["sh", "-c", `echo 0 > /proc/sys/${LOCALNET}`]);
     });
   });
 });

@@ -1,6 +1,5 @@
-import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
-import { startDaemon, until, writeConfig } from "./lab.ts";
+import { writeFile } from "node:fs/promises";
+import { readStatusFile, startDaemon, until, untilStatus, writeConfig } from "./lab.ts";
 import type { Daemon, LogLine } from "./lab.ts";
 import { createWorld, DB, HOST, leaseRow, libvirtRules, NETWORKS, WEB } from "./world.ts";
 import type { LeaseRow, World } from "./world.ts";
@@ -21,6 +20,8 @@ interface Status {
     readonly state: string;
     readonly address: string | null;
     readonly why: string | null;
+    readonly packets: number | null;
+    readonly bytes: number | null;
   }[];
 }
 
@@ -90,43 +91,29 @@ export async function createDaemonWorld(
       return daemon;
     },
     configure: (text) => writeFile(config, head + text),
-    becomes: async (guest, state, why = /^/) => {
-      let last: unknown;
-      await until(`${guest} is ${state} (${String(why)})`, async () => {
-        last = await status();
-        const own = (last as Status).forwards.filter((forward) => forward.guest === guest);
+    becomes: (guest, state, why = /^/) =>
+      untilStatus(`${guest} is ${state} (${String(why)})`, lab, status, ({ forwards }) => {
+        const own = forwards.filter((forward) => forward.guest === guest);
         return own.length > 0 && own.every((each) => each.state === state && why.test(each.why ?? ""));
-      }).catch((error: unknown) => {
-        throw new Error(`last status: ${JSON.stringify(last)}`, { cause: error });
-      });
-    },
-    complains: async (code, message = /^/) => {
-      await until(`problem ${code} like ${String(message)}`, async () =>
-        (await status()).problems.some((problem) => problem.code === code && message.test(problem.message)),
-      );
-    },
-    isWell: async () => {
-      await until(
+      }),
+    complains: (code, message = /^/) =>
+      untilStatus(`problem ${code} like ${String(message)}`, lab, status, ({ problems }) =>
+        problems.some((problem) => problem.code === code && message.test(problem.message)),
+      ),
+    isWell: () =>
+      untilStatus(
         "no problem is left",
-        async () => {
-          const { running, problems, forwards } = await status();
-          return (
-            running &&
-            forwards.length > 0 &&
-            problems.every(({ severity }) => severity === "warning") &&
-            forwards.every(({ state }) => state === "active")
-          );
-        },
+        lab,
+        status,
+        ({ running, problems, forwards }) =>
+          running &&
+          forwards.length > 0 &&
+          problems.every(({ severity }) => severity === "warning") &&
+          forwards.every(({ state }) => state === "active"),
         WELL_MS,
-      );
-    },
+      ),
     settles: async () => {
-      const pass = async (): Promise<unknown> => {
-        const { pass: latest } = JSON.parse(await readFile(join(lab.dir, "run/status.json"), "utf8")) as {
-          pass: number;
-        };
-        return latest;
-      };
+      const pass = async (): Promise<unknown> => (await readStatusFile<Status>(lab))?.pass;
       let last: unknown;
       let since = 0;
       await until("the daemon makes no more passes", async () => {

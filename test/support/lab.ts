@@ -66,26 +66,22 @@ export async function createLab(): Promise<Lab> {
   const holder = spawn("setpriv", [...args, "--mount-proc", "sh", "-c", "echo up; exec sleep infinity"]);
   await isUp(holder);
   const pid = await childOf(holder.pid ?? 0);
-  const launched: ChildProcess[] = [];
   // --root: in a chroot, entering the mounts alone would lead out of it.
   const enter = ["nsenter", "--target", `${pid}`, "--net", "--mount", "--pid", "--root", "--wd", "--"];
-  const env = { RUNTIME_DIRECTORY: join(dir, "run"), NO_COLOR: "1" };
+  const inside = createRunner(() => enter, {
+    RUNTIME_DIRECTORY: join(dir, "run"),
+    NO_COLOR: "1",
+  });
   const lab: Lab = {
+    ...inside,
     enter,
     dir,
-    exec: (command, options = {}) => execute([...enter, ...inNetns(command, options)], options, env),
-    spawn: (command, options = {}) => {
-      const child = start([...enter, ...inNetns(command, options)], options, env);
-      launched.push(child);
-      return follow(child);
-    },
     kvmnatd: (given, own = {}) =>
       lab.exec([process.execPath, PROGRAM, ...given], { check: false, env: own, timeoutMs: 30_000 }),
     close: async () => {
       const ended = new Promise((done) => holder.once("close", done));
       process.kill(pid, "SIGKILL");
-      // A lab ends when all its processes are reaped, which a stopped nsenter does not do.
-      for (const child of launched) child.kill("SIGCONT");
+      inside.release();
       await ended;
       await rm(dir, { recursive: true, force: true });
     },
@@ -97,6 +93,27 @@ export async function createLab(): Promise<Lab> {
     throw error;
   }
   return lab;
+}
+
+interface Runner extends Pick<Lab, "exec" | "spawn"> {
+  /** Namespaces end when all their processes are reaped, which a stopped nsenter does not do. */
+  release(): void;
+}
+
+/** @param enter the command line that enters the namespaces; @param env for every program */
+export function createRunner(enter: () => readonly string[], env: Readonly<Record<string, string>>): Runner {
+  const launched: ChildProcess[] = [];
+  return {
+    exec: (command, options = {}) => execute([...enter(), ...inNetns(command, options)], options, env),
+    spawn: (command, options = {}) => {
+      const child = start([...enter(), ...inNetns(command, options)], options, env);
+      launched.push(child);
+      return follow(child);
+    },
+    release: () => {
+      for (const child of launched) child.kill("SIGCONT");
+    },
+  };
 }
 
 /** @throws with the complaint of unshare: mostly that this is not root */
@@ -115,7 +132,7 @@ function inNetns(command: readonly string[], { netns }: ExecOptions): readonly s
 }
 
 /** A process whose only child is what we are looking for: unshare or nsenter, which fork into a PID namespace. */
-async function childOf(pid: number): Promise<number> {
+export async function childOf(pid: number): Promise<number> {
   return until(`process ${pid} has a child`, async () => {
     const children = await readFile(`/proc/${pid}/task/${pid}/children`, "utf8");
     return Number(children.trim().split(" ")[0] ?? "") || undefined;
@@ -223,12 +240,51 @@ export async function until<T>(
 ): Promise<T> {
   const endsAt = Date.now() + timeoutMs;
   for (;;) {
+    const askedAt = Date.now();
     const answer = await probe();
     if (answer !== undefined && answer !== false) return answer;
     if (Date.now() > endsAt)
       throw new Error(`not within ${timeoutMs} ms: ${typeof what === "string" ? what : what()}`);
-    await new Promise((done) => setTimeout(done, POLL_MS));
+    // As long again as the question took: who asks by a program of its own leaves the processor to whom it asks about.
+    await new Promise((done) => setTimeout(done, Math.max(POLL_MS, Date.now() - askedAt)));
   }
+}
+
+/** The program looks for itself at some of what it shows: it is asked now and then, whatever the file says. */
+const ASK_MS = 1000;
+
+/**
+ * Waits for a status. The daemon's file is looked at, which costs nothing; what it shows counts when `kvmnatd status` does, too.
+ * @param status asks that
+ * @throws with `what`, and the last status, when it does not hold in time
+ */
+export async function untilStatus<Status>(
+  what: string,
+  lab: Lab,
+  status: () => Promise<Status>,
+  holds: (status: Status) => boolean,
+  timeoutMs?: number,
+): Promise<void> {
+  let last: Status | undefined;
+  let askedAt = Date.now();
+  const tell = (): string => `${what}; last status: ${JSON.stringify(last)}`;
+  await until(
+    tell,
+    async () => {
+      const shown = await readStatusFile<Status>(lab);
+      if ((shown === undefined || !holds(shown)) && Date.now() - askedAt < ASK_MS) return false;
+      last = await status();
+      askedAt = Date.now();
+      return holds(last);
+    },
+    timeoutMs,
+  );
+}
+
+/** What the daemon that runs, or ran last, has written; undefined before the first one has. */
+export async function readStatusFile<Status>(lab: Lab): Promise<Status | undefined> {
+  const text = await readFile(join(lab.dir, "run/status.json"), "utf8").catch(() => undefined);
+  return text === undefined ? undefined : ({ running: true, ...(JSON.parse(text) as object) } as Status);
 }
 
 /** A line of the daemon's log. */

@@ -1,4 +1,4 @@
-import { createLab, startDaemon, until, writeConfig } from "./lab.ts";
+import { createLab, readStatusFile, startDaemon, until, untilStatus, writeConfig } from "./lab.ts";
 import type { Daemon, ExecResult, Lab, LogLine } from "./lab.ts";
 import { mountTree } from "./tree.ts";
 import type { Tree } from "./tree.ts";
@@ -13,14 +13,13 @@ const STATUS_FILE = `${DNSMASQ_FOLDER}/virbr0.status`;
 const DHCP_SCRIPT = "/run/dhcp-event";
 /** The daemon looks a second time 150 ms after the last change of a file. */
 const REST_MS = 500;
+/** At its start dnsmasq runs libvirt's helper once for each lease there is, and one of the tests takes two hundred. */
+const AT_REST_MS = 40_000;
 /** Virsh itself waits for libvirtd; this is for what comes after it. */
 const SOON_MS = 10_000;
 
-/**
- * Private copies of all that libvirt writes; /run is the lab's own. libvirt's stock network, but for two things
- * that cost 7 s a lease and prove nothing here: STP, and dnsmasq's ping before an offer.
- */
-const PREPARE = `
+/** Private copies of all that libvirt writes; /run is the lab's own. */
+const PRIVATE = `
 tree=$1
 mkdir -p /run/private/etc/libvirt
 cp -a $tree/etc/libvirt/. /run/private/etc/libvirt/
@@ -29,6 +28,13 @@ for folder in /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt;
   mount --bind /run/private$folder $folder
   [ -z "$tree" ] || mount --bind /run/private$folder $tree$folder
 done
+`;
+
+/**
+ * libvirt's stock network, but for two things that cost 7 s a lease and prove nothing here: STP, and dnsmasq's ping
+ * before an offer. And what the guests' DHCP clients run.
+ */
+export const PREPARE: string = `
 mkdir -p /run/libvirt ${DNSMASQ_FOLDER}
 rm -rf /etc/libvirt/qemu/networks/autostart
 cat > /etc/libvirt/qemu/networks/default.xml <<'XML'
@@ -58,7 +64,7 @@ chmod +x ${DHCP_SCRIPT}
  * that a kernel need not have, and without which net-start fails: nobody here looks at them. And libvirt 11.3's driver
  * of host devices, which no network needs, sometimes never ends when libvirtd is ended soon after its start.
  */
-const SMOOTH = `
+export const SMOOTH: string = `
 cd $1/usr
 rm -f lib/*/libvirt/connection-driver/libvirt_driver_nodedev.so
 mv sbin/tc sbin/tc.real
@@ -85,7 +91,7 @@ print "libvirtd is up\n";
 `;
 
 /** A LAN client in a namespace of its own; the host is its gateway. */
-const CLIENT = `
+export const CLIENT: string = `
 ip netns add client
 ip link add lan0 type veth peer name eth0 netns client
 ip address add ${HOST_ADDRESS}/24 dev lan0
@@ -97,7 +103,7 @@ ip -n client route add default via ${HOST_ADDRESS}
 `;
 
 /** Where libvirt keeps its rules. */
-type Backend = "nftables" | "iptables";
+export type Backend = "nftables" | "iptables";
 
 /** A libvirtd with its private state, and a LAN client. */
 export interface Libvirt {
@@ -133,7 +139,7 @@ interface LeaseRow {
 async function createLibvirt(lab: Lab, backend: Backend | undefined): Promise<Libvirt> {
   const sh = (script: string): Promise<string> => runScript(lab, script);
   const tree = backend === undefined ? undefined : await mountTree(lab);
-  await lab.exec(["sh", "-ec", PREPARE + CLIENT, "sh", tree?.root ?? ""]);
+  await lab.exec(["sh", "-ec", PRIVATE + PREPARE + CLIENT, "sh", tree?.root ?? ""]);
   const run = async (command: string): Promise<string> => {
     const argv = ["sh", "-ec", command];
     return (await lab.exec(tree?.run(argv) ?? argv)).stdout.trim();
@@ -182,11 +188,16 @@ async function createLibvirt(lab: Lab, backend: Backend | undefined): Promise<Li
       const text = JSON.stringify(rows, undefined, 2);
       await sh(`cat > ${STATUS_FILE}.new <<'JSON'\n${text}\nJSON\nmv ${STATUS_FILE}.new ${STATUS_FILE}`);
     },
-    dial: (port) =>
-      sh(
-        `ip netns exec client socat -u TCP4:${HOST_ADDRESS}:${port},connect-timeout=1 - 2>/dev/null || echo ${NOTHING}`,
-      ),
+    dial: (port) => dial(lab, port),
   };
+}
+
+/** The greeting that the LAN client gets at a published port, or {@link NOTHING}. */
+export function dial(lab: Lab, port: number): Promise<string> {
+  return runScript(
+    lab,
+    `ip netns exec client socat -u TCP4:${HOST_ADDRESS}:${port},connect-timeout=1 - 2>/dev/null || echo ${NOTHING}`,
+  );
 }
 
 /** A running domain without qemu: its NIC is a veth with a real DHCP client behind it. */
@@ -207,7 +218,11 @@ export interface LabGuest {
 let nextGuest = 1;
 
 /** @param name letters and digits, 8 at most: it names the namespace and, with a suffix, the interface */
-export async function createGuest(libvirt: Libvirt, name: string, mac: string): Promise<LabGuest> {
+export async function createGuest(
+  libvirt: Pick<Libvirt, "lab" | "virsh">,
+  name: string,
+  mac: string,
+): Promise<LabGuest> {
   const sh = (script: string): Promise<string> => runScript(libvirt.lab, script);
   const inside = (command: string): Promise<string> => sh(`ip netns exec ${name} ${command}`);
   const uuid = `11111111-1111-4111-8111-${String(nextGuest++).padStart(12, "0")}`;
@@ -329,24 +344,22 @@ export async function createStage(config: string, options: StageOptions = {}): P
     startDaemon: async () => {
       daemons.push(await startDaemon(lab, given));
     },
-    becomes: async (state) => {
-      await until(
+    becomes: (state) =>
+      untilStatus(
         `every forward is ${state}`,
-        async () => {
-          const { forwards } = await status();
-          return forwards.length > 0 && forwards.every((forward) => forward.state === state);
-        },
+        lab,
+        status,
+        ({ forwards }) => forwards.length > 0 && forwards.every((forward) => forward.state === state),
         SOON_MS,
-      );
-    },
+      ),
     rests: async () => {
-      let last = { pass: -1, since: Date.now() };
+      let last: { readonly pass: number | undefined; readonly since: number } = { pass: -1, since: 0 };
       const isStill = async (): Promise<boolean> => {
-        const { pass } = await status();
+        const pass = (await readStatusFile<ShownStatus>(lab))?.pass;
         if (pass !== last.pass) last = { pass, since: Date.now() };
-        return Date.now() - last.since > REST_MS;
+        return pass !== undefined && Date.now() - last.since > REST_MS;
       };
-      await until("the daemon rests", isStill, SOON_MS);
+      await until("the daemon rests", isStill, AT_REST_MS);
     },
     foreignRules: () =>
       sh("{ iptables-save; ip6tables-save; } | grep -v -e '^#' -e KVMNATD- | sed 's/ \\[[0-9:]*\\]$//'"),

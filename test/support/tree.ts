@@ -24,10 +24,15 @@ export interface Tree {
   run(command: readonly string[]): readonly string[];
 }
 
-/** Makes the tree where it is not there yet (minutes), and mounts it in the lab. */
-export async function mountTree(lab: Lab): Promise<Tree> {
+/** The tree's folder; it is made where it is not there yet (minutes). */
+export async function debianTree(): Promise<string> {
   const { stdout } = await promisify(execFile)("sh", [SCRIPT]);
-  await lab.exec(["sh", "-ec", MOUNT, "sh", stdout.trim()]);
+  return stdout.trim();
+}
+
+/** Mounts the tree in the lab. */
+export async function mountTree(lab: Lab): Promise<Tree> {
+  await lab.exec(["sh", "-ec", MOUNT, "sh", await debianTree()]);
   const env = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
   return {
     root: ROOT,

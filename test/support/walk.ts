@@ -176,7 +176,7 @@ export async function createWalk(world: DaemonWorld, random: Random): Promise<Wa
     await daemon.exited;
     daemon = await world.start();
     // Until it has read the config, a wrong one ends it.
-    await daemon.waitForLine(/"event":"config"/);
+    await daemon.waitForLine(/"event":"config-loaded"/);
   }
 
   const steps: Readonly<Record<string, () => Promise<unknown>>> = {
@@ -287,7 +287,7 @@ export async function createWalk(world: DaemonWorld, random: Random): Promise<Wa
   const names = Object.keys(steps) as [string, ...string[]];
   await writeConfig();
   let daemon = await world.start();
-  await daemon.waitForLine(/"event":"config"/);
+  await daemon.waitForLine(/"event":"config-loaded"/);
   foreign = await readForeign(world);
   return {
     model,

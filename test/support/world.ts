@@ -42,6 +42,8 @@ export interface World {
   writeLeases(bridge: string, rows: readonly LeaseRow[]): Promise<void>;
   /** Lets the namespaces answer so, and writes nothing. */
   answerAs(bridge: string, rows: readonly LeaseRow[]): Promise<void>;
+  /** Gives a guest's namespace a further address. */
+  addAddress(netns: string, address: string): Promise<void>;
   /** Replaces the lease file alone: rows that are not true. */
   forgeLeases(bridge: string, rows: readonly LeaseRow[]): Promise<void>;
   writeMacs(bridge: string, domains: Readonly<Record<string, readonly string[]>>): Promise<void>;
@@ -107,7 +109,7 @@ export async function createWorld(): Promise<World> {
       });
       return exitCode === 0;
     });
-  const answerAs = createImpersonation(lab);
+  const { answerAs, addAddress } = createImpersonation(lab);
   const at = (from: string): { readonly netns?: string } => (from === "host" ? {} : { netns: from });
   const replace = async (name: string, value: unknown): Promise<void> => {
     await writeFile(join(dnsmasqDir, `${name}.new`), `${JSON.stringify(value, undefined, 2)}\n`);
@@ -149,6 +151,7 @@ export async function createWorld(): Promise<World> {
       await replace(`${bridge}.status`, rows);
     },
     answerAs,
+    addAddress,
     forgeLeases: (bridge, rows) => replace(`${bridge}.status`, rows),
     writeMacs: (bridge, domains) =>
       replace(
@@ -164,22 +167,24 @@ export async function createWorld(): Promise<World> {
   };
 }
 
+type Impersonation = Pick<World, "answerAs" | "addAddress">;
+
 /**
  * A guest that moves is, in these tests, the namespace at its new address that has its MAC from now on: the daemon
  * looks who really answers. One at an address without lease has a MAC that is nobody's.
  */
-function createImpersonation(lab: Lab): (bridge: string, rows: readonly LeaseRow[]) => Promise<void> {
+function createImpersonation(lab: Lab): Impersonation {
   const places = [
     { ...WEB, bridge: "virbr0" },
     { ...DB, bridge: "virbr0" },
     { ...FAR, bridge: "virbr1" },
-  ];
+  ].map((place) => ({ ...place, addresses: new Set<string>([place.address, place.v6]) }));
   const macs = new Map(places.map((place) => [place.name, place.mac]));
-  return async (bridge, rows) => {
+  const answerAs = async (bridge: string, rows: readonly LeaseRow[]): Promise<void> => {
     let script = "";
     for (const [index, place] of places.entries()) {
       if (place.bridge !== bridge) continue;
-      const row = rows.findLast((each) => [place.address, place.v6].includes(String(each["ip-address"])));
+      const row = rows.findLast((each) => place.addresses.has(String(each["ip-address"])));
       const owner = String(row?.["mac-address"]).toLowerCase();
       const mac = /^52:54(:[0-9a-f]{2}){4}$/.test(owner) ? owner : `52:54:00:ff:00:0${index + 1}`;
       if (macs.get(place.name) === mac) continue;
@@ -189,15 +194,20 @@ function createImpersonation(lab: Lab): (bridge: string, rows: readonly LeaseRow
     if (script !== "")
       await lab.exec(["sh", "-ec", `${script}ip neigh flush dev ${bridge} nud all 2>/dev/null || :`]);
   };
+  const addAddress = async (netns: string, address: string): Promise<void> => {
+    await lab.exec(["ip", "-n", netns, "address", "add", `${address}/24`, "dev", "eth0"]);
+    places.find(({ name }) => name === netns)?.addresses.add(address);
+  };
+  return { answerAs, addAddress };
 }
 
 /** Tables of nft's own come last: no iptables shows them. */
 const FOREIGN = `
 for each in iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy; do
-  echo "== $each"; $each-save | grep -v -e '^#' -e KVMNATD- -e '"kvmnatd:' | sed 's/ \\[[0-9:]*\\]$//'
+  echo "== $each"; $each-save | grep -v -e '^#' -e KVMNATD- -e '"kvmnatd:@' | sed 's/ \\[[0-9:]*\\]$//'
 done
 nft list tables | grep -v -E '^table ip6? (filter|nat|mangle|raw|security)$' | while read -r table; do
-  echo "== nft $table"; nft --stateless list $table | grep -v '"kvmnatd:' | sed '/^\tchain kvmnatd {$/,/^\t}$/d; /^$/d'
+  echo "== nft $table"; nft --stateless list $table | grep -v '"kvmnatd:@' | sed '/^\tchain kvmnatd {$/,/^\t}$/d; /^$/d'
 done
 `;
 

@@ -36,6 +36,7 @@ describe("kvmnatd demo", () => {
     await until(`the demo says ${String(moment)}`, () => moment.test(said));
     demo.kill(signal);
     expect(await ended).toBe(expected);
+    expect(said.endsWith("Nothing of it is left on this machine.\n")).toBe(signal !== "SIGKILL");
     await until(`all its processes are gone`, () => leftovers().length === 0);
     expect(readdirSync("/run")).toEqual(before);
   });

@@ -1,0 +1,15 @@
+import { writeFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { createWatches } from "../../src/commands/watches.ts";
+
+/*
+ * The daemon's watches alone, in a user namespace of their own, whose limit of inotify watches can be set without
+ * harm to anybody: `watch.ts CONFIG FOLDER`; on standard input a number is the new limit. Prints each hint, and why
+ * nobody tells of changes.
+ */
+const [config = "", dnsmasqDir = ""] = process.argv.slice(2);
+const setLimit = (count: string): void => writeFileSync("/proc/sys/user/max_inotify_watches", count);
+setLimit("0");
+const watches = createWatches({ config, dnsmasqDir, runtimeDir: "/nowhere" });
+watches.start((trigger) => console.log(`hint: ${trigger}; ${watches.unheard("nft") ?? "all is heard"}`));
+createInterface({ input: process.stdin }).on("line", setLimit);
