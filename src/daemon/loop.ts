@@ -261,7 +261,7 @@ export function createLoop(options: LoopOptions): Loop {
     const { forwards } = result.view.resolution;
     const found: Known = {
       iptables: result.view.tool?.variant ?? null,
-      forwards: isAsBefore ? known.forwards : forwards.map((each) => toForwardStatus(each, result.failing)),
+      forwards: forwards.map((each) => toForwardStatus(each, result.failing)),
       problems: [
         ...result.problems,
         ...occupied,

@@ -3,6 +3,7 @@ import type { Answers, Question } from "../../../src/core/choose-lease.ts";
 import { placeKey } from "../../../src/core/lease-index.ts";
 import { createLoop } from "../../../src/daemon/loop.ts";
 import type { Loop } from "../../../src/daemon/loop.ts";
+import type { DaemonStatus } from "../../../src/core/status.ts";
 import type { Host } from "../../../src/ports.ts";
 import { lease, MAC_A } from "../../support/build-values.ts";
 import { commandError, createFakeHost } from "../../support/fake-host.ts";
@@ -12,6 +13,7 @@ let host: FakeHost;
 let loop: Loop;
 let stop: AbortController;
 let ended: Promise<void>;
+let status: DaemonStatus;
 let triggers: (readonly string[])[];
 /** What was read and written since it was emptied last. */
 let calls: string[];
@@ -31,7 +33,7 @@ beforeEach(async () => {
     guarded: [],
     unheard: () => undefined,
     onPortMap: () => undefined,
-    onStatus: () => undefined,
+    onStatus: (now) => (status = now),
     onPass: (report) => triggers.push(report.triggers),
     problemsBeside: () => [],
     onAlive: () => undefined,
@@ -60,27 +62,28 @@ async function answer(questions: readonly Question[]): Promise<Answers> {
   return Promise.resolve(new Map(questions.map((question) => [placeKey(question), MAC_A])));
 }
 
+const COSTLY: Readonly<Record<string, string>> = {
+  readConfig: "config",
+  readLeaseFiles: "leases",
+  readRules: "rules",
+  readLibvirtTables: "libvirt",
+  restoreRules: "restore",
+  writeStatus: "status",
+};
+
 /** Notes each call that costs something. */
 function listenTo(real: Host): Host {
-  const note = <Args extends unknown[], Result>(
-    name: string,
-    call: (...args: Args) => Result,
-    nameArgs: (...args: Args) => string = () => "",
-  ): ((...args: Args) => Result) => {
-    return (...args) => {
-      calls.push(`${name}${nameArgs(...args)}`);
-      return call(...args);
-    };
-  };
-  return {
-    ...real,
-    readConfig: note("config", real.readConfig),
-    readLeaseFiles: note("leases", real.readLeaseFiles),
-    readRules: note("rules", real.readRules, (_tool, family) => `${family}`),
-    readLibvirtTables: note("libvirt", real.readLibvirtTables),
-    restoreRules: note("restore", real.restoreRules),
-    writeStatus: note("status", real.writeStatus),
-  };
+  return new Proxy(real, {
+    get(target, property: keyof Host) {
+      const value: unknown = target[property];
+      const name = COSTLY[property];
+      if (name === undefined || typeof value !== "function") return value;
+      return (...args: unknown[]): unknown => {
+        calls.push(name === "rules" ? `${name}${String(args[1])}` : name);
+        return Reflect.apply(value, target, args);
+      };
+    },
+  });
 }
 
 const ALL = ["config", "leases", "libvirt", "rules4", "rules6", "status"];
@@ -121,6 +124,26 @@ describe("where a neighbour's rules have changed and nothing else", () => {
     loop.hint("ruleset changed", "rules", 4);
     await settle();
     expect(calls.toSorted()).toEqual(ALL);
+  });
+
+  it("a program that had won is told of until it has gone, and no longer", async () => {
+    const rival = "-o virbr0 -j REJECT";
+    const states = (): readonly string[] => status.forwards.map(({ state }) => state);
+    // Whenever our jump is first, theirs goes before it.
+    for (let repairs = 0; repairs <= 3; repairs += 1) {
+      host.rules.restore(`*filter\n-I FORWARD 1 ${rival}\nCOMMIT\n`);
+      loop.hint("ruleset changed", "rules", 4);
+      await settle();
+    }
+    expect(states()).toEqual(["degraded"]);
+    expect(status.problems.map(({ code }) => code)).toEqual(["contested"]);
+    const theirs = host.rules.save().match(/^-A FORWARD -o virbr0 -j REJECT$/gm) ?? [];
+    host.rules.restore(`*filter\n${theirs.map(() => `-D FORWARD ${rival}\n`).join("")}COMMIT\n`);
+    loop.hint("ruleset changed", "rules", 4);
+    await settle();
+    expect(calls.slice(-2)).toEqual(["rules4", "status"]);
+    expect(states()).toEqual(["active"]);
+    expect(status.problems).toEqual([]);
   });
 
   it("a fault is told, and everything is looked at again", async () => {
