@@ -11,7 +11,8 @@ import { serveControl } from "../host/control.ts";
 import type { Answer } from "../host/control.ts";
 import { lockFolder } from "../host/lock.ts";
 import { chooseFormat, createLogger } from "../host/logger.ts";
-import { identifyProcess, nameProcess } from "../host/processes.ts";
+import { readStat } from "../host/proc.ts";
+import { nameProcess } from "../host/processes.ts";
 import { startResync } from "../host/resync-timer.ts";
 import { readStatus } from "../host/status-file.ts";
 import { createServiceManager, takeSockets } from "../host/systemd.ts";
@@ -34,7 +35,7 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   const manager = createServiceManager(process.env, sockets, process.pid);
   const before = await readStatus(paths.runtimeDir);
   await claim(context, before);
-  const identity = await identify(context);
+  const identity = identify(context);
   await nameProcess("kvmnatd");
   const format = chooseFormat(process.env, process.stdout.isTTY);
   const logger = createLogger({
@@ -180,8 +181,9 @@ async function claim({ paths: { runtimeDir } }: Context, before: DaemonStatus | 
   throw new KvmnatdError("already-running", message);
 }
 
-async function identify({ paths: { config } }: Context): Promise<DaemonIdentity> {
-  const self = await identifyProcess("self");
+function identify({ paths: { config } }: Context): DaemonIdentity {
+  const self = readStat("self");
   if (self === undefined) throw new Error("/proc/self is not there: kvmnatd needs /proc");
-  return { version: VERSION, ...self, config, startedAt: new Date().toISOString() };
+  const { pid, startTicks } = self;
+  return { version: VERSION, pid, startTicks, config, startedAt: new Date().toISOString() };
 }

@@ -1,4 +1,5 @@
-import { readFile, realpath } from "node:fs/promises";
+import { readFileSync } from "node:fs";
+import { realpath } from "node:fs/promises";
 import type { Family } from "../core/address.ts";
 import { parseSave } from "../core/parse-save.ts";
 import { TABLES } from "../core/ruleset.ts";
@@ -52,7 +53,7 @@ export async function otherIptables(
   const other: Iptables =
     used.variant === "nft" ? { variant: "legacy", infix: "-legacy" } : { variant: "nft", infix: "-nft" };
   if (other.variant === "legacy") {
-    const names = await readLegacyTables(family);
+    const names = readLegacyTables(family);
     if (names === undefined ? !known.has("legacy") : names === "") return undefined;
   }
   return (await findProgram(program(other, family, "save"))) === undefined ? undefined : other;
@@ -61,7 +62,7 @@ export async function otherIptables(
 /** @throws KvmnatdError when a table that kvmnatd needs cannot be read by iptables */
 export async function readRules(tool: Iptables, family: Family): Promise<Actual> {
   const save = program(tool, family, "save");
-  const isClosed = tool.variant === "legacy" && (await readLegacyTables(family)) === undefined;
+  const isClosed = tool.variant === "legacy" && readLegacyTables(family) === undefined;
   // iptables-legacy-save finds its tables by that list; without it each must be named.
   const argvs = isClosed ? TABLES.map((table) => [save, "-t", table]) : [[save]];
   const stdout = (await Promise.all(argvs.map((argv) => readCommand(argv)))).join("");
@@ -92,9 +93,9 @@ export async function restoreRules(tool: Iptables, family: Family, text: string)
  * The kernel lists the legacy tables of this network namespace; no program need be run to see that there are none.
  * @returns undefined for who is not root: the list is for root's eyes, whatever its capabilities of the network
  */
-async function readLegacyTables(family: Family): Promise<string | undefined> {
+function readLegacyTables(family: Family): string | undefined {
   try {
-    return (await readFile(`/proc/net/${family === 4 ? "ip" : "ip6"}_tables_names`, "utf8")).trim();
+    return readFileSync(`/proc/net/${family === 4 ? "ip" : "ip6"}_tables_names`, "utf8").trim();
   } catch (error) {
     const code = errnoOf(error);
     if (code === undefined) throw error;

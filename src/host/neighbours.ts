@@ -74,7 +74,7 @@ async function askKernel(script: string): Promise<void> {
 /** By address and link: who is on another link may say of any address that it has it. */
 async function readEntries(questions: readonly Question[]): Promise<Entries> {
   return new Map([
-    ...(questions.some(({ address }) => familyOf(address) === 4) ? await readArp() : []),
+    ...(questions.some(({ address }) => familyOf(address) === 4) ? readArp() : []),
     ...(questions.some(({ address }) => familyOf(address) === 6) ? await readNeighbours6() : []),
   ]);
 }
@@ -84,8 +84,8 @@ const ATF_COM = 0x02;
 const ATF_PERM = 0x04;
 
 /** The kernel's own list: `ADDRESS TYPE FLAGS MAC MASK DEVICE`. */
-async function readArp(): Promise<readonly (readonly [string, Entry])[]> {
-  const text = (await readProc("/proc/net/arp")) ?? "";
+function readArp(): readonly (readonly [string, Entry])[] {
+  const text = readProc("/proc/net/arp") ?? "";
   return text.split("\n").flatMap((line) => {
     const [dst = "", , flags, lladdr = "", , link = ""] = line.split(/\s+/);
     return toEntry(

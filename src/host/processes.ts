@@ -1,4 +1,4 @@
-import { readFile, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { errnoOf, runCommand } from "./run-command.ts";
 import { UNNAMED } from "../core/occupied.ts";
 import type { Listener } from "../core/occupied.ts";
@@ -15,26 +15,6 @@ export async function readListeners(): Promise<readonly Listener[]> {
     const process = named?.[1] === undefined ? UNNAMED : `${named[1]} (pid ${named[2]})`;
     return [{ protocol: netid, address, port, process }];
   });
-}
-
-/** Which process this is: its pid alone may be another's by now. */
-interface ProcessId {
-  readonly pid: number;
-  /** Ticks since boot, from /proc/PID/stat. */
-  readonly startTicks: string;
-}
-
-/** @returns undefined when there is no such process */
-export async function identifyProcess(pid: number | "self"): Promise<ProcessId | undefined> {
-  try {
-    const stat = await readFile(`/proc/${pid}/stat`, "utf8");
-    // The name, second field, may hold blanks and parentheses: count from its end.
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return { pid: Number.parseInt(stat, 10), startTicks: fields[19] ?? "" };
-  } catch (error) {
-    if (errnoOf(error) !== undefined) return undefined;
-    throw error;
-  }
 }
 
 /** What ps, top and the journal call this process; else it is Node's `MainThread`. @param name at most 15 bytes (prctl(2)) */

@@ -4,7 +4,7 @@ import { toJson } from "../core/printable.ts";
 import type { DaemonStatus } from "../core/status.ts";
 import { STATUS_SCHEMA } from "../core/status.ts";
 import { KvmnatdError } from "../errors.ts";
-import { identifyProcess } from "./processes.ts";
+import { readStat } from "./proc.ts";
 import { errnoOf } from "./run-command.ts";
 
 const NAME = "status.json";
@@ -86,6 +86,6 @@ export async function refuseUnreadable(folder: string): Promise<void> {
 }
 
 async function ifAlive(status: DaemonStatus | undefined): Promise<DaemonStatus | undefined> {
-  const alive = status === undefined ? undefined : await identifyProcess(status.pid);
+  const alive = status === undefined ? undefined : readStat(status.pid);
   return alive?.startTicks === status?.startTicks ? status : undefined;
 }

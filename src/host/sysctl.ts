@@ -9,7 +9,7 @@ import { errnoOf } from "./run-command.ts";
  * @throws KvmnatdError when it cannot be read
  */
 export async function readSysctl(path: string): Promise<string | undefined> {
-  return (await readProc(`/proc/sys/${path}`))?.trim();
+  return readProc(`/proc/sys/${path}`)?.trim();
 }
 
 /** @throws KvmnatdError when the kernel or the sandbox refuses */
