@@ -282,7 +282,7 @@ const daemonSchema = z.looseObject({
   config: z.string().describe("File of the config."),
   startedAt: time().describe("When the daemon started."),
   updatedAt: time().describe("When this was written."),
-  pass: count().describe("Number of the last pass."),
+  pass: count().describe("Number of the pass that wrote this."),
   iptables: z.enum(["nft", "legacy"]).nullable().describe("Which iptables is in use; null: none could be."),
   problems: z.array(problemSchema).describe("What an admin should act on."),
   guarded: z

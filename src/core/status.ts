@@ -48,7 +48,7 @@ export interface DaemonStatus {
   readonly config: string;
   readonly startedAt: string;
   readonly updatedAt: string;
-  /** Number of the last pass. */
+  /** Number of the pass that wrote this. */
   readonly pass: number;
   readonly iptables: Variant | null;
   readonly problems: readonly Problem[];

@@ -148,11 +148,22 @@ function killGroup(pid: number | undefined): void {
   }
 }
 
+/** A program that is being followed. */
+export interface Followed {
+  readonly pid: number;
+  /** Whether the kernel ends it with us, whatever ends us. */
+  readonly diesWithUs: boolean;
+  send(signal: "SIGSTOP" | "SIGCONT"): void;
+}
+
 export interface Follower {
   readonly onLine: (line: string) => void;
-  /** The program runs from now on, as this process, or has ended. */
-  readonly onState: (runs: boolean, pid?: number) => void;
+  /** The program runs from now on, or has ended. */
+  readonly onState: (runs: boolean, followed?: Followed) => void;
 }
+
+/** util-linux; a program that has not been told that we have ended would stay. */
+const DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"];
 
 /** Hands on each line of a program that never ends by itself; it is started again when it does, until the signal. */
 export async function followForEver(
@@ -160,8 +171,9 @@ export async function followForEver(
   follower: Follower,
   signal: AbortSignal,
 ): Promise<void> {
+  const diesWithUs = (await findProgram("setpriv")) !== undefined;
   while (!signal.aborted) {
-    await followCommand(argv, follower, signal);
+    await followCommand(argv, diesWithUs, follower, signal);
     follower.onState(false);
     // It was killed or is missing: not in a circle.
     await setTimeout(RESTART_MS, undefined, { signal, ref: false }).catch(() => undefined);
@@ -170,10 +182,11 @@ export async function followForEver(
 
 async function followCommand(
   argv: readonly string[],
+  diesWithUs: boolean,
   { onLine, onState }: Follower,
   signal: AbortSignal,
 ): Promise<void> {
-  const [file = "", ...args] = argv;
+  const [file = "", ...args] = diesWithUs ? [...DIES_WITH_US, ...argv] : argv;
   const running = execa(file, args, {
     stdin: "ignore",
     stderr: "ignore",
@@ -183,13 +196,19 @@ async function followCommand(
     cwd: "/",
     cancelSignal: signal,
   });
-  if (running.pid !== undefined) onState(true, running.pid);
+  const { pid } = running;
+  // Stopped, it would not hear that it is to end.
+  const goOn = (): void => void running.kill("SIGCONT");
+  signal.addEventListener("abort", goOn);
+  if (pid !== undefined) onState(true, { pid, diesWithUs, send: (name) => void running.kill(name) });
   try {
     for await (const line of running) onLine(line);
     await running;
   } catch (error) {
     // How it ended is all the same: it is started again.
     if (!(error instanceof ExecaError)) throw error;
+  } finally {
+    signal.removeEventListener("abort", goOn);
   }
 }
 

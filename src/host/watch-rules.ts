@@ -1,14 +1,11 @@
-import { readFile } from "node:fs/promises";
 import { setTimeout } from "node:timers/promises";
 import type { Family } from "../core/address.ts";
-import { errnoOf, followForEver } from "./run-command.ts";
-
-/**
- * A rule came or went in a table that concerns us. Only rules are listened to: elements of sets, which a busy firewall
- * changes a thousand times a second, cost nothing here, and a table that is deleted takes its rules along, one line
- * each (nftables 1.0.6). iptables-legacy makes no events.
- */
-const OURS = /^(?:add|insert|delete|replace) rule (ip6?) (raw|filter|nat|libvirt_network) /;
+import { createOthersRules, parseRuleEvent } from "../core/rule-events.ts";
+import { KvmnatdError } from "../errors.ts";
+import { readProc } from "./proc.ts";
+import { restWhileBusy } from "./rest.ts";
+import { followForEver } from "./run-command.ts";
+import type { Followed } from "./run-command.ts";
 
 /**
  * So many rules came at once that the kernel dropped some of the events, ours perhaps among them: `# ERROR: We lost ...`.
@@ -16,8 +13,12 @@ const OURS = /^(?:add|insert|delete|replace) rule (ip6?) (raw|filter|nat|libvirt
  */
 const LOST = /^# (ERROR|WARN)/;
 
-/** nft writes that line out no sooner than with the next event, but for stdbuf (coreutils). */
-const MONITOR = ["stdbuf", "--output=L", "nft", "monitor", "rules"];
+/**
+ * Only rules are listened to: elements of sets, which a busy firewall changes a thousand times a second, are not told, and
+ * a table that is deleted takes its rules along, one line each (nftables 1.0.6). iptables-legacy makes no events. nft
+ * writes a line out no sooner than with the next event, but for stdbuf (coreutils).
+ */
+const MONITOR = ["stdbuf", "--output=L", "nft", "-a", "monitor", "rules"];
 
 /** How often to look whether the monitor has read what waits for it, and whether it listens. */
 const DRAIN_POLL_MS = 100;
@@ -52,7 +53,9 @@ export function createRuleWatch(
   let underWay = 0;
   let settling: NodeJS.Timeout | undefined;
   let monitor: number | undefined;
+  let resting = new AbortController();
   let draining = false;
+  const others = createOthersRules();
 
   /** Fewer than we made: it failed, or was cut short, or something was missed. */
   function settle(): void {
@@ -63,6 +66,7 @@ export function createRuleWatch(
   }
 
   function onLoss(): void {
+    others.forget();
     onChange();
     if (!draining) void drain();
   }
@@ -70,32 +74,43 @@ export function createRuleWatch(
   /** Nothing is known of what happens until the monitor has nothing left to read. */
   async function drain(): Promise<void> {
     draining = true;
-    await poll(DRAIN_POLL_MS, async () => monitor === undefined || !(await readSocket(monitor)).waits);
+    await poll(DRAIN_POLL_MS, () => monitor === undefined || !readSocket(monitor).waits);
     draining = false;
+    others.forget();
     onChange();
   }
 
   /** What happens before it listens, nobody tells. */
-  async function listen(pid: number): Promise<void> {
+  async function listen(followed: Followed): Promise<void> {
+    const { pid } = followed;
     const startedAtMs = performance.now();
-    await poll(LISTEN_POLL_MS, async () => monitor !== pid || (await readSocket(pid)).listens);
+    await poll(LISTEN_POLL_MS, () => monitor !== pid || readSocket(pid).listens);
     if (performance.now() - startedAtMs > SOON_MS) onChange();
+    if (monitor !== pid) return;
+    resting = new AbortController();
+    await restWhileBusy(followed, () => draining || readSocket(pid).waits, resting.signal);
   }
 
-  function onMonitor(runs: boolean, pid?: number): void {
-    monitor = pid;
+  function onMonitor(runs: boolean, followed?: Followed): void {
+    monitor = followed?.pid;
+    resting.abort();
+    others.forget();
     onState(runs);
-    if (pid !== undefined) void listen(pid);
+    if (followed !== undefined) void listen(followed);
   }
 
   function onLine(line: string): void {
     if (LOST.test(line)) return onLoss();
-    const [, family, table] = OURS.exec(line) ?? [];
-    if (family === undefined) return;
-    if (expected > 0) expected -= 1;
-    // Beside our own it may be told in the place of another.
-    else if (underWay > 0 || settling !== undefined || table === "libvirt_network") onChange();
-    else onChange(family === "ip" ? 4 : 6);
+    const event = parseRuleEvent(line);
+    if (event === undefined) return;
+    if (expected > 0) {
+      expected -= 1;
+      others.pass(event);
+    } else if (underWay > 0 || settling !== undefined) {
+      // It may be told in the place of another.
+      others.pass(event);
+      onChange();
+    } else if (others.concerns(event)) onChange(event.table === "libvirt_network" ? undefined : event.family);
   }
 
   return {
@@ -114,8 +129,8 @@ export function createRuleWatch(
   };
 }
 
-async function poll(everyMs: number, isOver: () => Promise<boolean>): Promise<void> {
-  while (!(await isOver())) await setTimeout(everyMs, undefined, { ref: false });
+async function poll(everyMs: number, isOver: () => boolean): Promise<void> {
+  while (!isOver()) await setTimeout(everyMs, undefined, { ref: false });
 }
 
 interface Socket {
@@ -128,20 +143,22 @@ interface Socket {
  * The socket by which a process listens to nftables, as /proc/net/netlink has it: `sk Eth Pid Groups Rmem ...`, where
  * Eth 12 is NETLINK_NETFILTER and Rmem what waits to be read, in bytes.
  */
-async function readSocket(pid: number): Promise<Socket> {
-  const rows = (await readNetlink()).split("\n").map((row) => row.split(/\s+/));
+function readSocket(pid: number): Socket {
+  const rows = readNetlink()
+    .split("\n")
+    .map((row) => row.split(/\s+/));
   const own = rows.find(([, protocol, owner, groups]) => {
     return protocol === "12" && owner === String(pid) && Number.parseInt(groups ?? "", 16) !== 0;
   });
   return { listens: own !== undefined, waits: own !== undefined && own[4] !== "0" };
 }
 
-async function readNetlink(): Promise<string> {
+/** No more files can be opened: it is asked again. */
+function readNetlink(): string {
   try {
-    return await readFile("/proc/net/netlink", "utf8");
+    return readProc("/proc/net/netlink") ?? "";
   } catch (error) {
-    // No more files can be opened: it is asked again.
-    if (errnoOf(error) !== undefined) return "";
+    if (error instanceof KvmnatdError) return "";
     throw error;
   }
 }

@@ -5,7 +5,9 @@ import { CLIENT, DB, leaseRow, WEB } from "../support/world.ts";
 
 /** Who changes rules, and what it costs. */
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
-const SOON = { timeout: 5000 };
+const SOON = { timeout: 20_000 };
+/** SIGHUP's own two looks. */
+const SECOND_LOOK_AND_ASKED = 2;
 let world: DaemonWorld;
 
 afterEach(() => world.close());
@@ -18,10 +20,18 @@ async function begin(variant: "nft" | "legacy" = "nft"): Promise<void> {
 }
 
 async function sh(script: string): Promise<string> {
-  return (await world.lab.exec(["sh", "-ec", script], { timeoutMs: 40_000 })).stdout.trim();
+  return (await world.lab.exec(["sh", "-ec", script], { timeoutMs: 120_000 })).stdout.trim();
 }
 
 const pass = async (): Promise<number> => (await world.status()).pass;
+
+/** How many passes there have been: one that finds nothing new in the rules alone is counted, but not told. */
+async function passesUntilNow(): Promise<number> {
+  const { updatedAt } = await world.status();
+  await world.lab.exec(["pkill", "-HUP", "-f", "kvmnatd.js run"]);
+  await expect.poll(async () => (await world.status()).updatedAt, SOON).not.toBe(updatedAt);
+  return pass();
+}
 
 describe("own changes", () => {
   it("wake nobody: a lease that moves costs one pass and its second look", async () => {
@@ -44,35 +54,81 @@ describe("a busy neighbour", () => {
     await begin();
     await sh("nft add table inet busy; nft add set inet busy s '{ type ipv4_addr; }'");
     await world.settles();
-    const before = await pass();
+    const before = await passesUntilNow();
+    await world.settles();
     const updates = Array.from(
       { length: 3000 },
       (_, index) => `add element inet busy s { 10.1.${index >> 8}.${index & 255} }`,
     );
     await world.lab.exec(["nft", "-i"], { input: `${updates.join("\n")}\n` });
     expect(await sh("nft list set inet busy s | grep -c 10.1")).not.toBe("0");
-    expect(await pass()).toBe(before);
+    expect((await passesUntilNow()) - before).toBeLessThanOrEqual(SECOND_LOOK_AND_ASKED);
+  });
+
+  it("who does so for long is listened to by turns, what is lost meanwhile is put back, and nobody stays stopped", async () => {
+    world = await createDaemonWorld("nft");
+    const daemon = await world.start();
+    await world.isWell();
+    await sh("nft add table inet busy; nft add set inet busy s '{ type ipv4_addr; }'");
+    const update = "add element inet busy s { 10.$((i / 250 % 250)).$((i % 250)).$j }";
+    const busy = world.lab.spawn([
+      "sh",
+      "-c",
+      `i=0; while :; do j=0; while [ $j -lt 100 ]; do echo "${update}"; j=$((j + 1)); done; i=$((i + 1)); sleep 0.1; done | nft -i`,
+    ]);
+    const states = (): Promise<string> => sh("ps -C nft -o stat=,args= | grep monitor || true");
+    await expect.poll(states, SOON).toMatch(/^T/);
+    await sh("iptables-nft -t nat -F KVMNATD-DNAT");
+    await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+    await expect.poll(states, SOON).toMatch(/^T/);
+    await daemon.kill("SIGKILL");
+    await daemon.exited;
+    await expect.poll(states, SOON).toBe("");
+    expect(await sh("ps -C ip -o stat=,args= | grep monitor || true")).toBe("");
+    await busy.kill("SIGKILL");
+  });
+
+  it("whose rules are never in our way costs no pass at all, and what it does to ours is seen all the same", async () => {
+    await begin();
+    await sh("iptables-nft -N DOCKER; iptables-nft -t nat -N DOCKER");
+    const before = await passesUntilNow();
+    await world.settles();
+    // As when a container with a published port starts and ends.
+    const container = `iptables-nft -t nat -A DOCKER -p tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
+      iptables-nft -A DOCKER -d 172.17.0.2 -p tcp --dport 80 -j ACCEPT
+      iptables-nft -t nat -A POSTROUTING -s 172.17.0.2 -d 172.17.0.2 -p tcp --dport 80 -j MASQUERADE
+      iptables-nft -t raw -A PREROUTING -d 172.17.0.2 ! -i docker0 -j DROP
+      iptables-nft -t raw -D PREROUTING -d 172.17.0.2 ! -i docker0 -j DROP
+      iptables-nft -t nat -D POSTROUTING -s 172.17.0.2 -d 172.17.0.2 -p tcp --dport 80 -j MASQUERADE
+      iptables-nft -F DOCKER; iptables-nft -t nat -F DOCKER`;
+    for (let index = 0; index < 5; index += 1) await sh(container);
+    expect((await passesUntilNow()) - before).toBeLessThanOrEqual(SECOND_LOOK_AND_ASKED);
+    await sh("iptables-nft -t nat -F POSTROUTING; iptables-nft -t nat -F PREROUTING");
+    await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+    await expect.poll(() => world.rules("nat"), SOON).toContain("-j KVMNATD-SNAT");
   });
 
   it("who changes rules all the time costs about a pass a second, and leases are followed at once", async () => {
     await begin();
-    const before = await pass();
+    const before = await passesUntilNow();
     const began = Date.now();
     const busy = world.lab.spawn([
       "sh",
       "-c",
-      "while :; do iptables-nft -A INPUT -s 192.0.2.1 -j DROP; iptables-nft -D INPUT -s 192.0.2.1 -j DROP; sleep 0.03; done",
+      "while :; do iptables-nft -A FORWARD -s 192.0.2.1 -j DROP; iptables-nft -D FORWARD -s 192.0.2.1 -j DROP; sleep 0.03; done",
     ]);
-    await expect.poll(() => Date.now() - began, { timeout: 10_000, interval: 200 }).toBeGreaterThan(5000);
-    expect((await pass()) - before).toBeLessThan(4 + (Date.now() - began) / 900);
+    await expect.poll(() => Date.now() - began, { timeout: 40_000, interval: 200 }).toBeGreaterThan(5000);
+    expect((await passesUntilNow()) - before).toBeLessThan(5 + (Date.now() - began) / 900);
     await world.leases(leaseRow(WEB), leaseRow({ mac: DB.mac, address: "192.168.122.99" }));
-    await expect.poll(() => world.rules("nat"), { timeout: 2000, interval: 10 }).toContain("192.168.122.99");
+    await expect
+      .poll(() => world.rules("nat"), { timeout: 10_000, interval: 10 })
+      .toContain("192.168.122.99");
     await busy.kill("SIGKILL");
   });
 
   it(
     "heals although the kernel lost the event among a hundred thousand others",
-    { timeout: 90_000 },
+    { timeout: 240_000 },
     async () => {
       await begin();
       const rules = Array.from(
@@ -82,11 +138,11 @@ describe("a busy neighbour", () => {
       );
       const load = world.lab.exec(["nft", "-f", "-"], {
         input: `add table ip crowd\nadd chain ip crowd many\n${rules.join("")}`,
-        timeoutMs: 60_000,
+        timeoutMs: 180_000,
       });
       await load;
       await sh("iptables-nft -t nat -F KVMNATD-DNAT");
-      await expect.poll(() => world.web(), { timeout: 15_000 }).toBe(WEB_ANSWERS);
+      await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(WEB_ANSWERS);
     },
   );
 
@@ -118,7 +174,7 @@ describe("tampering is healed", () => {
     await begin();
     for (let index = 0; index < 10; index += 1) {
       await sh("iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING; iptables-nft -F KVMNATD-FWD");
-      await expect.poll(() => world.web(), { timeout: 3000 }).toBe(WEB_ANSWERS);
+      await expect.poll(() => world.web(), { timeout: 12_000 }).toBe(WEB_ANSWERS);
     }
     // What libvirt alone can put back is said.
     await world.complains("libvirt-jump", /guests on virbr0, virbr1 are open .*restart libvirtd/);
@@ -126,14 +182,14 @@ describe("tampering is healed", () => {
 
   it("when the monitor has died, by looking every two seconds, and it is said", async () => {
     await begin();
-    await sh("pkill -STOP -f '^nft monitor'; pkill -KILL -f '^nft monitor'");
+    await sh("pkill -STOP -f '^nft -a monitor'; pkill -KILL -f '^nft -a monitor'");
     await world.complains("polling", /`nft monitor` .*does not run: everything is looked at every 2 s/);
     await sh("iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
     // It is started again after five seconds.
     const codes = async (): Promise<readonly string[]> =>
       (await world.status()).problems.map(({ code }) => code);
-    await expect.poll(codes, { timeout: 10_000 }).not.toContain("polling");
+    await expect.poll(codes, { timeout: 40_000 }).not.toContain("polling");
   });
 
   it("with iptables-legacy, which tells nobody, by looking every two seconds", async () => {

@@ -9,6 +9,7 @@ interface Status {
   readonly running: boolean;
   readonly pid: number;
   readonly pass: number;
+  readonly updatedAt: string;
   readonly problems: readonly {
     readonly code: string;
     readonly message: string;

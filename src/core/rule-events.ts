@@ -1,0 +1,121 @@
+import type { Family } from "./address.ts";
+import { CHAIN_PREFIX } from "./owner.ts";
+
+/*
+ * Docker changes a handful of rules with each container, and a look at ours each time would cost more than all else that
+ * kvmnatd does. What another program adds or removes concerns us where it may be one of ours, or stand in the way of one:
+ *
+ *   table, chain                      | added                          | removed
+ *   ----------------------------------+--------------------------------+------------------------------
+ *   of libvirt's or of ours, anywhere | yes                            | yes
+ *   raw                               | yes, unless it drops           | unless it was seen to be added
+ *   filter FORWARD                    | unless it accepts and no more  | unless it was seen to be added
+ *   filter INPUT, OUTPUT              | no                             | no
+ *   other chains of filter            | unless it accepts and no more  | no: at most it makes way
+ *   nat PREROUTING, OUTPUT ...        | no: order does not matter      | unless it was seen to be added
+ *   other chains of nat               | no                             | no
+ *
+ * Of what goes the kernel tells the number alone, so those of others' rules are remembered. Why no rule is in the way that
+ * only accepts, or stands in nat: see `findObstacles` in diff.ts.
+ */
+
+/** A rule that came or went, as `nft -a monitor rules` prints it. */
+export interface RuleEvent {
+  readonly verb: "add" | "insert" | "delete" | "replace";
+  readonly family: Family;
+  readonly table: string;
+  readonly chain: string;
+  /** The rule; empty when it went. */
+  readonly text: string;
+  /** Its number in its table; none is given twice while the table stands. Absent where a comment breaks the line. */
+  readonly handle: string | undefined;
+}
+
+const EVENT = /^(add|insert|delete|replace) rule (ip6?) (raw|filter|nat|libvirt_network) (\S+)(.*)$/;
+const HANDLE = /(?: #)? handle (\d+)$/;
+
+/** @returns undefined for what is in no table that kvmnatd looks at */
+export function parseRuleEvent(line: string): RuleEvent | undefined {
+  const [, verb, ip, table = "", chain = "", rest = ""] = EVENT.exec(line) ?? [];
+  if (verb === undefined) return undefined;
+  return {
+    verb: verb as RuleEvent["verb"],
+    family: ip === "ip6" ? 6 : 4,
+    table,
+    chain,
+    text: rest.replace(HANDLE, "").trim(),
+    handle: HANDLE.exec(rest)?.[1],
+  };
+}
+
+export interface OthersRules {
+  /** What others did: whether it may concern us. */
+  concerns(event: RuleEvent): boolean;
+  /** What we may have done ourselves. */
+  pass(event: RuleEvent): void;
+  /** Events may have been missed. */
+  forget(): void;
+}
+
+/** Of each chain that rules of ours are in as well; so many rules of others a host may have in vain. */
+const REMEMBERED_MAX = 10_000;
+
+/** Remembers which rules are others' where ours are as well. */
+export function createOthersRules(): OthersRules {
+  const others = new Set<string>();
+
+  /** Whether it was others'. A new table's numbers begin anew: none may stay behind. */
+  function remove({ family, table, handle }: RuleEvent): boolean {
+    return others.delete(`${family} ${table} ${handle}`);
+  }
+
+  function remember({ family, table, handle }: RuleEvent): void {
+    if (handle === undefined) return;
+    if (others.size >= REMEMBERED_MAX) others.clear();
+    others.add(`${family} ${table} ${handle}`);
+  }
+
+  return {
+    concerns(event) {
+      if (event.verb === "delete") return !remove(event) && mayHaveBeenOurs(event);
+      if (isLibvirtsOrOurs(event)) return true;
+      if (mayHaveBeenOurs(event) && !isLikeGuard(event)) remember(event);
+      return mayBeInTheWay(event);
+    },
+    pass: (event) => void remove(event),
+    forget: () => others.clear(),
+  };
+}
+
+function isLibvirtsOrOurs({ verb, table, chain, text }: RuleEvent): boolean {
+  return verb === "replace" || table === "libvirt_network" || SPECIAL.test(chain) || SPECIAL.test(text);
+}
+
+const SPECIAL = new RegExp(`\\b(?:${CHAIN_PREFIX}|LIBVIRT_)`);
+
+/** Where rules of ours stand, and libvirt's. */
+function mayHaveBeenOurs({ table, chain }: RuleEvent): boolean {
+  return table === "libvirt_network" || SPECIAL.test(chain) || SHARED.has(`${table} ${chain}`);
+}
+
+const SHARED: ReadonlySet<string> = new Set([
+  "raw PREROUTING",
+  "filter FORWARD",
+  "nat PREROUTING",
+  "nat OUTPUT",
+  "nat POSTROUTING",
+]);
+
+/** nft does not show the comment by which the guard of 127.0.0.1 is known to be ours. */
+function isLikeGuard({ table, text }: RuleEvent): boolean {
+  return table === "raw" && text.includes("127.0.0.0/8");
+}
+
+function mayBeInTheWay({ table, chain, text }: RuleEvent): boolean {
+  if (table === "raw") return !DROPS.test(text);
+  return table === "filter" && chain !== "INPUT" && chain !== "OUTPUT" && !ACCEPTS.test(text);
+}
+
+/** A chain may be called so. */
+const DROPS = /(?<! jump| goto) drop$/;
+const ACCEPTS = /(?<! jump| goto) (?:accept|return)$/;
