@@ -2,7 +2,7 @@ import { resolve } from "node:path";
 import type { ViteUserConfig } from "vitest/config";
 
 // Few and heavy: each file makes a small host of its own.
-const real = { hookTimeout: 60_000, globalSetup: ["test/support/build.ts"] };
+const real = { hookTimeout: 240_000, globalSetup: ["test/support/build.ts"] };
 /** These install them. */
 const packaged = { ...real, globalSetup: ["test/support/build.ts", "test/support/packages.ts"] };
 
@@ -11,7 +11,9 @@ const config: ViteUserConfig = {
     // More than processors: most of them wait for something most of the time.
     maxWorkers: 3,
     // Minutes of properties, on a machine that may have other things to do.
-    testTimeout: 60_000,
+    testTimeout: 240_000,
+    // What is waited for comes at once, or on a slow machine when it can.
+    expect: { poll: { timeout: 20_000 } },
     // Thousands of starts of the program, a third of each for reading it.
     env: { NODE_COMPILE_CACHE: resolve(import.meta.dirname, "../node_modules/.cache/kvmnatd-test") },
     projects: [
@@ -23,7 +25,7 @@ const config: ViteUserConfig = {
       { extends: true, test: { name: "packages", include: ["test/packages/**/*.test.ts"], ...packaged } },
       {
         extends: true,
-        test: { name: "container", include: ["test/container/**/*.test.ts"], hookTimeout: 60_000 },
+        test: { name: "container", include: ["test/container/**/*.test.ts"], hookTimeout: 240_000 },
       },
     ],
   },

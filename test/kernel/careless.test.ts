@@ -7,7 +7,7 @@ import { PROGRAM, startDaemon } from "../support/lab.ts";
 import { CLIENT, DB, HOST_V6, leaseRow, leaseRow6, libvirtRules, NETWORKS, WEB } from "../support/world.ts";
 
 /** What a careless admin or an odd host brings about: each was once a forward that did what it should not. */
-const SOON = { timeout: 5000 };
+const SOON = { timeout: 20_000 };
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 let world: DaemonWorld;
 
@@ -118,7 +118,7 @@ it("a change to iptables-legacy that cannot be made leaves nft's rules until it 
   await world.complains("command", /xtables lock/);
   expect(await world.web()).toBe(WEB_ANSWERS);
   await lock.kill("SIGKILL");
-  await expect.poll(() => world.rules("nat"), { timeout: 15_000 }).not.toContain("KVMNATD-DNAT");
+  await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).not.toContain("KVMNATD-DNAT");
   expect(await sh("iptables-legacy-save -t nat")).toContain("KVMNATD-DNAT");
 });
 

@@ -25,7 +25,7 @@ async function moveWeb(there: boolean): Promise<void> {
 
 it(
   `kill -9 at ${KILLS} random moments, while leases and rules change (seed ${SEED})`,
-  { timeout: 180_000 },
+  { timeout: 600_000 },
   async () => {
     const random = createRandom(SEED);
     world = await createDaemonWorld("nft", "linger: 200ms\n");
@@ -56,7 +56,7 @@ it(
   },
 );
 
-it("a hundred thousand foreign rules", { timeout: 120_000 }, async () => {
+it("a hundred thousand foreign rules", { timeout: 400_000 }, async () => {
   world = await createDaemonWorld("nft");
   const rules = Array.from(
     { length: 100_000 },
@@ -64,7 +64,7 @@ it("a hundred thousand foreign rules", { timeout: 120_000 }, async () => {
   );
   await world.lab.exec(["iptables-nft-restore", "--noflush"], {
     input: `*filter\n:MANY - [0:0]\n${rules.join("")}-A INPUT -s 203.0.113.1 -j MANY\nCOMMIT\n`,
-    timeoutMs: 60_000,
+    timeoutMs: 180_000,
   });
   await world.start();
   await world.isWell();
@@ -85,7 +85,7 @@ it("no more files can be opened: told, and all is well once they can", async () 
   await moveWeb(true);
   await daemon.waitForLine(/EMFILE|too many open files/i);
   await limit("1024:");
-  await expect.poll(() => world.web(), { timeout: 35_000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 70_000 }).toBe(`db 22 ${CLIENT}`);
 });
 
 it("no more processes can be made: told, nothing is lost, and all is well once they can", async () => {
@@ -106,7 +106,7 @@ it("no more processes can be made: told, nothing is lost, and all is well once t
   await world.complains("command", /EAGAIN|Cannot fork/);
   expect(await world.web()).toBe(`web 22 ${CLIENT}`);
   await limit("1000:");
-  await expect.poll(() => world.web(), { timeout: 35_000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 70_000 }).toBe(`db 22 ${CLIENT}`);
   await world.isWell();
   await daemon.kill("SIGTERM");
   expect(await daemon.exited).toBe(0);
@@ -133,7 +133,7 @@ it("the clock is set a day forward and back: linger ends in its time, rules heal
   await setClock(-1);
   await world.becomes("db", "pending", /guest is off/);
   await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "PREROUTING"]);
-  await expect.poll(() => world.web(), { timeout: 5000 }).toBe(`web 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 20_000 }).toBe(`web 22 ${CLIENT}`);
   // Forward: no lease is so old; dnsmasq, which has the same clock, gives them anew.
   await setClock(1);
   await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "PREROUTING"]);
@@ -142,8 +142,8 @@ it("the clock is set a day forward and back: linger ends in its time, rules heal
   await world.writeLeases("virbr0", [
     leaseRow({ mac: WEB.mac, address: DB.address }, { "expiry-time": later }),
   ]);
-  await expect.poll(() => world.web(), { timeout: 5000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 20_000 }).toBe(`db 22 ${CLIENT}`);
   await setClock(0);
   await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "PREROUTING"]);
-  await expect.poll(() => world.web(), { timeout: 5000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 20_000 }).toBe(`db 22 ${CLIENT}`);
 });

@@ -50,5 +50,5 @@ it("a guest that answers late at its new address is followed there, though its o
     leaseRow(WEB, { "expiry-time": expiry }),
     leaseRow(DB),
   ]);
-  await expect.poll(() => world.rules("nat"), { timeout: 10_000 }).toContain(`--to-destination ${MOVED}:22`);
+  await expect.poll(() => world.rules("nat"), { timeout: 40_000 }).toContain(`--to-destination ${MOVED}:22`);
 });

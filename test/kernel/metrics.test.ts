@@ -79,7 +79,7 @@ describe("what it says", () => {
     await world.configure("metrics: 9101\nguests: 5\n");
     await expect.poll(() => value("kvmnatd_config_last_reload_successful"), SOON).toBe(0);
     await world.lab.kvmnatd(["reload"]);
-    expect(await value("kvmnatd_config_errors_total")).toBe(1);
+    await expect.poll(() => value("kvmnatd_config_errors_total"), SOON).toBe(1);
     expect(await value('kvmnatd_problems{code="config",severity="error"}')).toBe(1);
     await world.configure(`metrics: 9101\n${GUESTS}`);
     await expect.poll(() => value("kvmnatd_config_last_reload_successful"), SOON).toBe(1);
@@ -164,7 +164,7 @@ describe("whoever asks", () => {
     const flood = world.lab.spawn([process.execPath, "-e", FLOOD]);
     await flood.waitForLine(/^begun/);
     await world.writeLeases("virbr0", [leaseRow({ mac: WEB.mac, address: DB.address })]);
-    await expect.poll(() => world.web(), { timeout: 5000 }).toBe(`db 22 ${CLIENT}`);
+    await expect.poll(() => world.web(), { timeout: 20_000 }).toBe(`db 22 ${CLIENT}`);
     expect(await flood.exited).toBe(0);
     // What was left open is closed in the end, and whoever asks properly is answered again.
     await isServed();

@@ -20,7 +20,7 @@ describe("the rpm", () => {
   const said = async (script: string): Promise<string> => (await machine.sh(script)).stdout.trim();
   const rpm = async (...args: readonly string[]): Promise<string> => {
     const own = ["rpm", "--root", machine.root, "--dbpath", "/var/lib/rpm"];
-    return (await machine.lab.exec([...own, ...args], { timeoutMs: 60_000 })).stdout.trim();
+    return (await machine.lab.exec([...own, ...args], { timeoutMs: 180_000 })).stdout.trim();
   };
 
   it("asks for what it needs", async () => {

@@ -37,7 +37,7 @@ describe.each([
 
   // rpm changes a root from outside.
   const change = (command: string): Promise<unknown> =>
-    inside ? machine.sh(command) : machine.lab.exec(["sh", "-ec", command], { timeoutMs: 60_000 });
+    inside ? machine.sh(command) : machine.lab.exec(["sh", "-ec", command], { timeoutMs: 180_000 });
   const told = async (): Promise<readonly string[]> =>
     (await machine.sh("grep -vE 'daemon-reload|is-active' /run/told || :")).stdout
       .split("\n")

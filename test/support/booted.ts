@@ -34,7 +34,7 @@ export async function bootHost(root = "/"): Promise<BootedHost> {
       return ["nsenter", "--target", `${system.pid}`, ...NAMESPACES];
     },
     sh: async (script) => (await inside.exec(["sh", "-ec", script])).stdout.trim(),
-    kvmnatd: (args, env = {}) => inside.exec(["kvmnatd", ...args], { check: false, env, timeoutMs: 30_000 }),
+    kvmnatd: (args, env = {}) => inside.exec(["kvmnatd", ...args], { check: false, env, timeoutMs: 90_000 }),
     reboot: async () => {
       await powerOff(system, () => inside.release());
       system = await boot(dir, root, upper);

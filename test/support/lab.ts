@@ -7,7 +7,7 @@ import { join, resolve } from "node:path";
 /** The built program. */
 export const PROGRAM: string = resolve(import.meta.dirname, "../../dist/kvmnatd.js");
 const POLL_MS = 20;
-const SOON_MS = 10_000;
+const SOON_MS = 30_000;
 
 interface ExecOptions {
   /** A network namespace made in the lab by `ip netns add`. */
@@ -77,7 +77,7 @@ export async function createLab(): Promise<Lab> {
     enter,
     dir,
     kvmnatd: (given, own = {}) =>
-      lab.exec([process.execPath, PROGRAM, ...given], { check: false, env: own, timeoutMs: 30_000 }),
+      lab.exec([process.execPath, PROGRAM, ...given], { check: false, env: own, timeoutMs: 90_000 }),
     close: async () => {
       const ended = new Promise((done) => holder.once("close", done));
       process.kill(pid, "SIGKILL");
@@ -144,7 +144,7 @@ async function execute(
   options: ExecOptions,
   env: Readonly<Record<string, string>>,
 ): Promise<ExecResult> {
-  const { input = "", timeoutMs = 20_000, check = true } = options;
+  const { input = "", timeoutMs = 60_000, check = true } = options;
   const child = start(argv, options, env);
   const command = argv.slice(argv.indexOf("--") + 1).join(" ");
   let late = false;

@@ -77,7 +77,7 @@ export async function createServiceHost(root = "/"): Promise<ServiceHost> {
     systemctl: async (...words) => {
       const { exitCode, stdout, stderr } = await host.exec(["systemctl", ...words], {
         check: false,
-        timeoutMs: 60_000,
+        timeoutMs: 180_000,
       });
       return { exitCode, said: stdout + stderr };
     },
@@ -119,5 +119,5 @@ export async function install(host: BootedHost, which: "before" | "now" = "now")
   await copyFile(file, target);
   const command = ["apt-get", "install", "-y", "-q", target];
   await host.exec(["sh", "-c", "rm -f /usr/bin/node /usr/local/bin/node"]);
-  await host.exec(command, { timeoutMs: 60_000, env: { DEBIAN_FRONTEND: "noninteractive" } });
+  await host.exec(command, { timeoutMs: 180_000, env: { DEBIAN_FRONTEND: "noninteractive" } });
 }

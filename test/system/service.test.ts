@@ -191,11 +191,11 @@ describe.each([
   }, 120_000);
 
   it("takes its rules along when it is removed, and leaves nothing when it is purged", async () => {
-    await host.exec(["apt-get", "remove", "-y", "-q", "kvmnatd"], { timeoutMs: 60_000 });
+    await host.exec(["apt-get", "remove", "-y", "-q", "kvmnatd"], { timeoutMs: 180_000 });
     await host.isRefused(1122);
     expect(await host.sh("iptables-save")).not.toMatch(/kvmnatd/i);
     expect(await host.sh("ls /etc/kvmnatd.yaml")).toBe("/etc/kvmnatd.yaml");
-    await host.exec(["apt-get", "purge", "-y", "-q", "kvmnatd"], { timeoutMs: 60_000 });
+    await host.exec(["apt-get", "purge", "-y", "-q", "kvmnatd"], { timeoutMs: 180_000 });
     const left =
       "ls -d /etc/kvmnatd* /usr/lib/kvmnatd /run/kvmnatd /usr/bin/kvmnatd 2>/dev/null || true; getent passwd kvmnatd || true";
     expect(await host.sh(left)).toBe("");

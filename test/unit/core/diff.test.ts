@@ -42,7 +42,7 @@ function placeOfJump(chains: Chains): number | undefined {
   return added?.kind === "add" && "position" in added ? added.position : undefined;
 }
 
-it("chains that lead to each other in countless ways are each looked at once", { timeout: 5000 }, () => {
+it("chains that lead to each other in countless ways are each looked at once", { timeout: 20_000 }, () => {
   const names = Array.from({ length: 1000 }, (_, index) => `D${index}`);
   const chains = new Map(names.map((name, index) => [name, [`-j D${index + 1}`, `-j D${index + 1}`]]));
   expect(placeOfJump(new Map([...chains, ["FORWARD", ["-j ACCEPT", "-j D0"]]]))).toBe(3);
