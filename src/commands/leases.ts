@@ -19,7 +19,8 @@ interface Row {
 
 /** `kvmnatd leases`: what is known of each guest. Needs no config: every bridge with a lease file is shown. */
 export async function leases(context: Context): Promise<number> {
-  const { bridges, issues } = await readLeaseFiles(context.paths.dnsmasqDir, undefined);
+  const { dnsmasqDir } = context.paths;
+  const { bridges, issues, folder } = await readLeaseFiles(dnsmasqDir, undefined);
   const rows = bridges.flatMap(({ bridge, leases: known, domains }) => {
     const domainOf = new Map(domains?.flatMap((row) => row.macs.map((mac) => [mac, row.domain] as const)));
     const leased = (known ?? []).map((lease) => toRow(lease, domainOf.get(lease.mac)));
@@ -31,8 +32,12 @@ export async function leases(context: Context): Promise<number> {
   });
   for (const issue of [...issues, ...bridges.flatMap((each) => each.issues)])
     context.complain(`kvmnatd: ${issue.where.file}: ${issue.message}`);
+  if (folder === "missing")
+    context.complain(
+      `kvmnatd: ${dnsmasqDir}: does not exist: libvirt makes it with its first network; is it elsewhere (--dnsmasq-dir)?`,
+    );
   if (context.json) printJson(context, rows);
-  else if (rows.length === 0) context.print(`no leases in ${context.paths.dnsmasqDir}`);
+  else if (rows.length === 0) context.print(`no leases in ${dnsmasqDir}`);
   else context.print(renderTable(HEAD, rows.map(toCells)));
   return EXIT.ok;
 }

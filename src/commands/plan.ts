@@ -21,6 +21,7 @@ import { record } from "./record.ts";
 /** `kvmnatd plan`: what `apply` would do. */
 export async function plan(context: Context): Promise<number> {
   const host = createHost(context.paths);
+  const { untrusted } = await host.readConfig();
   const view = await observe(trusting(host), {}, false);
   refuseUnserved(view, context.paths.config);
   for (const family of view.families) if (family.error !== undefined) throw family.error;
@@ -38,6 +39,8 @@ export async function plan(context: Context): Promise<number> {
     ...(await findSysctls(host, view)).map(toEntry),
   ];
   const steps = entries.filter(({ action }) => action !== undefined);
+  // `run` and `apply` refuse it.
+  printIssues(context, untrusted === undefined ? [] : [untrusted], view.snapshot.configText);
   printIssues(context, view.snapshot.warnings, view.snapshot.configText);
   for (const { severity, message, where } of view.leaseIssues)
     context.complain(`kvmnatd: ${severity}: ${where.file}: ${message}`);

@@ -231,6 +231,13 @@ it("plan says that it waits for libvirt, and check that the bridge is not here",
   expect(nowhere.stdout).toContain("web: pending; no network of libvirt's is there");
 });
 
+it("leases says that libvirt's folder is not there", async () => {
+  await begin();
+  const { stdout, stderr, exitCode } = await world.lab.kvmnatd(["leases", "--dnsmasq-dir", "/nowhere"]);
+  expect({ stdout, exitCode }).toEqual({ stdout: "no leases in /nowhere\n", exitCode: 0 });
+  expect(stderr).toMatch(/^kvmnatd: \/nowhere: does not exist: .* \(--dnsmasq-dir\)\?$/m);
+});
+
 it("a process of the host that takes a published port later shows in the status at once, and no longer when it ends", async () => {
   await begin();
   await world.start();

@@ -200,7 +200,7 @@ describe("at the start", () => {
   ])("%s of a config that everyone can write: %i", async (command, expected) => {
     const { exitCode, stderr } = await bad(command, "guests:\n  web: {ports: [1122:22]}\n", 0o666);
     expect(exitCode).toBe(expected);
-    if (command !== "plan") expect(stderr).toMatch(/writable by everyone/);
+    expect(stderr).toMatch(/writable by everyone/);
   });
 
   it("a missing one is named", async () => {
