@@ -175,19 +175,30 @@ function run(program: string, args: readonly string[]): void {
   });
 }
 
+function readArguments() {
+  try {
+    const given = parseArgs({
+      options: {
+        fast: { type: "boolean", default: false },
+        version: { type: "string", default: ownVersion },
+        out: { type: "string", default: "dist/packages" },
+      },
+      allowPositionals: true,
+    });
+    const unknown = given.positionals.find((name) => !MACHINES.some(({ deb }) => deb === name));
+    if (unknown !== undefined) throw new TypeError(`no machine ${unknown}`);
+    return given;
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    process.stderr.write(`${error.message}\n${USAGE}\n`);
+    process.exit(64);
+  }
+}
+
+const USAGE = `usage: npm run package [-- [--fast] [--version X.Y.Z] [--out FOLDER] [${MACHINES.map(({ deb }) => deb).join("] [")}]]`;
 const epoch = lastChange();
 const { version: ownVersion } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
-const { values: options, positionals } = parseArgs({
-  options: {
-    fast: { type: "boolean", default: false },
-    version: { type: "string", default: ownVersion },
-    out: { type: "string", default: "dist/packages" },
-  },
-  allowPositionals: true,
-});
-const unknown = positionals.find((name) => !MACHINES.some(({ deb }) => deb === name));
-if (unknown !== undefined)
-  throw new Error(`no machine ${unknown}; there are ${MACHINES.map(({ deb }) => deb).join(", ")}`);
+const { values: options, positionals } = readArguments();
 
 process.umask(0o022);
 const OUT = resolve(options.out);
@@ -202,3 +213,7 @@ for (const machine of MACHINES) {
   const job = { ...options, machine, runtime: bringRuntime(machine, "dist/runtime") };
   for (const build of [buildDeb, buildRpm, buildTarball]) build(job);
 }
+for (const each of readdirSync(OUT))
+  process.stdout.write(
+    `${join(options.out, each)}  ${(statSync(join(OUT, each)).size / 1e6).toFixed(1)} MB\n`,
+  );

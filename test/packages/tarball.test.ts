@@ -62,5 +62,10 @@ describe("the tarball", () => {
     expect((await machine.sh(`${folder}/uninstall.sh`, { check: false })).stderr).toMatch(
       /nothing is installed/,
     );
+    const made = await machine.lab.exec([process.execPath, "packaging/package.ts", "ppc"], { check: false });
+    expect({ exitCode: made.exitCode, stderr: made.stderr.split("\n") }).toEqual({
+      exitCode: 64,
+      stderr: ["no machine ppc", expect.stringMatching(/^usage: npm run package /), ""],
+    });
   });
 });
