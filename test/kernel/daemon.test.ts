@@ -85,6 +85,8 @@ describe("a lease that moves", () => {
 
 describe("a lease that vanishes", () => {
   it("lingers, then its forward goes, and comes back with it", async () => {
+    await world.configure(`linger: 4s\n${GUESTS}`);
+    await world.settles();
     await world.writeLeases("virbr0", [leaseRow(DB)]);
     await world.becomes("web", "active", /lingers/);
     await world.becomes("web", "pending", /no live lease of 52:54:00:6c:3c:01/);

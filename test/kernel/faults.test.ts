@@ -120,7 +120,7 @@ Date.now = () => now() + Number(readFileSync(process.env.CLOCK_SHIFT, "utf8"));
 `;
 
 it("the clock is set a day forward and back: linger ends in its time, rules heal, leases are followed", async () => {
-  world = await createDaemonWorld("nft", "linger: 1s\n");
+  world = await createDaemonWorld("nft", "linger: 4s\n");
   const [preload, shift] = [join(world.lab.dir, "clock.cjs"), join(world.lab.dir, "shift")];
   const setClock = (days: number): Promise<void> => writeFile(shift, `${days * 86_400_000}`);
   await writeFile(preload, CLOCK);
