@@ -50,7 +50,7 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   let portMap: PortMap | undefined;
   let handsOver = false;
   let stopResync: () => void = () => undefined;
-  const watches = createWatches(paths);
+  const watches = createWatches(paths, () => loop.isCalm());
   const metrics = createMetricsEndpoint(logger, () => loop.hint("metrics endpoint"));
   const loop = createLoop({
     host: watches.host,

@@ -29,7 +29,8 @@ interface Watching {
   stop(): Promise<void>;
 }
 
-export function createWatches(paths: Paths): Watches {
+/** @param isCalm whether all was as it should be when it was looked at last */
+export function createWatches(paths: Paths, isCalm: () => boolean): Watches {
   const runs = { links: false, rules: false };
   let tell: Hint = () => undefined;
   const onState =
@@ -45,7 +46,11 @@ export function createWatches(paths: Paths): Watches {
     fileFault = fault;
     tell(fault === undefined ? "files are watched" : "files are not watched", "file");
   };
-  const rules = createRuleWatch((family) => tell("ruleset changed", "rules", family), onState("rules"));
+  const rules = createRuleWatch(
+    (family) => tell("ruleset changed", "rules", family),
+    onState("rules"),
+    isCalm,
+  );
   const host = createHost(paths);
   return {
     host: {

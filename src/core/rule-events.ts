@@ -1,5 +1,5 @@
 import type { Family } from "./address.ts";
-import { CHAIN_PREFIX } from "./owner.ts";
+import { CHAIN_PREFIX, MARK } from "./owner.ts";
 
 /*
  * Docker changes a handful of rules with each container, and a look at ours each time would cost more than all else that
@@ -8,7 +8,8 @@ import { CHAIN_PREFIX } from "./owner.ts";
  *   table, chain                      | added                          | removed
  *   ----------------------------------+--------------------------------+------------------------------
  *   of libvirt's or of ours, anywhere | yes                            | yes
- *   raw                               | yes, unless it drops           | unless it was seen to be added
+ *   raw PREROUTING                    | unless it drops and no more    | unless it was seen to be added
+ *   other chains of raw               | unless it drops and no more    | no
  *   filter FORWARD                    | unless it accepts and no more  | unless it was seen to be added
  *   filter INPUT, OUTPUT              | no                             | no
  *   other chains of filter            | unless it accepts and no more  | no: at most it makes way
@@ -16,7 +17,8 @@ import { CHAIN_PREFIX } from "./owner.ts";
  *   other chains of nat               | no                             | no
  *
  * Of what goes the kernel tells the number alone, so those of others' rules are remembered. Why no rule is in the way that
- * only accepts, or stands in nat: see `findObstacles` in diff.ts.
+ * only accepts, or stands in nat: see `findObstacles` in diff.ts. All of this holds where the rules are as they should be;
+ * while somebody's are in the way, it may be these that go.
  */
 
 /** A rule that came or went, as `nft -a monitor rules` prints it. */
@@ -27,8 +29,10 @@ export interface RuleEvent {
   readonly chain: string;
   /** The rule; empty when it went. */
   readonly text: string;
-  /** Its number in its table; none is given twice while the table stands. Absent where a comment breaks the line. */
+  /** Its number in its table; a rule that takes another's place may keep it. Absent where a comment breaks the line. */
   readonly handle: string | undefined;
+  /** Whether that is all of it: nft 1.0.6 and 1.1.3 leave two blanks for what they cannot print, as iptables' comments. */
+  readonly isWhole: boolean;
 }
 
 const EVENT = /^(add|insert|delete|replace) rule (ip6?) (raw|filter|nat|libvirt_network) (\S+)(.*)$/;
@@ -45,6 +49,7 @@ export function parseRuleEvent(line: string): RuleEvent | undefined {
     chain,
     text: rest.replace(HANDLE, "").trim(),
     handle: HANDLE.exec(rest)?.[1],
+    isWhole: HANDLE.test(rest) && !/ {2}|\bxt (?:match|target)\b/.test(rest),
   };
 }
 
@@ -52,12 +57,12 @@ export interface OthersRules {
   /** What others did: whether it may concern us. */
   concerns(event: RuleEvent): boolean;
   /** What we may have done ourselves. */
-  pass(event: RuleEvent): void;
+  sawOwn(event: RuleEvent): void;
   /** Events may have been missed. */
   forget(): void;
 }
 
-/** Of each chain that rules of ours are in as well; so many rules of others a host may have in vain. */
+/** A host may have more rules of others where ours are: then those that go are looked for. */
 const REMEMBERED_MAX = 10_000;
 
 /** Remembers which rules are others' where ours are as well. */
@@ -70,7 +75,6 @@ export function createOthersRules(): OthersRules {
   }
 
   function remember({ family, table, handle }: RuleEvent): void {
-    if (handle === undefined) return;
     if (others.size >= REMEMBERED_MAX) others.clear();
     others.add(`${family} ${table} ${handle}`);
   }
@@ -78,11 +82,15 @@ export function createOthersRules(): OthersRules {
   return {
     concerns(event) {
       if (event.verb === "delete") return !remove(event) && mayHaveBeenOurs(event);
-      if (isLibvirtsOrOurs(event)) return true;
-      if (mayHaveBeenOurs(event) && !isLikeGuard(event)) remember(event);
+      if (event.handle === undefined || isLibvirtsOrOurs(event)) return true;
+      if (mayHaveBeenOurs(event)) {
+        // By its comment, which is not told, it may be one of ours.
+        if (!event.isWhole) return true;
+        remember(event);
+      }
       return mayBeInTheWay(event);
     },
-    pass: (event) => void remove(event),
+    sawOwn: (event) => void remove(event),
     forget: () => others.clear(),
   };
 }
@@ -91,7 +99,7 @@ function isLibvirtsOrOurs({ verb, table, chain, text }: RuleEvent): boolean {
   return verb === "replace" || table === "libvirt_network" || SPECIAL.test(chain) || SPECIAL.test(text);
 }
 
-const SPECIAL = new RegExp(`\\b(?:${CHAIN_PREFIX}|LIBVIRT_)`);
+const SPECIAL = new RegExp(`\\b(?:${CHAIN_PREFIX}|LIBVIRT_|${MARK})`);
 
 /** Where rules of ours stand, and libvirt's. */
 function mayHaveBeenOurs({ table, chain }: RuleEvent): boolean {
@@ -105,11 +113,6 @@ const SHARED: ReadonlySet<string> = new Set([
   "nat OUTPUT",
   "nat POSTROUTING",
 ]);
-
-/** nft does not show the comment by which the guard of 127.0.0.1 is known to be ours. */
-function isLikeGuard({ table, text }: RuleEvent): boolean {
-  return table === "raw" && text.includes("127.0.0.0/8");
-}
 
 function mayBeInTheWay({ table, chain, text }: RuleEvent): boolean {
   if (table === "raw") return !DROPS.test(text);

@@ -70,6 +70,8 @@ export interface Loop {
    * @param family of `rules`: iptables' rules of which family, if no others may have changed
    */
   hint(trigger: string, kind?: HintKind, family?: Family): void;
+  /** Whether the last pass has found and left everything as it should be, and none runs. */
+  isCalm(): boolean;
   /** Looks at everything anew. @returns when a whole pass that began after this call has ended */
   reload(): Promise<Reloaded>;
   /**
@@ -132,6 +134,7 @@ export function createLoop(options: LoopOptions): Loop {
   let telling: Telling = NOTHING_TOLD;
   /** What the last pass saw, if it left nothing to be done. */
   let settled: View | undefined;
+  let calm = false;
   /** Of which families somebody has changed iptables' rules since a pass began; undefined: anything. */
   let touched: ReadonlySet<Family> | undefined = new Set();
   const triggers = new Set(["start"]);
@@ -179,6 +182,7 @@ export function createLoop(options: LoopOptions): Loop {
   }
 
   async function runPass(): Promise<void> {
+    calm = false;
     cadence = onStart(cadence, host.now());
     const asked = takeTriggers();
     const trigger = asked.join(", ");
@@ -243,6 +247,10 @@ export function createLoop(options: LoopOptions): Loop {
     const { snapshot } = result.view;
     const isAsBefore = !result.changed && !result.failed && settled?.resolution === result.view.resolution;
     settled = result.changed || result.failed || result.view.tool === undefined ? undefined : result.view;
+    calm =
+      settled !== undefined &&
+      result.failing.size === 0 &&
+      result.problems.every(({ severity }) => severity !== "error");
     memory = result.memory;
     const changed = before?.configText !== snapshot.configText;
     if (changed) {
@@ -312,7 +320,7 @@ export function createLoop(options: LoopOptions): Loop {
     for (const entry of told.entries) logger.log(entry);
   }
 
-  return { hint, reload, run };
+  return { hint, isCalm: () => calm, reload, run };
 }
 
 /** Of a pass that could not look. */

@@ -45,8 +45,11 @@ export async function restWhileBusy(
 /** For the time between two looks. */
 async function takeTurns(program: Followed, hasWork: () => boolean, signal: AbortSignal): Promise<void> {
   const endMs = performance.now() + LOOK_MS;
+  let turns = TURNS;
   while (performance.now() < endMs && !signal.aborted) {
-    if (!hasWork()) await rest(program, TURNS, signal);
+    const isDone = !hasWork();
+    if (isDone) await rest(program, turns, signal);
+    turns = isDone ? TURNS : 1;
     await pause(WORK_MS, undefined, { ref: false });
   }
 }

@@ -162,8 +162,9 @@ export interface Follower {
   readonly onState: (runs: boolean, followed?: Followed) => void;
 }
 
-/** util-linux; a program that has not been told that we have ended would stay. */
+/** A program that has not been told that we have ended would stay. util-linux can do so since 2.33. */
 const DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"];
+let canDieWithUs: Promise<boolean> | undefined;
 
 /** Hands on each line of a program that never ends by itself; it is started again when it does, until the signal. */
 export async function followForEver(
@@ -171,7 +172,11 @@ export async function followForEver(
   follower: Follower,
   signal: AbortSignal,
 ): Promise<void> {
-  const diesWithUs = (await findProgram("setpriv")) !== undefined;
+  canDieWithUs ??= runCommand([...DIES_WITH_US, "true"]).then(
+    () => true,
+    () => false,
+  );
+  const diesWithUs = await canDieWithUs;
   while (!signal.aborted) {
     await followCommand(argv, diesWithUs, follower, signal);
     follower.onState(false);

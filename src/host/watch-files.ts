@@ -1,4 +1,4 @@
-import { accessSync, constants, statSync } from "node:fs";
+import { access, constants, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { watch } from "chokidar";
 import type { FSWatcher } from "chokidar";
@@ -11,7 +11,7 @@ export interface Watched {
 }
 
 /** How often to look whether a path is still what is watched: a watch dies with it, or never began. */
-const POLL_MS = 500;
+const POLL_MS = 1000;
 /** How often a watch that could not be made is tried again. */
 const RETRY_MS = 2000;
 
@@ -83,7 +83,7 @@ export function watchFiles(
 
   async function reopenChanged(first: boolean): Promise<void> {
     for (const [path, known] of opened) {
-      const id = identify(path);
+      const id = await identify(path);
       const isSame = known.id === id;
       const isDue = faults.has(path) && performance.now() - known.openedAtMs >= RETRY_MS;
       if (isSame && !isDue) continue;
@@ -119,15 +119,12 @@ function explain(path: string, error: unknown): string {
   return `${path} cannot be watched (${code ?? String(error)})${advice === undefined ? "" : `: ${advice}`}`;
 }
 
-/**
- * Which folder or file stands at this path now, at the end of all links; undefined: none that we may read. It is asked all
- * the time, which takes ten times as long by Node's threads.
- */
-function identify(path: string): string | undefined {
+/** Which folder or file stands at this path now, at the end of all links; undefined: none that we may read. */
+async function identify(path: string): Promise<string | undefined> {
   try {
-    const { dev, ino } = statSync(path);
+    const { dev, ino } = await stat(path);
     // One that may not be read is not watched, and nobody tells when it may.
-    accessSync(path, constants.R_OK);
+    await access(path, constants.R_OK);
     return `${dev}:${ino}`;
   } catch (error) {
     if (errnoOf(error) !== undefined) return undefined;

@@ -26,8 +26,11 @@ const LISTEN_POLL_MS = 10;
 /** It listens 10 ms after its start, but reads all rules before that: a hundred thousand take seconds. */
 const SOON_MS = 100;
 
-/** How long after a change of our own its events may still be under way: measured 2 ms, rarely 10. */
-const LATE_MS = 100;
+/** How long after a change of our own its events may still be under way: 2 ms, rarely 10, or as long as it rests. */
+const LATE_MS = 250;
+
+/** What does not concern us is looked at all the same, if no sooner. */
+const LOOK_LATER_MS = 10_000;
 
 export interface RuleWatch {
   /**
@@ -44,10 +47,13 @@ export interface RuleWatch {
  * that one of another in between is told all the same when ours comes.
  * @param onChange told of which family iptables' rules have changed, if nothing else may have
  * @param onState whether the monitor runs
+ * @param isCalm whether all was as it should be when it was looked at last: then rules that cannot be in the way of ours
+ * wake nobody
  */
 export function createRuleWatch(
   onChange: (family?: Family) => void,
   onState: (runs: boolean) => void,
+  isCalm: () => boolean,
 ): RuleWatch {
   let expected = 0;
   let underWay = 0;
@@ -56,6 +62,7 @@ export function createRuleWatch(
   let resting = new AbortController();
   let draining = false;
   const others = createOthersRules();
+  const later = new Map<Family, NodeJS.Timeout>();
 
   /** Fewer than we made: it failed, or was cut short, or something was missed. */
   function settle(): void {
@@ -63,6 +70,16 @@ export function createRuleWatch(
     if (underWay > 0 || expected === 0) return;
     expected = 0;
     onChange();
+  }
+
+  /** A table may have become one that iptables cannot read, or an event have been judged wrongly. */
+  function lookLater(family: Family): void {
+    if (later.has(family)) return;
+    const look = (): void => {
+      later.delete(family);
+      onChange(family);
+    };
+    later.set(family, globalThis.setTimeout(look, LOOK_LATER_MS).unref());
   }
 
   function onLoss(): void {
@@ -105,12 +122,14 @@ export function createRuleWatch(
     if (event === undefined) return;
     if (expected > 0) {
       expected -= 1;
-      others.pass(event);
+      others.sawOwn(event);
     } else if (underWay > 0 || settling !== undefined) {
       // It may be told in the place of another.
-      others.pass(event);
+      others.sawOwn(event);
       onChange();
-    } else if (others.concerns(event)) onChange(event.table === "libvirt_network" ? undefined : event.family);
+    } else if (others.concerns(event) || !isCalm())
+      onChange(event.table === "libvirt_network" ? undefined : event.family);
+    else lookLater(event.family);
   }
 
   return {

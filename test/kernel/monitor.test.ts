@@ -8,6 +8,8 @@ const WEB_ANSWERS = `web 22 ${CLIENT}`;
 const SOON = { timeout: 20_000 };
 /** SIGHUP's own two looks. */
 const SECOND_LOOK_AND_ASKED = 2;
+/** What concerns nobody is looked at all the same, if no sooner. */
+const ONCE_IN_TEN_SECONDS = 2;
 let world: DaemonWorld;
 
 afterEach(() => world.close());
@@ -88,7 +90,7 @@ describe("a busy neighbour", () => {
     await busy.kill("SIGKILL");
   });
 
-  it("whose rules are never in our way costs no pass at all, and what it does to ours is seen all the same", async () => {
+  it("whose rules are never in our way costs next to no pass, and what it does to ours is seen all the same", async () => {
     await begin();
     await sh("iptables-nft -N DOCKER; iptables-nft -t nat -N DOCKER");
     const before = await passesUntilNow();
@@ -102,7 +104,9 @@ describe("a busy neighbour", () => {
       iptables-nft -t nat -D POSTROUTING -s 172.17.0.2 -d 172.17.0.2 -p tcp --dport 80 -j MASQUERADE
       iptables-nft -F DOCKER; iptables-nft -t nat -F DOCKER`;
     for (let index = 0; index < 5; index += 1) await sh(container);
-    expect((await passesUntilNow()) - before).toBeLessThanOrEqual(SECOND_LOOK_AND_ASKED);
+    expect((await passesUntilNow()) - before).toBeLessThanOrEqual(
+      SECOND_LOOK_AND_ASKED + ONCE_IN_TEN_SECONDS,
+    );
     await sh("iptables-nft -t nat -F POSTROUTING; iptables-nft -t nat -F PREROUTING");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
     await expect.poll(() => world.rules("nat"), SOON).toContain("-j KVMNATD-SNAT");
@@ -170,6 +174,44 @@ describe("a busy neighbour", () => {
 });
 
 describe("tampering is healed", () => {
+  it("where a program that was in the way again and again has gone", async () => {
+    await begin();
+    // Slowly: what it adds is seen as its own.
+    for (let index = 0; index < 4; index += 1) {
+      await sh("iptables-nft -I FORWARD -o virbr0 -j REJECT; sleep 0.6");
+    }
+    await world.complains("contested");
+    await sh("while iptables-nft -D FORWARD -o virbr0 -j REJECT 2>/dev/null; do :; done");
+    await world.isWell();
+    const { forwards } = await world.status();
+    expect(forwards.map(({ state }) => state)).toEqual(["active", "active"]);
+  });
+
+  it("where a rule is ours by its comment alone, of which nft tells nothing", async () => {
+    await begin();
+    const mark = "-m comment --comment kvmnatd:@jump";
+    await sh(
+      `iptables-nft -I FORWARD ${mark} -j ACCEPT; iptables-nft -t nat -I PREROUTING ${mark} -j ACCEPT`,
+    );
+    await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+    await expect.poll(() => world.rules("filter"), SOON).not.toMatch(/kvmnatd:@jump" -j ACCEPT/);
+  });
+
+  it("where a comment breaks the line that tells of a rule", async () => {
+    await begin();
+    const rule = 'insert rule ip filter FORWARD counter drop comment "let accept\nx"';
+    await world.lab.exec(["nft", "-f", "-"], { input: `${rule}\n` });
+    await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+  });
+
+  it("a table that iptables cannot read is told of, and all is well at once when it can", async () => {
+    await begin();
+    await sh("iptables-nft -t nat -N DOCKER; nft add rule ip nat DOCKER ct mark and 1 == 1 accept");
+    await world.complains("incompatible-table");
+    await sh("nft flush chain ip nat DOCKER");
+    await world.isWell();
+  });
+
   it("at once, again and again", async () => {
     await begin();
     for (let index = 0; index < 10; index += 1) {

@@ -10,6 +10,6 @@ import { createWatches } from "../../src/commands/watches.ts";
 const [config = "", dnsmasqDir = ""] = process.argv.slice(2);
 const setLimit = (count: string): void => writeFileSync("/proc/sys/user/max_inotify_watches", count);
 setLimit("0");
-const watches = createWatches({ config, dnsmasqDir, runtimeDir: "/nowhere" });
+const watches = createWatches({ config, dnsmasqDir, runtimeDir: "/nowhere" }, () => true);
 watches.start((trigger) => console.log(`hint: ${trigger}; ${watches.unheard("nft") ?? "all is heard"}`));
 createInterface({ input: process.stdin }).on("line", setLimit);
