@@ -144,13 +144,14 @@ const COMMANDS: readonly Text[] = [
   },
   {
     name: "schema",
-    summary: "print the JSON Schema of the config, or of what `status --json` prints",
+    summary:
+      "print the JSON Schema of the config (`config`, or nothing), or of what `status --json` prints (`status`)",
     exits: "0",
     argument: { name: "[subject]", choices: SUBJECTS },
   },
   {
     name: "completion",
-    summary: "print a shell's completion script",
+    summary: "print the completion script of bash, zsh or fish",
     exits: "0",
     argument: { name: "<shell>", choices: SHELLS },
   },

@@ -62,6 +62,14 @@ describe("the tarball", () => {
     expect((await machine.sh(`${folder}/uninstall.sh`, { check: false })).stderr).toMatch(
       /nothing is installed/,
     );
+    const homeless = await machine.sh(`PREFIX=/home/x ${folder}/install.sh`, { check: false });
+    expect(homeless.stderr).toMatch(
+      /^install\.sh: PREFIX must not be in \/home\/x: the service does not see it/,
+    );
+    for (const script of ["install.sh --prefix /opt", "uninstall.sh --help", "uninstall.sh --purge now"]) {
+      const { exitCode: code, stderr: usage } = await machine.sh(`${folder}/${script}`, { check: false });
+      expect({ code, usage }).toEqual({ code: 64, usage: expect.stringMatching(/^usage: /) as string });
+    }
     const made = await machine.lab.exec([process.execPath, "packaging/package.ts", "ppc"], { check: false });
     expect({ exitCode: made.exitCode, stderr: made.stderr.split("\n") }).toEqual({
       exitCode: 64,

@@ -3,6 +3,7 @@
 #   PREFIX=/usr/local   where the program goes; also /usr, or a folder of its own such as /opt/kvmnatd
 #   DESTDIR=            for packagers: all goes below that folder, and nothing of this host is touched
 set -eu
+[ $# = 0 ] || { echo "usage: [PREFIX=/usr/local] [DESTDIR=] ./install.sh" >&2; exit 64; }
 PREFIX=${PREFIX:-/usr/local}
 DESTDIR=${DESTDIR:-}
 program=$PREFIX/bin/kvmnatd
@@ -13,6 +14,10 @@ home=$PREFIX/lib/kvmnatd
 # systemd looks in these two alone, beside /etc, which is the admin's.
 case $PREFIX in
   /usr | /usr/local) systemd=$PREFIX ;;
+  /home | /home/* | /root | /root/*)
+    echo "install.sh: PREFIX must not be in $PREFIX: the service does not see it (ProtectHome=yes)" >&2
+    exit 64
+    ;;
   /*) systemd=/usr/local ;;
   *) echo "install.sh: PREFIX must begin with /, not be $PREFIX" >&2; exit 64 ;;
 esac

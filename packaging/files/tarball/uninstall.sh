@@ -2,6 +2,10 @@
 # Removes what install.sh has installed, and the rules; with --purge /etc/kvmnatd.yaml and the user kvmnatd too.
 # PREFIX and DESTDIR as for install.sh.
 set -eu
+case $#${1-} in
+  0 | 1--purge) ;;
+  *) echo "usage: [PREFIX=/usr/local] [DESTDIR=] ./uninstall.sh [--purge]" >&2; exit 64 ;;
+esac
 PREFIX=${PREFIX:-/usr/local}
 DESTDIR=${DESTDIR:-}
 program=$PREFIX/bin/kvmnatd
