@@ -20,7 +20,8 @@ const WORK_MS = 4;
 const TURNS = 6;
 
 /**
- * Makes a program that takes much time for listening listen by turns. Only one that dies with us: stopped, it would stay.
+ * Makes a program that takes much time for listening listen by turns, and go on where somebody else has stopped it. Only
+ * one that dies with us: stopped, it would stay.
  * @param hasWork whether it has not read all yet: it is left to it until it has
  * @param signal ends it; the program runs freely then
  */
@@ -35,6 +36,7 @@ export async function restWhileBusy(
   while (before !== undefined && !signal.aborted) {
     if (takesTurns) await takeTurns(program, hasWork, signal);
     else await pause(LOOK_MS, undefined, { ref: false, signal }).catch(() => undefined);
+    program.send("SIGCONT");
     const now = readStat(program.pid)?.ticks;
     const ticks = (now ?? 0) - before;
     takesTurns = takesTurns ? ticks > CALM_TICKS : ticks >= BUSY_TICKS;
@@ -49,6 +51,7 @@ async function takeTurns(program: Followed, hasWork: () => boolean, signal: Abor
   while (performance.now() < endMs && !signal.aborted) {
     const isDone = !hasWork();
     if (isDone) await rest(program, turns, signal);
+    else program.send("SIGCONT");
     turns = isDone ? TURNS : 1;
     await pause(WORK_MS, undefined, { ref: false });
   }

@@ -234,6 +234,12 @@ describe("tampering is healed", () => {
     await expect.poll(codes, { timeout: 40_000 }).not.toContain("polling");
   });
 
+  it("when somebody has stopped the monitor, which goes on soon", async () => {
+    await begin();
+    await sh("pkill -STOP -f '^nft -a monitor'; iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING");
+    await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+  });
+
   it("with iptables-legacy, which tells nobody, by looking every two seconds", async () => {
     await begin("legacy");
     await world.complains("polling", /iptables-legacy tells nobody of a change/);
