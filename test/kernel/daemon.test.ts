@@ -11,7 +11,8 @@ let daemon: Daemon;
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 
 beforeEach(async ({ onTestFailed }) => {
-  world = await createDaemonWorld();
+  // Long enough to be seen.
+  world = await createDaemonWorld("nft", "linger: 4s\n");
   daemon = await world.start();
   await world.becomes("web", "active");
   onTestFailed(() =>
@@ -85,8 +86,6 @@ describe("a lease that moves", () => {
 
 describe("a lease that vanishes", () => {
   it("lingers, then its forward goes, and comes back with it", async () => {
-    await world.configure(`linger: 4s\n${GUESTS}`);
-    await world.settles();
     await world.writeLeases("virbr0", [leaseRow(DB)]);
     await world.becomes("web", "active", /lingers/);
     await world.becomes("web", "pending", /no live lease of 52:54:00:6c:3c:01/);
