@@ -13,11 +13,11 @@ const LOOK_MS = 5000;
 const BUSY_TICKS = 5;
 const CALM_TICKS = 2;
 /** What happens is known that much later, half of it on average. */
-const REST_MS = 150;
+const REST_MS = 200;
 /** Enough to read what has come meanwhile. */
 const WORK_MS = 4;
 /** So many turns later it is asked whether it was: to ask each time would cost more than is saved. */
-const TURNS = 6;
+const TURNS = 5;
 
 /**
  * Makes a program that takes much time for listening listen by turns, and go on where somebody else has stopped it. Only
