@@ -12,7 +12,7 @@ import type { Answers } from "./choose-lease.ts";
  *   asked, answer in time, asked, silent              -> nobody: who was there has left
  */
 
-/** So long an answer counts that came too late for its question: who is slow once is slow the next time. */
+/** So long the last answer counts of who has come too late for a question: who is slow once is slow the next time. */
 const LATE_MS = 5000;
 /** So long after a question that nobody answered an answer may be meant for that one. */
 const OVERDUE_MS = 1000;
@@ -40,10 +40,9 @@ export function createLateAnswers(): LateAnswers {
   /** One that came in time does not make who was late before quick: it may have been near the limit. */
   function hear(key: string, mac: Mac, nowMs: number): void {
     const askedMs = silent.get(key);
-    const known = late.get(key);
     silent.delete(key);
-    if (askedMs !== undefined && nowMs - askedMs < OVERDUE_MS) remember(key, mac, nowMs);
-    else if (known !== undefined) late.set(key, { ...known, mac });
+    const isOverdue = askedMs !== undefined && nowMs - askedMs < OVERDUE_MS;
+    if (isOverdue || late.has(key)) remember(key, mac, nowMs);
   }
 
   return {

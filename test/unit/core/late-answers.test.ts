@@ -54,6 +54,12 @@ it("who was late and then in time is late again", () => {
   expect(ask(...questions)).toEqual([undefined, DB, DB, DB]);
 });
 
+it("who was late once and is in time for long is still known to be slow", () => {
+  const inTime = Array.from({ length: 10 }, (_, at) => ({ atMs: 1000 + at * 1000, heard: DB, answer: DB }));
+  expect(ask({ atMs: 0 }, ...inTime, { atMs: 11_000, heard: DB }).at(-1)).toBe(DB);
+  expect(ask({ atMs: 0 }, ...inTime, { atMs: 16_000, heard: DB }).at(-1)).toBeUndefined();
+});
+
 it("the latest to answer counts", () => {
   expect(ask({ atMs: 0 }, { atMs: 500, heard: DB }, { atMs: 1000, answer: WEB }, { atMs: 1500 })).toEqual([
     undefined,
