@@ -49,7 +49,7 @@ it("a UDP client that began before its port was published reaches the guest", as
   await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
   await expect
     .poll(told, SOON)
-    .toContain(`web: 1 conntrack entry of udp port 5353 at ${HOST} removed that led to the host itself`);
+    .toEqual([`web: 1 conntrack entry of udp port 5353 at ${HOST} removed that led to the host itself`]);
 });
 
 it("a client of a forward that ended while its daemon was killed does not reach the guest any more", async () => {
