@@ -3,6 +3,7 @@ import { narrate, tellGuests, tellHolders } from "../core/narrate.ts";
 import type { FamilyChange } from "../core/narrate.ts";
 import { diffRulesets } from "../core/diff.ts";
 import { NOTHING_DESIRED } from "../core/ruleset.ts";
+import { awaitLateReplies } from "../daemon/flows.ts";
 import { observe } from "../daemon/observe.ts";
 import type { View } from "../daemon/observe.ts";
 import { findOccupiedPorts } from "../daemon/occupied.ts";
@@ -67,12 +68,15 @@ export async function apply(context: Context): Promise<number> {
   refuseUnserved(checked, context.paths.config);
   const result = await reconcile(host, {}, 1, "apply", false);
   printEntries(context, result.entries);
-  if (result.entries.length > 0)
+  const late = await awaitLateReplies(host, result.view, result.memory.flows ?? { leads: [] });
+  printEntries(context, late);
+  const entries = [...result.entries, ...late];
+  if (entries.length > 0)
     await record(
       context,
-      result.entries.map(({ message }) => message),
+      entries.map(({ message }) => message),
     );
-  if (!result.failed && result.entries.every(({ event }) => event !== "rule" && event !== "sysctl-set"))
+  if (!result.failed && entries.every(({ event }) => event !== "rule" && event !== "sysctl-set"))
     context.print("no changes: the kernel is as it should be");
   for (const problem of result.problems) context.complain(`kvmnatd: ${problem.severity}: ${problem.message}`);
   await warnOccupied(context, host, result.view);

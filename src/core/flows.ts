@@ -17,23 +17,51 @@ export interface Flow {
   /** As the kernel names it; udp has none. */
   readonly state?: string;
   readonly source: Ip;
+  readonly sourcePort: number;
   readonly asked: Ip;
   readonly port: number;
   readonly answerer: Ip;
   readonly answerPort: number;
 }
 
-const FLOW =
-  /^(tcp|udp|sctp) +\d+ (?:\d+ )?(?:([A-Z_0-9]+) )?src=(\S+) dst=(\S+) sport=\d+ dport=(\d+) .*?src=(\S+) dst=\S+ sport=(\d+) /;
+const TUPLE = String.raw`src=(\S+) dst=(\S+) sport=(\d+) dport=(\d+) `;
+const FLOW = new RegExp(String.raw`^(tcp|udp|sctp) +\d+ (?:\d+ )?(?:([A-Z_0-9]+) )?${TUPLE}.*?${TUPLE}`);
 
-/** Reads a line of `conntrack -L` (conntrack-tools 1.4.6 to 1.4.8); undefined for other protocols. */
-export function parseFlow(line: string): Flow | undefined {
-  const [, protocol, state, from = "", to = "", port, by = "", answerPort] = FLOW.exec(line) ?? [];
-  const [source, asked, answerer] = [parseIp(from), parseIp(to), parseIp(by)];
-  if (source === undefined || asked === undefined || answerer === undefined) return undefined;
-  const ports = { port: Number(port), answerPort: Number(answerPort) };
-  const known = state === undefined ? {} : { state };
-  return { protocol: protocol as Protocol, ...known, source, asked, answerer, ...ports };
+/** Whose packet the kernel took for the first of a connection. */
+export type Beginner = "client" | "answerer";
+
+/**
+ * Reads a line of `conntrack -L` (conntrack-tools 1.4.6 to 1.4.8); undefined for other protocols.
+ * @param beginner who is to be taken for the client: the one who began it, or the one who was answered by it
+ */
+export function parseFlow(line: string, beginner: Beginner = "client"): Flow | undefined {
+  const [, protocol, state, ...ends] = FLOW.exec(line) ?? [];
+  const [original, reply] = [readTuple(ends.slice(0, 4)), readTuple(ends.slice(4))];
+  if (original === undefined || reply === undefined) return undefined;
+  const [ask, answer] = beginner === "client" ? [original, reply] : [reply, original];
+  return {
+    protocol: protocol as Protocol,
+    ...(state === undefined ? {} : { state }),
+    source: ask.from,
+    sourcePort: ask.fromPort,
+    asked: ask.to,
+    port: ask.toPort,
+    answerer: answer.from,
+    answerPort: answer.fromPort,
+  };
+}
+
+interface Tuple {
+  readonly from: Ip;
+  readonly fromPort: number;
+  readonly to: Ip;
+  readonly toPort: number;
+}
+
+function readTuple([source = "", destination = "", sourcePort, port]: readonly string[]): Tuple | undefined {
+  const [from, to] = [parseIp(source), parseIp(destination)];
+  if (from === undefined || to === undefined) return undefined;
+  return { from, fromPort: Number(sourcePort), to, toPort: Number(port) };
 }
 
 /** Where connections should lead. */
@@ -47,6 +75,7 @@ export interface Expectation {
 /** Connections that are removed by one command: all that are like this one lead astray. */
 export interface StaleFlows {
   readonly flow: Flow;
+  readonly beginner: Beginner;
   /** Whose port it is; absent when it is nobody's any more. */
   readonly guest?: string;
   /** Only those of this port; else of every port, which all led to the same guest. */
@@ -55,6 +84,12 @@ export interface StaleFlows {
   readonly bySource: boolean;
   /** Only those in this state: an answered one is the host's own. */
   readonly byState: boolean;
+}
+
+/** What leads astray: the commands, and each of the connections that they remove. */
+export interface Stale {
+  readonly commands: readonly StaleFlows[];
+  readonly flows: readonly Flow[];
 }
 
 /**
@@ -67,7 +102,7 @@ export function findStaleFlows(
   doubt: Doubt,
   expectation: Expectation,
   family: Family,
-): readonly StaleFlows[] {
+): Stale {
   const judge = createJudge(doubt, expectation, family);
   const stale: { readonly flow: Flow; readonly guest?: string }[] = [];
   const right = new Set<string>();
@@ -85,9 +120,55 @@ export function findStaleFlows(
     const bySource = right.has(portKey(flow));
     const key = bySource ? `${portKey(flow)} ${flow.source}` : portKey(flow);
     const whose = guest === undefined ? {} : { guest };
-    found.set(key, { flow, ...whose, byPort: true, bySource, byState: isByState(flow) });
+    const only = { byPort: true, bySource, byState: isByState(flow) };
+    found.set(key, { flow, beginner: "client", ...whose, ...only });
   }
-  return joinPorts([...found.values()], lines, new Set(stale.map(({ flow }) => portKey(flow))));
+  return {
+    commands: joinPorts([...found.values()], lines, new Set(stale.map(({ flow }) => portKey(flow)))),
+    flows: stale.map(({ flow }) => flow),
+  };
+}
+
+/**
+ * A reply that is on its way when its connection is removed begins one of its own, the other way round; what the
+ * client sends matches that one, which leads it where it must not go, for as long as it sends. The kernel takes any
+ * packet of TCP for a connection's first (nf_conntrack_tcp_loose). Only those of the clients that were cut off: it
+ * may as well be that the host or a guest asks somebody from that port of its own.
+ * @param lines of `conntrack -L`
+ * @param cut the connections that were removed
+ * @param family of the lines
+ */
+export function findLateReplies(
+  lines: readonly string[],
+  cut: readonly Flow[],
+  expectation: Expectation,
+  family: Family,
+): readonly StaleFlows[] {
+  const clients = new Set(cut.map(clientKey));
+  const doubt: Doubt = {
+    ports: cut.map(({ protocol, port }) => ({ protocol, range: { first: port, last: port } })),
+    formerTargets: new Set(cut.flatMap((flow) => (isOwn(flow) ? [] : [flow.answerer]))),
+  };
+  const judge = createJudge(doubt, expectation, family);
+  return lines.flatMap((line) => {
+    if (!judge.concerns(Number(/.* dport=(\d+)/.exec(line)?.[1]))) return [];
+    const flow = parseFlow(line, "answerer");
+    if (flow === undefined || !clients.has(clientKey(flow))) return [];
+    const { isStale, guest } = judge.judge(flow);
+    if (!isStale) return [];
+    const only = { byPort: true, bySource: true, byState: false };
+    return [{ flow, beginner: "answerer", ...(guest === undefined ? {} : { guest }), ...only }];
+  });
+}
+
+/** A reply of its own reaches the client only as coming from the port that it asked, which masquerading keeps. */
+export function mayBeAnsweredLate({ state, port, answerPort }: Flow): boolean {
+  return port === answerPort && state !== "SYN_SENT";
+}
+
+/** What tells a client's connections apart. */
+export function clientKey({ protocol, source, sourcePort, asked, port }: Flow): string {
+  return [protocol, source, sourcePort, asked, port].join(" ");
 }
 
 /** So many ports of one guest are removed at once, if it has no other connection that would go with them. */

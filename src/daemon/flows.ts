@@ -1,8 +1,9 @@
+import { setTimeout } from "node:timers/promises";
 import type { Family } from "../core/address.ts";
 import { doubtAfter, doubtAll, leadsOf, mergeDoubts } from "../core/doubt.ts";
 import type { Doubt, Lead } from "../core/doubt.ts";
-import { findStaleFlows } from "../core/flows.ts";
-import type { StaleFlows } from "../core/flows.ts";
+import { clientKey, findLateReplies, findStaleFlows, mayBeAnsweredLate } from "../core/flows.ts";
+import type { Flow, StaleFlows } from "../core/flows.ts";
 import type { FamilyChange, LogEntry } from "../core/narrate.ts";
 import { printable } from "../core/printable.ts";
 import type { Problem } from "../core/status.ts";
@@ -16,6 +17,13 @@ export interface FlowMemory {
   readonly leads: readonly Lead[];
   /** Of each family what has not been looked at yet; absent at start, when all is in doubt. */
   readonly doubts?: ReadonlyMap<Family, Doubt>;
+  /** Connections that were removed lately, and when, epoch ms: a reply that was on its way may begin them anew. */
+  readonly cut?: ReadonlyMap<Family, readonly Cut[]>;
+}
+
+interface Cut {
+  readonly flow: Flow;
+  readonly atMs: number;
 }
 
 export interface Cleaning {
@@ -30,6 +38,15 @@ export interface Cleaning {
 const MAX_REMOVALS = 20;
 /** What could not be looked at is tried again then. */
 const RETRY_MS = 10_000;
+/** So long after a connection was removed it is looked for again: a slow server's reply takes seconds. */
+const LATE_REPLIES_MS = [100, 200, 400, 800, 1600, 3200, 6400, 12_800];
+/**
+ * So often in a row: each time either the next reply comes first, and begins it again, or what the client sends, and
+ * that is decided anew. A download has two replies for each packet of its client.
+ */
+const LATE_REPLY_TRIES = 10;
+/** Who asks from more addresses than so many at a time is nobody whose connections would be missed. */
+const MAX_CUT = 10_000;
 
 /** Removes connections that lead where the rules, as they are now, would not lead them. */
 export async function cleanFlows(
@@ -41,8 +58,9 @@ export async function cleanFlows(
   const entries: LogEntry[] = [];
   const problems: Problem[] = [];
   const doubts = new Map<Family, Doubt>();
+  const cuts = new Map<Family, readonly Cut[]>();
   const leads = leadsOf(view.resolution.forwards);
-  let waitMs: number | undefined;
+  const waits: number[] = [];
   for (const { family, error } of view.families) {
     const earlier = memory.doubts?.get(family);
     const doubt = mergeDoubts([
@@ -50,20 +68,22 @@ export async function cleanFlows(
       ...(memory.doubts === undefined ? [doubtAll(memory.leads, leads, family)] : []),
       ...(earlier === undefined ? [] : [earlier]),
     ]);
-    if (doubt.ports.length === 0) continue;
+    const cut = memory.cut?.get(family) ?? [];
+    if (doubt.ports.length === 0 && cut.length === 0) continue;
     doubts.set(family, doubt);
+    cuts.set(family, cut);
     if (error !== undefined) continue;
     try {
-      const stale = findStaleFlows(await host.listFlows(family), doubt, expectationOf(view), family);
-      for (const each of stale.slice(0, MAX_REMOVALS)) {
-        const count = await host.removeFlows(each, family);
-        if (count > 0) entries.push(toEntry(each, count));
-      }
-      if (stale.length <= MAX_REMOVALS) doubts.delete(family);
-      else waitMs = 0;
+      const removal = await removeAstray(host, view, family, doubt, cut);
+      entries.push(...removal.entries);
+      if (removal.isDone) doubts.delete(family);
+      else waits.push(0);
+      const left = stillLate([...cut, ...removal.cut], host.now());
+      cuts.set(family, left);
+      waits.push(...left.flatMap(({ atMs }) => nextLookMs(atMs, host.now()) ?? []));
     } catch (failure) {
       if (!(failure instanceof KvmnatdError)) throw failure;
-      waitMs ??= RETRY_MS;
+      waits.push(RETRY_MS);
       problems.push({
         code: "conntrack",
         severity: "warning",
@@ -74,12 +94,86 @@ export async function cleanFlows(
   return {
     entries,
     problems,
-    memory: { leads, doubts },
-    ...(waitMs === undefined ? {} : { wakeAtMs: host.now() + waitMs }),
+    memory: { leads, doubts, cut: cuts },
+    ...(waits.length === 0 ? {} : { wakeAtMs: host.now() + Math.min(...waits) }),
   };
 }
 
 const CONSEQUENCE = "until then a connection that began before its forward changed keeps its old way";
+
+/** For who ends after one pass: waits for the late replies that come at once, as most do. */
+export async function awaitLateReplies(
+  host: Host,
+  view: View,
+  memory: FlowMemory,
+): Promise<readonly LogEntry[]> {
+  const entries: LogEntry[] = [];
+  let left = memory;
+  for (const waitMs of LATE_REPLIES_MS.slice(0, 3)) {
+    if ([...(left.cut?.values() ?? [])].every((cut) => cut.length === 0)) break;
+    await setTimeout(waitMs);
+    const cleaning = await cleanFlows(host, view, [], left);
+    entries.push(...cleaning.entries);
+    left = cleaning.memory;
+  }
+  return entries;
+}
+
+interface Removal {
+  readonly entries: readonly LogEntry[];
+  readonly cut: readonly Cut[];
+  /** No connection is left that began by its client. */
+  readonly isDone: boolean;
+}
+
+async function removeAstray(
+  host: Host,
+  view: View,
+  family: Family,
+  doubt: Doubt,
+  cut: readonly Cut[],
+): Promise<Removal> {
+  const lines = await host.listFlows(family);
+  const expectation = expectationOf(view);
+  const { commands, flows } = findStaleFlows(lines, doubt, expectation, family);
+  const late = findLateReplies(
+    lines,
+    cut.map(({ flow }) => flow),
+    expectation,
+    family,
+  );
+  const entries: LogEntry[] = [];
+  let left = MAX_REMOVALS;
+  const remove = async (each: StaleFlows, tries: number): Promise<void> => {
+    let total = 0;
+    for (let turn = 0; turn < tries && left > 0; turn += 1) {
+      left -= 1;
+      const count = await host.removeFlows(each, family);
+      total += count;
+      if (count === 0) break;
+    }
+    if (total > 0) entries.push(toEntry(each, total));
+  };
+  for (const each of commands) await remove(each, 1);
+  for (const each of late) await remove(each, LATE_REPLY_TRIES);
+  const atMs = host.now();
+  return {
+    entries,
+    cut: flows.filter(mayBeAnsweredLate).map((flow) => ({ flow, atMs })),
+    isDone: commands.length <= MAX_REMOVALS,
+  };
+}
+
+function stillLate(cut: readonly Cut[], nowMs: number): readonly Cut[] {
+  const left = cut.filter(({ atMs }) => nextLookMs(atMs, nowMs) !== undefined);
+  // What many commands remove is found by several passes.
+  return [...new Map(left.map((each) => [clientKey(each.flow), each])).values()].slice(-MAX_CUT);
+}
+
+/** How long until the next look for late replies; undefined after the last. */
+function nextLookMs(atMs: number, nowMs: number): number | undefined {
+  return LATE_REPLIES_MS.map((afterMs) => atMs + afterMs - nowMs).find((waitMs) => waitMs > 0);
+}
 
 function expectationOf(view: View): Parameters<typeof findStaleFlows>[2] {
   return {
@@ -90,16 +184,17 @@ function expectationOf(view: View): Parameters<typeof findStaleFlows>[2] {
   };
 }
 
-function toEntry({ flow, guest, byPort }: StaleFlows, count: number): LogEntry {
+function toEntry({ flow, beginner, guest, byPort }: StaleFlows, count: number): LogEntry {
   const { protocol, asked, port, answerer } = flow;
   const whose = guest === undefined ? "" : `${printable(guest)}: `;
-  const led = answerer === asked ? "to the host itself" : `to ${answerer}`;
+  const who = answerer === asked ? "the host itself" : answerer;
   const entries = count === 1 ? "1 conntrack entry" : `${count} conntrack entries`;
   const where = byPort ? `${protocol} port ${port}` : protocol;
+  const why = beginner === "client" ? `led to ${who}` : `began by a late reply of ${who}`;
   return {
     level: "info",
     event: "flows-removed",
-    message: `${whose}${entries} of ${where} at ${asked} removed that led ${led}`,
+    message: `${whose}${entries} of ${where} at ${asked} removed that ${why}`,
     ...(guest === undefined ? {} : { guest }),
   };
 }

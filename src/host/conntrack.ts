@@ -11,14 +11,16 @@ export async function listFlows(family: Family): Promise<readonly string[]> {
 
 /** @returns how many were removed: some may have ended since they were listed */
 export async function removeFlows(
-  { flow, byPort, bySource, byState }: StaleFlows,
+  { flow, beginner, byPort, bySource, byState }: StaleFlows,
   family: Family,
 ): Promise<number> {
-  const { protocol, asked, port, answerer, answerPort, source, state } = flow;
-  const flows = ["-p", protocol, "--orig-dst", asked, "--reply-src", answerer];
+  const { protocol, source, sourcePort, asked, port, answerer, answerPort, state } = flow;
+  const [ask, answer] = beginner === "client" ? ["orig", "reply"] : ["reply", "orig"];
+  const flows = ["-p", protocol, `--${ask}-dst`, asked, `--${answer}-src`, answerer];
   const only = [
-    ...(byPort ? ["--orig-port-dst", `${port}`, "--reply-port-src", `${answerPort}`] : []),
-    ...(bySource ? ["--orig-src", source] : []),
+    ...(byPort ? [`--${ask}-port-dst`, `${port}`, `--${answer}-port-src`, `${answerPort}`] : []),
+    ...(bySource ? [`--${ask}-src`, source] : []),
+    ...(beginner === "answerer" ? [`--${ask}-port-src`, `${sourcePort}`] : []),
     ...(byState && state !== undefined ? ["--state", state] : []),
   ];
   const argv = ["conntrack", "-D", ...familyOption(family), ...flows, ...only];

@@ -4,7 +4,7 @@ import { cidrContains, familyOf, parseCidr } from "../../src/core/address.ts";
 import type { Cidr, Family, Ip, Protocol } from "../../src/core/address.ts";
 import { buildDesired } from "../../src/core/desired.ts";
 import { doubtAll, leadsOf } from "../../src/core/doubt.ts";
-import { findStaleFlows } from "../../src/core/flows.ts";
+import { findLateReplies, findStaleFlows, parseFlow } from "../../src/core/flows.ts";
 import type { HostAddresses } from "../../src/core/network.ts";
 import type { Listen, PortMap } from "../../src/core/port-map.ts";
 import { resolveForwards } from "../../src/core/resolve.ts";
@@ -215,10 +215,18 @@ function casesOf(protocol: Protocol): fc.Arbitrary<Case> {
     .chain((given) => packetsOf[given.family].map((packet) => ({ ...given, protocol, packet })));
 }
 
+/** The same connection, begun by its answerer. */
+function replyLine(packet: Packet, answerer: string, answerPort: number): string {
+  const { source, asked, port } = packet;
+  return `udp      17 29 src=${answerer} dst=${source} sport=${answerPort} dport=40000 src=${source} dst=${asked} sport=40000 dport=${port} mark=0 use=1`;
+}
+
 interface InForce {
   readonly desired: Desired;
   readonly isPublished: (port: number) => boolean;
   readonly isStale: (line: string) => boolean;
+  /** Whether it is removed when this client was cut off. */
+  readonly isLate: (line: string, cut: string) => boolean;
 }
 
 /** The rules of a config, and the judge that goes by the same config. */
@@ -230,7 +238,9 @@ function inForce(map: PortMap, family: Family): InForce {
   return {
     desired: buildDesired(map, forwards, [UP], family, new Set()),
     isPublished: (port) => ports.some(({ range }) => range.first <= port && port <= range.last),
-    isStale: (line) => findStaleFlows([line], doubt, expectation, family).length > 0,
+    isStale: (line) => findStaleFlows([line], doubt, expectation, family).commands.length > 0,
+    isLate: (line, cut) =>
+      findLateReplies([line], [parseFlow(cut) ?? expect.fail(cut)], expectation, family).length > 0,
   };
 }
 
@@ -262,6 +272,22 @@ it("one that leads past a rule, or to a guest without one, is not", () => {
       ];
       const lines = concerns ? astray.map((answerer) => flowLine(packet, "udp", answerer, packet.port)) : [];
       expect(lines.filter((line) => !isStale(line))).toEqual([]);
+    }),
+    RUNS,
+  );
+});
+
+it("where a client may not be led, a late reply does not lead it either; where it may, one does", () => {
+  fc.assert(
+    fc.property(casesOf("udp"), fc.constantFrom(...GUESTS), ({ map, family, packet }, other) => {
+      const { desired, isLate } = inForce(map, family);
+      const lead = leadOf(desired, packet) ?? { address: packet.asked, port: packet.port };
+      const cut = flowLine(packet, "udp", packet.asked, packet.port);
+      expect(isLate(replyLine(packet, lead.address, lead.port), cut)).toBe(false);
+      const somebody = { ...packet, source: familyOf(other) === 4 ? "203.0.113.77" : "2001:db8:77::1" };
+      expect(isLate(replyLine(somebody, packet.asked, packet.port), cut)).toBe(false);
+      const past = lead.address !== packet.asked && isLocal(packet.asked);
+      expect(isLate(replyLine(packet, packet.asked, packet.port), cut)).toBe(past);
     }),
     RUNS,
   );

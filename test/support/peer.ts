@@ -1,8 +1,10 @@
 // Run by node in a namespace of a lab: a server that says who was reached and who asked, or a client that prints it.
-//   peer.ts serve NAME tcp:22 udp:53 ...
+//   peer.ts serve NAME tcp:22 udp:53 late:53 stream:80 ...
+//                                late is udp that answers five times, the last time after 600 ms; stream is tcp that never pauses
 //   peer.ts ask tcp|udp HOST PORT [SOURCE]
 //   peer.ts probe                asks by tcp for each line `HOST PORT SOURCE` of stdin; prints the answers, a line each
 //   peer.ts send HOST PORT       asks by udp, from one socket, every 20 ms; prints each answer
+//   peer.ts load HOST PORT       reads a stream; prints every 100 ms that more has come
 //   peer.ts hold HOST PORT       an open TCP connection: echoes each line of stdin through the server
 import { createSocket } from "node:dgram";
 import { connect, createServer } from "node:net";
@@ -27,6 +29,30 @@ function serveUdp(name: string, port: number): void {
     socket.send(`${name} ${port} ${plain(from.address)}`, from.port, from.address),
   );
   socket.bind(port, "::", () => process.stdout.write(`listening udp ${port}\n`));
+}
+
+function serveLate(name: string, port: number): void {
+  const socket = createSocket({ type: "udp6" });
+  socket.on("message", (_data, from) => {
+    for (let turn = 0; turn < 5; turn += 1)
+      setTimeout(
+        () => socket.send(`${name} ${port} ${plain(from.address)}`, from.port, from.address),
+        turn * 150,
+      );
+  });
+  socket.bind(port, "::", () => process.stdout.write(`listening late ${port}\n`));
+}
+
+function serveStream(port: number): void {
+  const chunk = Buffer.alloc(16_384);
+  createServer((socket) => {
+    socket.on("error", () => undefined);
+    const more = (): void => {
+      while (socket.write(chunk));
+    };
+    socket.on("drain", more);
+    more();
+  }).listen(port, "::", () => process.stdout.write(`listening stream ${port}\n`));
 }
 
 function finish(answer: string): never {
@@ -54,6 +80,17 @@ function hold(host: string, port: number): void {
   socket.on("error", (error) => finish(`broken ${error.message}`));
   socket.on("data", (data) => process.stdout.write(data));
   createInterface({ input: process.stdin }).on("line", (line) => socket.write(`${line}\n`));
+}
+
+function load(host: string, port: number): void {
+  const socket = connect({ host, port });
+  let more = false;
+  socket.on("error", (error) => finish(`broken ${error.message}`));
+  socket.on("data", () => (more = true));
+  setInterval(() => {
+    if (more) process.stdout.write("more\n");
+    more = false;
+  }, 100);
 }
 
 function sendOn(host: string, port: number): void {
@@ -85,17 +122,26 @@ async function probe(): Promise<void> {
   }
 }
 
+const SERVERS = {
+  tcp: serveTcp,
+  udp: serveUdp,
+  late: serveLate,
+  stream: (_name: string, port: number) => serveStream(port),
+};
+
 const [mode, ...args] = process.argv.slice(2);
 if (mode === "serve") {
   const [name = "", ...ports] = args;
   for (const each of ports) {
     const [protocol, port] = each.split(":");
-    (protocol === "udp" ? serveUdp : serveTcp)(name, Number(port));
+    SERVERS[protocol as keyof typeof SERVERS](name, Number(port));
   }
 } else if (mode === "probe") {
   await probe();
 } else if (mode === "send") {
   sendOn(args[0] ?? "", Number(args[1]));
+} else if (mode === "load") {
+  load(args[0] ?? "", Number(args[1]));
 } else if (mode === "hold") {
   hold(args[0] ?? "", Number(args[1]));
 } else {

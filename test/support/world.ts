@@ -36,6 +36,8 @@ export interface World {
   prober(from: string): (host: string, port: number, source: string) => Promise<string>;
   /** A UDP client that never pauses, so that conntrack never forgets it. */
   send(from: string, host: string, port: number): LabProcess;
+  /** Reads a stream; a line each 100 ms in which more has come. */
+  load(from: string, host: string, port: number): LabProcess;
   /** An open TCP connection. */
   hold(from: string, host: string, port: number): LabProcess;
   /** Replaces a lease file as libvirt's helper does, and lets the namespaces answer as the guests whose leases these are. */
@@ -145,6 +147,7 @@ export async function createWorld(): Promise<World> {
       };
     },
     send: (from, host, port) => lab.spawn([process.execPath, PEER, "send", host, `${port}`], at(from)),
+    load: (from, host, port) => lab.spawn([process.execPath, PEER, "load", host, `${port}`], at(from)),
     hold: (from, host, port) => lab.spawn([process.execPath, PEER, "hold", host, `${port}`], at(from)),
     writeLeases: async (bridge, rows) => {
       await answerAs(bridge, rows);

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { doubtAfter, doubtAll, leadsOf } from "../../../src/core/doubt.ts";
 import type { Doubt } from "../../../src/core/doubt.ts";
-import { findStaleFlows, parseFlow } from "../../../src/core/flows.ts";
-import type { Expectation } from "../../../src/core/flows.ts";
+import { findLateReplies, findStaleFlows, mayBeAnsweredLate, parseFlow } from "../../../src/core/flows.ts";
+import type { Expectation, Flow } from "../../../src/core/flows.ts";
 import { resolveForwards } from "../../../src/core/resolve.ts";
 import { domain, guest, ip, lease, MAC_A, network, NOW, portMap } from "../../support/build-values.ts";
 
@@ -53,7 +53,7 @@ function all({ forwards }: Expectation): Doubt {
 }
 
 function stale(ask: Ask, given = expectation(), doubt?: Doubt): boolean {
-  return findStaleFlows([line(ask)], doubt ?? all(given), given, 4).length > 0;
+  return findStaleFlows([line(ask)], doubt ?? all(given), given, 4).commands.length > 0;
 }
 
 describe("a line of conntrack -L", () => {
@@ -134,7 +134,7 @@ describe("leads astray", () => {
       leadsOf(given.forwards),
       4,
     );
-    expect(findStaleFlows([line({}), line({ source: "10.1.1.1" })], doubt, given, 4)).toMatchObject([
+    expect(findStaleFlows([line({}), line({ source: "10.1.1.1" })], doubt, given, 4).commands).toMatchObject([
       { flow: { source: "198.51.100.2" }, bySource: true, guest: "web" },
     ]);
   });
@@ -172,15 +172,15 @@ describe("by few commands", () => {
 
   it("many clients alike", () => {
     const lines = clients({ answerer: "192.168.122.12" });
-    expect(findStaleFlows(lines, all(expectation()), expectation(), 4)).toHaveLength(1);
+    expect(findStaleFlows(lines, all(expectation()), expectation(), 4).commands).toHaveLength(1);
   });
 
   it("many clients alike, where some sources have no way in", () => {
     const given = expectation({ host: false });
     const lines = clients({ answerer: HOST, answerPort: 5353 });
-    expect(findStaleFlows(lines, all(given), given, 4)).toMatchObject([{ bySource: false }]);
+    expect(findStaleFlows(lines, all(given), given, 4).commands).toMatchObject([{ bySource: false }]);
     const own = line({ source: HOST, answerer: HOST, answerPort: 5353 });
-    expect(findStaleFlows([...lines, own], all(given), given, 4)).toHaveLength(1000);
+    expect(findStaleFlows([...lines, own], all(given), given, 4).commands).toHaveLength(1000);
   });
 
   const range: Doubt = {
@@ -192,14 +192,64 @@ describe("by few commands", () => {
   );
 
   it("many ports of a guest that has no others", () => {
-    expect(findStaleFlows(ports, range, expectation(), 4)).toMatchObject([{ byPort: false }]);
+    expect(findStaleFlows(ports, range, expectation(), 4).commands).toMatchObject([{ byPort: false }]);
     const elsewhere = line({ port: 8053, asked: "203.0.113.5", answerer: "192.168.122.12" });
-    expect(findStaleFlows([...ports, elsewhere], range, expectation(), 4)).toHaveLength(1);
+    expect(findStaleFlows([...ports, elsewhere], range, expectation(), 4).commands).toHaveLength(1);
   });
 
   it("but one by one where somebody else's rule leads to the same guest", () => {
     const foreign = line({ port: 8053, answerer: "192.168.122.12" });
-    expect(findStaleFlows([...ports, foreign], range, expectation(), 4)).toHaveLength(1000);
+    expect(findStaleFlows([...ports, foreign], range, expectation(), 4).commands).toHaveLength(1000);
+  });
+});
+
+describe("a late reply", () => {
+  const read = (text: string): Flow => parseFlow(text) ?? expect.fail(text);
+  const cut = [
+    { answerer: HOST, answerPort: 5353 },
+    { answerer: "192.168.122.12", answerPort: 5353 },
+  ].map((ask) => read(line(ask)));
+  /** What the kernel shows where a reply came first. */
+  const reply = (from: string, to = "198.51.100.2", clientPort = 40_000, asked = HOST): string =>
+    `udp      17 29 src=${from} dst=${to} sport=5353 dport=${clientPort} src=${to} dst=${asked} sport=${clientPort} dport=5353 mark=0 use=1`;
+
+  it.each([
+    ["of the host itself", reply(HOST), true],
+    ["not answered yet", reply(HOST).replace(" src=198", " [UNREPLIED] src=198"), true],
+    ["of the guest before", reply("192.168.122.12"), true],
+    ["to another port of the client: the host asks it something", reply(HOST, "198.51.100.2", 123), false],
+    ["to somebody else", reply(HOST, "198.51.100.3"), false],
+    ["from another address of the host", reply(HOST, "198.51.100.2", 40_000, "203.0.113.5"), false],
+    ["is the client's own connection", line({}), false],
+    ["nothing", "", false],
+  ])("%s", (_what, text, expected) => {
+    const found = findLateReplies([text], cut, expectation(), 4);
+    expect(found).toHaveLength(expected ? 1 : 0);
+  });
+
+  it("of one client alone, by its ports", () => {
+    expect(findLateReplies([reply(HOST)], cut, expectation(), 4)).toMatchObject([
+      {
+        beginner: "answerer",
+        bySource: true,
+        guest: "web",
+        flow: { source: "198.51.100.2", sourcePort: 40_000, port: 5353 },
+      },
+    ]);
+  });
+
+  it("is right again when the port is the host's own again", () => {
+    expect(findLateReplies([reply(HOST)], cut, { ...expectation(), forwards: [] }, 4)).toEqual([]);
+    expect(
+      findLateReplies([reply("192.168.122.12")], cut, { ...expectation(), forwards: [] }, 4),
+    ).toHaveLength(1);
+  });
+
+  it("can come where the port stays the same, and to who was answered", () => {
+    expect(cut.map(mayBeAnsweredLate)).toEqual([true, true]);
+    expect(mayBeAnsweredLate(read(LINE))).toBe(false);
+    const knocking = line({ protocol: "tcp", state: "SYN_SENT", port: 22, answerer: HOST, answerPort: 22 });
+    expect(mayBeAnsweredLate(read(knocking))).toBe(false);
   });
 });
 

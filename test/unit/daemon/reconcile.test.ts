@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it } from "vitest";
+import { cleanFlows } from "../../../src/daemon/flows.ts";
 import { reconcile } from "../../../src/daemon/reconcile.ts";
 import type { PassMemory, PassResult } from "../../../src/daemon/reconcile.ts";
 import { lease, MAC_A, MAC_B } from "../../support/build-values.ts";
@@ -192,6 +193,49 @@ it("connections are removed some at a time, and the rules come first in between"
   expect((await pass()).wakeAtMs).not.toBe(host.nowMs);
   expect(host.removed.map((each) => each.flow.source)).not.toContain("203.0.113.5");
   expect(host.removed).toHaveLength(50);
+});
+
+it("who was cut off is looked for again, less and less often; a late reply is cut off until their own packet is first", async () => {
+  host.config = "guests:\n  web: {ports: [8080:8080]}\n";
+  await pass();
+  const ends = (from: string, to: string): string => `src=${from} dst=${to} sport=8080 dport=4`;
+  const back = "src=198.51.100.2 dst=198.51.100.1 sport=4 dport=8080";
+  const [web, client] = ["192.168.122.11", "198.51.100.2"];
+  host.flows = [`tcp      6 29 ESTABLISHED ${back} ${ends(web, client)} [ASSURED] use=1`];
+  host.config = "guests:\n  web: {ports: [8080:8080], allow: [203.0.113.0/24]}\n";
+  const began = host.nowMs;
+  const { view } = await pass();
+  expect(host.removed).toMatchObject([{ beginner: "client" }]);
+  host.flows = [];
+  // Three more replies come first, then a packet of the client's.
+  const counts = [1, 1, 1, 0];
+  host.removeFlows = async (flows) =>
+    Promise.resolve(host.removed.push(flows)).then(() => counts.shift() ?? 0);
+  const looks: number[] = [];
+  const entries: string[] = [];
+  let cleaning = await cleanFlows(host, view, [], memory.flows ?? { leads: [] });
+  host.flows = [`tcp      6 29 ESTABLISHED ${ends(web, client)} ${back} [ASSURED] use=1`];
+  while (cleaning.wakeAtMs !== undefined) {
+    host.nowMs = cleaning.wakeAtMs;
+    looks.push(host.nowMs - began);
+    cleaning = await cleanFlows(host, view, [], cleaning.memory);
+    entries.push(...cleaning.entries.map(({ message }) => message));
+    host.flows = [];
+  }
+  expect(looks).toEqual([100, 200, 400, 800, 1600, 3200, 6400, 12_800]);
+  expect(host.removed.slice(1).map(({ beginner }) => beginner)).toEqual(Array(4).fill("answerer"));
+  expect(entries).toEqual([
+    `web: 3 conntrack entries of tcp port 8080 at 198.51.100.1 removed that began by a late reply of ${web}`,
+  ]);
+});
+
+it("nobody is looked for where no late reply can reach them", async () => {
+  await pass();
+  host.flows = [flow("198.51.100.2", "192.168.122.11")];
+  host.leases = [lease(MOVED, MAC_A)];
+  const { view } = await pass();
+  expect(host.removed).toHaveLength(1);
+  expect(await cleanFlows(host, view, [], memory.flows ?? { leads: [] })).not.toHaveProperty("wakeAtMs");
 });
 
 describe.each(["missing", "unreadable"] as const)("libvirt's folder is %s at start", (folder) => {
