@@ -1,3 +1,4 @@
+import { until } from "./lab.ts";
 import type { Lab } from "./lab.ts";
 
 /** What a scrape brought: the value of each series, by its name with labels as it stands there. */
@@ -19,10 +20,16 @@ export function request(lab: Lab, where: string, line = "GET /metrics", netns?: 
   return talk(lab, netns, where, `${line} HTTP/1.1\r\nHost: kvmnatd\r\n\r\n`);
 }
 
-/** @returns the text of a scrape on the host itself; empty where nobody listens */
+/** The text of a scrape on the host itself, as soon as there is a whole one: what is missing in it is not there. */
 export async function scrapeText(lab: Lab, where = "TCP:127.0.0.1:9101"): Promise<string> {
-  const answer = await request(lab, where);
-  return answer.slice(answer.indexOf("\r\n\r\n") + 4);
+  let answer = "";
+  return until(
+    () => `a page of metrics; the last answer was: ${answer.slice(0, 200)}`,
+    async () => {
+      answer = await request(lab, where);
+      return answer.startsWith("HTTP/1.1 200 ") && answer.slice(answer.indexOf("\r\n\r\n") + 4);
+    },
+  );
 }
 
 export async function scrape(lab: Lab, where?: string): Promise<Series> {
