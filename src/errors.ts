@@ -80,3 +80,13 @@ export class VerifyError extends KvmnatdError {
     super("verify", message);
   }
 }
+
+/** A system call's error code, e.g. `ENOENT`; undefined for anything else. */
+export function errnoOf(error: unknown): string | undefined {
+  return error instanceof Error &&
+    "code" in error &&
+    typeof error.code === "string" &&
+    !(error instanceof KvmnatdError)
+    ? error.code
+    : undefined;
+}

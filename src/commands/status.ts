@@ -3,7 +3,7 @@ import { updateOccupied } from "../core/occupied.ts";
 import { oneLine, printable } from "../core/printable.ts";
 import type { DaemonStatus } from "../core/status.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
-import { missingCapabilities } from "../host/run-command.ts";
+import { missingCapabilities } from "../host/capabilities.ts";
 import { readListeners } from "../host/processes.ts";
 import { readLiveStatus, refuseUnreadable } from "../host/status-file.ts";
 import type { Context } from "./context.ts";

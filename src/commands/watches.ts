@@ -3,7 +3,7 @@ import type { Variant } from "../core/ruleset.ts";
 import type { Loop } from "../daemon/loop.ts";
 import { nameLeaseFile } from "../host/lease-files.ts";
 import { watchLinks } from "../host/network.ts";
-import { missingCapabilities } from "../host/run-command.ts";
+import { missingCapabilities } from "../host/capabilities.ts";
 import { watchFiles } from "../host/watch-files.ts";
 import { createRuleWatch } from "../host/watch-rules.ts";
 import type { Host } from "../ports.ts";

@@ -3,8 +3,8 @@ import type { ChildProcess } from "node:child_process";
 import { access, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { KvmnatdError } from "../errors.ts";
-import { errnoOf, runCommand } from "../host/run-command.ts";
+import { errnoOf, KvmnatdError } from "../errors.ts";
+import { runCommand } from "../host/run-command.ts";
 
 const BRIDGE = "virbr0";
 const GUEST_MAC = "52:54:00:6c:3c:01";

@@ -1,8 +1,7 @@
 import { open, stat } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import type { Issue } from "../core/issue.ts";
-import { ConfigError } from "../errors.ts";
-import { errnoOf } from "./run-command.ts";
+import { ConfigError, errnoOf } from "../errors.ts";
 import type { ConfigFile } from "../ports.ts";
 
 const MAX_BYTES = 1024 * 1024;

@@ -2,8 +2,7 @@ import { chmod, rm } from "node:fs/promises";
 import { createConnection, createServer } from "node:net";
 import type { Socket } from "node:net";
 import { join } from "node:path";
-import { KvmnatdError } from "../errors.ts";
-import { errnoOf } from "./run-command.ts";
+import { errnoOf, KvmnatdError } from "../errors.ts";
 
 const NAME = "control";
 /** Longer than any request. */

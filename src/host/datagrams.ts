@@ -1,5 +1,5 @@
 import { writeSync } from "node:fs";
-import { errnoOf } from "./run-command.ts";
+import { errnoOf } from "../errors.ts";
 
 /** A full queue (journald takes 512 datagrams at once) empties within milliseconds: measured 20 us an entry. */
 const RETRY_MS = 5;

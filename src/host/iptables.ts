@@ -4,9 +4,9 @@ import type { Family } from "../core/address.ts";
 import { parseSave } from "../core/parse-save.ts";
 import { TABLES } from "../core/ruleset.ts";
 import type { Actual, Variant } from "../core/ruleset.ts";
-import { KvmnatdError } from "../errors.ts";
+import { errnoOf, KvmnatdError } from "../errors.ts";
 import { launchCommand, readCommand } from "./launcher.ts";
-import { errnoOf, findProgram, runCommand } from "./run-command.ts";
+import { findProgram, runCommand } from "./run-command.ts";
 import type { Iptables } from "../ports.ts";
 
 /** Seconds that iptables-legacy waits for its lock (/run/xtables.lock); iptables-nft takes none. */

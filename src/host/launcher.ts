@@ -1,7 +1,9 @@
 import { randomUUID } from "node:crypto";
 import { CommandError } from "../errors.ts";
-import { commandError, findProgram, runCommand, startShell, TIMEOUT_MS } from "./run-command.ts";
-import type { CommandOptions, CommandOutput, ShellProcess } from "./run-command.ts";
+import { commandError, findProgram, runCommand, TIMEOUT_MS } from "./run-command.ts";
+import { startShell } from "./shell.ts";
+import type { CommandOptions, CommandOutput } from "./run-command.ts";
+import type { ShellProcess } from "./shell.ts";
 
 /*
  * Node starts a program by a copy of itself, and it is big: 2 ms at 50 MB, 12 ms at 190 MB, in which nothing else is done.

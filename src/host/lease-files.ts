@@ -3,7 +3,7 @@ import { basename, join } from "node:path";
 import type { Parsed } from "../core/issue.ts";
 import { LEASE_FILE_MAX_BYTES, parseDomainMacs, parseLeases } from "../core/parse-leases.ts";
 import type { LeaseFault } from "../core/parse-leases.ts";
-import { errnoOf } from "./run-command.ts";
+import { errnoOf } from "../errors.ts";
 import type { BridgeFiles, LeaseFiles } from "../ports.ts";
 
 /** A bridge's name goes into rules: nothing but what an interface is really named. */

@@ -1,6 +1,6 @@
 import { constants, fstatSync, openSync, write } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { errnoOf } from "./run-command.ts";
+import { errnoOf } from "../errors.ts";
 
 /** A reader that stands still, or a full disk, must not take all memory; in UTF-16 units, which are bytes mostly. */
 const MAX_QUEUED = 10_000_000;

@@ -1,8 +1,8 @@
 import type { ReadStream } from "node:fs";
 import { mkdir, open } from "node:fs/promises";
 import { join } from "node:path";
-import { CommandError } from "../errors.ts";
-import { errnoOf, runCommand } from "./run-command.ts";
+import { CommandError, errnoOf } from "../errors.ts";
+import { runCommand } from "./run-command.ts";
 
 /** flock(1)'s exit code when another process holds the lock. */
 const HELD = 1;

@@ -1,7 +1,7 @@
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import { formatEndpoint } from "../core/endpoint.ts";
 import type { Endpoint } from "../core/endpoint.ts";
-import { errnoOf } from "./run-command.ts";
+import { errnoOf } from "../errors.ts";
 
 const PATH = "/metrics";
 /** Prometheus asks over one connection; whoever else connects gets these, and no more of our memory. */

@@ -2,7 +2,7 @@ import { networkOf, parseIp } from "../core/address.ts";
 import type { Ip } from "../core/address.ts";
 import type { Subnet } from "../core/network.ts";
 import { readIpJson } from "./ip-json.ts";
-import { followForEver } from "./run-command.ts";
+import { followForEver } from "./follow-command.ts";
 import type { Links } from "../ports.ts";
 
 interface AddressRow {

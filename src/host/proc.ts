@@ -1,6 +1,5 @@
 import { readFileSync } from "node:fs";
-import { KvmnatdError } from "../errors.ts";
-import { errnoOf } from "./run-command.ts";
+import { errnoOf, KvmnatdError } from "../errors.ts";
 
 /**
  * A file of the kernel's: no disk is waited for, and Node's threads, which would be, cost more than the reading.

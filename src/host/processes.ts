@@ -1,5 +1,6 @@
 import { writeFile } from "node:fs/promises";
-import { errnoOf, runCommand } from "./run-command.ts";
+import { errnoOf } from "../errors.ts";
+import { runCommand } from "./run-command.ts";
 import { UNNAMED } from "../core/occupied.ts";
 import type { Listener } from "../core/occupied.ts";
 

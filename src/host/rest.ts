@@ -1,6 +1,6 @@
 import { setTimeout as pause } from "node:timers/promises";
 import { readStat } from "./proc.ts";
-import type { Followed } from "./run-command.ts";
+import type { Followed } from "./follow-command.ts";
 
 /*
  * `nft monitor` is woken by each transaction, whatever it is about: a firewall that updates a set a thousand times a second

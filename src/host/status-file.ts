@@ -3,9 +3,8 @@ import { join } from "node:path";
 import { toJson } from "../core/printable.ts";
 import type { DaemonStatus } from "../core/status.ts";
 import { STATUS_SCHEMA } from "../core/status.ts";
-import { KvmnatdError } from "../errors.ts";
+import { errnoOf, KvmnatdError } from "../errors.ts";
 import { readStat } from "./proc.ts";
-import { errnoOf } from "./run-command.ts";
 
 const NAME = "status.json";
 

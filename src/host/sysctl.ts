@@ -1,7 +1,6 @@
 import { writeFile } from "node:fs/promises";
-import { KvmnatdError } from "../errors.ts";
+import { errnoOf, KvmnatdError } from "../errors.ts";
 import { readProc } from "./proc.ts";
-import { errnoOf } from "./run-command.ts";
 
 /**
  * A sysctl by its path below /proc/sys, e.g. `net/ipv4/ip_forward`.

@@ -1,5 +1,6 @@
 import { access } from "node:fs/promises";
-import { errnoOf, runCommand } from "./run-command.ts";
+import { errnoOf } from "../errors.ts";
+import { runCommand } from "./run-command.ts";
 
 const JOURNALD = "/run/systemd/journal/stdout";
 

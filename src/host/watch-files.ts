@@ -2,7 +2,7 @@ import { access, constants, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { watch } from "chokidar";
 import type { FSWatcher } from "chokidar";
-import { errnoOf } from "./run-command.ts";
+import { errnoOf } from "../errors.ts";
 
 export interface Watched {
   /** Everything directly in these counts. */

@@ -4,8 +4,8 @@ import { createOthersRules, parseRuleEvent } from "../core/rule-events.ts";
 import { KvmnatdError } from "../errors.ts";
 import { readProc } from "./proc.ts";
 import { restWhileBusy } from "./rest.ts";
-import { followForEver } from "./run-command.ts";
-import type { Followed } from "./run-command.ts";
+import { followForEver } from "./follow-command.ts";
+import type { Followed } from "./follow-command.ts";
 
 /**
  * So many rules came at once that the kernel dropped some of the events, ours perhaps among them: `# ERROR: We lost ...`.
