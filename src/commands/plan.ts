@@ -3,7 +3,7 @@ import { narrate, tellGuests, tellHolders } from "../core/narrate.ts";
 import type { FamilyChange } from "../core/narrate.ts";
 import { diffRulesets } from "../core/diff.ts";
 import { NOTHING_DESIRED } from "../core/ruleset.ts";
-import { awaitLateReplies } from "../daemon/flows.ts";
+import { finishCleaning } from "../daemon/flows.ts";
 import { observe } from "../daemon/observe.ts";
 import type { View } from "../daemon/observe.ts";
 import { findOccupiedPorts } from "../daemon/occupied.ts";
@@ -68,9 +68,9 @@ export async function apply(context: Context): Promise<number> {
   refuseUnserved(checked, context.paths.config);
   const result = await reconcile(host, {}, 1, "apply", false);
   printEntries(context, result.entries);
-  const late = await awaitLateReplies(host, result.view, result.memory.flows ?? { leads: [] });
-  printEntries(context, late);
-  const entries = [...result.entries, ...late];
+  const rest = await finishCleaning(host, result.view, result.memory.flows ?? { leads: [] });
+  printEntries(context, rest.entries);
+  const entries = [...result.entries, ...rest.entries];
   if (entries.length > 0)
     await record(
       context,
@@ -78,7 +78,8 @@ export async function apply(context: Context): Promise<number> {
     );
   if (!result.failed && entries.every(({ event }) => event !== "rule" && event !== "sysctl-set"))
     context.print("no changes: the kernel is as it should be");
-  for (const problem of result.problems) context.complain(`kvmnatd: ${problem.severity}: ${problem.message}`);
+  for (const problem of [...result.problems, ...rest.problems])
+    context.complain(`kvmnatd: ${problem.severity}: ${problem.message}`);
   await warnOccupied(context, host, result.view);
   return result.failed ? EXIT.failed : EXIT.ok;
 }

@@ -74,22 +74,18 @@ export interface Expectation {
 
 /** Connections that are removed by one command: all that are like this one lead astray. */
 export interface StaleFlows {
+  /** One of them; what the command goes by they have in common. */
   readonly flow: Flow;
+  readonly flows: readonly Flow[];
   readonly beginner: Beginner;
   /** Whose port it is; absent when it is nobody's any more. */
   readonly guest?: string;
   /** Only those of this port; else of every port, which all led to the same guest. */
   readonly byPort: boolean;
-  /** Others ask the same port and rightly lead where they do: only this client's. */
+  /** Others that are alike rightly lead where they do: only this client's, and of late replies only to this port of theirs. */
   readonly bySource: boolean;
   /** Only those in this state: an answered one is the host's own. */
   readonly byState: boolean;
-}
-
-/** What leads astray: the commands, and each of the connections that they remove. */
-export interface Stale {
-  readonly commands: readonly StaleFlows[];
-  readonly flows: readonly Flow[];
 }
 
 /**
@@ -102,9 +98,9 @@ export function findStaleFlows(
   doubt: Doubt,
   expectation: Expectation,
   family: Family,
-): Stale {
+): readonly StaleFlows[] {
   const judge = createJudge(doubt, expectation, family);
-  const stale: { readonly flow: Flow; readonly guest?: string }[] = [];
+  const stale: Astray[] = [];
   const right = new Set<string>();
   for (const line of lines) {
     // Cheap test first: there may be a quarter of a million of them.
@@ -115,25 +111,14 @@ export function findStaleFlows(
     if (verdict.isStale) stale.push({ flow, ...verdict });
     else right.add(portKey(flow));
   }
-  const found = new Map<string, StaleFlows>();
-  for (const { flow, guest } of stale) {
-    const bySource = right.has(portKey(flow));
-    const key = bySource ? `${portKey(flow)} ${flow.source}` : portKey(flow);
-    const whose = guest === undefined ? {} : { guest };
-    const only = { byPort: true, bySource, byState: isByState(flow) };
-    found.set(key, { flow, beginner: "client", ...whose, ...only });
-  }
-  return {
-    commands: joinPorts([...found.values()], lines, new Set(stale.map(({ flow }) => portKey(flow)))),
-    flows: stale.map(({ flow }) => flow),
-  };
+  return joinPorts(joinClients(stale, right, "client"), lines);
 }
 
 /**
  * A reply that is on its way when its connection is removed begins one of its own, the other way round; what the
  * client sends matches that one, which leads it where it must not go, for as long as it sends. The kernel takes any
- * packet of TCP for a connection's first (nf_conntrack_tcp_loose). Only those of the clients that were cut off: it
- * may as well be that the host or a guest asks somebody from that port of its own.
+ * packet of TCP for a connection's first (nf_conntrack_tcp_loose). Only those of the clients that were cut off: the
+ * host or a guest may as well ask somebody from that port of its own.
  * @param lines of `conntrack -L`
  * @param cut the connections that were removed
  * @param family of the lines
@@ -150,15 +135,17 @@ export function findLateReplies(
     formerTargets: new Set(cut.flatMap((flow) => (isOwn(flow) ? [] : [flow.answerer]))),
   };
   const judge = createJudge(doubt, expectation, family);
-  return lines.flatMap((line) => {
-    if (!judge.concerns(Number(/.* dport=(\d+)/.exec(line)?.[1]))) return [];
+  const stale: Astray[] = [];
+  const right = new Set<string>();
+  for (const line of lines) {
+    if (!judge.concerns(Number(/.* dport=(\d+)/.exec(line)?.[1]))) continue;
     const flow = parseFlow(line, "answerer");
-    if (flow === undefined || !clients.has(clientKey(flow))) return [];
-    const { isStale, guest } = judge.judge(flow);
-    if (!isStale) return [];
-    const only = { byPort: true, bySource: true, byState: false };
-    return [{ flow, beginner: "answerer", ...(guest === undefined ? {} : { guest }), ...only }];
-  });
+    if (flow === undefined) continue;
+    const verdict = judge.judge(flow);
+    if (verdict.isStale && clients.has(clientKey(flow))) stale.push({ flow, ...verdict });
+    else right.add(portKey(flow));
+  }
+  return joinClients(stale, right, "answerer");
 }
 
 /** A reply of its own reaches the client only as coming from the port that it asked, which masquerading keeps. */
@@ -171,26 +158,48 @@ export function clientKey({ protocol, source, sourcePort, asked, port }: Flow): 
   return [protocol, source, sourcePort, asked, port].join(" ");
 }
 
+interface Astray {
+  readonly flow: Flow;
+  readonly guest?: string;
+}
+
+/** @param right what is alike and must stay, see {@link portKey} */
+function joinClients(
+  stale: readonly Astray[],
+  right: ReadonlySet<string>,
+  beginner: Beginner,
+): readonly StaleFlows[] {
+  const sourceOf = (flow: Flow): string =>
+    beginner === "client" ? flow.source : `${flow.source} ${flow.sourcePort}`;
+  const groups = Map.groupBy(stale, ({ flow }) =>
+    right.has(portKey(flow)) ? `${portKey(flow)} ${sourceOf(flow)}` : portKey(flow),
+  );
+  return [...groups.values()].flatMap(([first, ...others]): readonly StaleFlows[] => {
+    if (first === undefined) return [];
+    const { flow, guest } = first;
+    const flows = [flow, ...others.map((each) => each.flow)];
+    const only = { byPort: true, bySource: right.has(portKey(flow)), byState: isByState(flow) };
+    return [{ flow, flows, beginner, ...(guest === undefined ? {} : { guest }), ...only }];
+  });
+}
+
 /** So many ports of one guest are removed at once, if it has no other connection that would go with them. */
 const MANY_PORTS = 8;
 
-function joinPorts(
-  found: readonly StaleFlows[],
-  lines: readonly string[],
-  stale: ReadonlySet<string>,
-): readonly StaleFlows[] {
+function joinPorts(found: readonly StaleFlows[], lines: readonly string[]): readonly StaleFlows[] {
   const groups = Map.groupBy(found, ({ flow, bySource }) =>
     bySource || isOwn(flow) ? undefined : guestKey(flow),
   );
   return [...groups].flatMap(([key, group]) => {
     const [first] = group;
     if (key === undefined || first === undefined || group.length < MANY_PORTS) return group;
+    const ports = new Set(group.map(({ flow }) => portKey(flow)));
     const others = lines.some((line) => {
       if (!line.includes(` src=${first.flow.answerer} `)) return false;
       const flow = parseFlow(line);
-      return flow !== undefined && guestKey(flow) === key && !stale.has(portKey(flow));
+      return flow !== undefined && guestKey(flow) === key && !ports.has(portKey(flow));
     });
-    return others ? group : [{ ...first, byPort: false }];
+    return others ? group : [{ ...first, flows: group.flatMap(({ flows }) => flows), byPort: false }];
   });
 }
 

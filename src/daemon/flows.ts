@@ -73,23 +73,17 @@ export async function cleanFlows(
     doubts.set(family, doubt);
     cuts.set(family, cut);
     if (error !== undefined) continue;
-    try {
-      const removal = await removeAstray(host, view, family, doubt, cut);
-      entries.push(...removal.entries);
-      if (removal.isDone) doubts.delete(family);
-      else waits.push(0);
-      const left = stillLate([...cut, ...removal.cut], host.now());
-      cuts.set(family, left);
-      waits.push(...left.flatMap(({ atMs }) => nextLookMs(atMs, host.now()) ?? []));
-    } catch (failure) {
-      if (!(failure instanceof KvmnatdError)) throw failure;
+    const removal = await removeAstray(host, view, family, doubt, cut);
+    entries.push(...removal.entries);
+    const left = stillLate(removal.cut, host.now());
+    cuts.set(family, left);
+    waits.push(...left.flatMap(({ atMs }) => nextLookMs(atMs, host.now()) ?? []));
+    if (removal.failure !== undefined) {
       waits.push(RETRY_MS);
-      problems.push({
-        code: "conntrack",
-        severity: "warning",
-        message: `${failure.message}; ${CONSEQUENCE}`,
-      });
-    }
+      const message = `${removal.failure.message}; ${CONSEQUENCE}`;
+      problems.push({ code: "conntrack", severity: "warning", message });
+    } else if (removal.isDone) doubts.delete(family);
+    else waits.push(0);
   }
   return {
     entries,
@@ -101,29 +95,37 @@ export async function cleanFlows(
 
 const CONSEQUENCE = "until then a connection that began before its forward changed keeps its old way";
 
-/** For who ends after one pass: waits for the late replies that come at once, as most do. */
-export async function awaitLateReplies(
+/** Who ends after one pass waits no longer than this. */
+const PATIENCE_MS = 5000;
+
+/** For who ends after one pass: goes on until all is removed, and for as long as most late replies take. */
+export async function finishCleaning(
   host: Host,
   view: View,
   memory: FlowMemory,
-): Promise<readonly LogEntry[]> {
+): Promise<Pick<Cleaning, "entries" | "problems">> {
   const entries: LogEntry[] = [];
-  let left = memory;
-  for (const waitMs of LATE_REPLIES_MS.slice(0, 3)) {
-    if ([...(left.cut?.values() ?? [])].every((cut) => cut.length === 0)) break;
-    await setTimeout(waitMs);
-    const cleaning = await cleanFlows(host, view, [], left);
+  const problems: Problem[] = [];
+  const deadlineMs = host.now() + PATIENCE_MS;
+  let cleaning = await cleanFlows(host, view, [], memory);
+  for (;;) {
     entries.push(...cleaning.entries);
-    left = cleaning.memory;
+    problems.push(...cleaning.problems);
+    const { wakeAtMs } = cleaning;
+    if (wakeAtMs === undefined || problems.length > 0 || wakeAtMs > deadlineMs) return { entries, problems };
+    await setTimeout(Math.max(0, wakeAtMs - host.now()));
+    cleaning = await cleanFlows(host, view, [], cleaning.memory);
   }
-  return entries;
 }
 
 interface Removal {
   readonly entries: readonly LogEntry[];
+  /** Those before, and those that were removed now. */
   readonly cut: readonly Cut[];
   /** No connection is left that began by its client. */
   readonly isDone: boolean;
+  /** Why it was cut short; what was done before it is done. */
+  readonly failure?: KvmnatdError;
 }
 
 async function removeAstray(
@@ -131,43 +133,58 @@ async function removeAstray(
   view: View,
   family: Family,
   doubt: Doubt,
-  cut: readonly Cut[],
+  before: readonly Cut[],
 ): Promise<Removal> {
-  const lines = await host.listFlows(family);
-  const expectation = expectationOf(view);
-  const { commands, flows } = findStaleFlows(lines, doubt, expectation, family);
-  const late = findLateReplies(
-    lines,
-    cut.map(({ flow }) => flow),
-    expectation,
-    family,
-  );
-  const entries: LogEntry[] = [];
-  let left = MAX_REMOVALS;
-  const remove = async (each: StaleFlows, tries: number): Promise<void> => {
-    let total = 0;
-    for (let turn = 0; turn < tries && left > 0; turn += 1) {
-      left -= 1;
-      const count = await host.removeFlows(each, family);
-      total += count;
-      if (count === 0) break;
+  const counts = new Map<StaleFlows, number>();
+  const cut = new Map(before.map((each) => [clientKey(each.flow), each]));
+  const outcome = (isDone: boolean, failure?: KvmnatdError): Removal => ({
+    entries: [...counts].flatMap(([each, count]) => (count === 0 ? [] : [toEntry(each, count)])),
+    cut: [...cut.values()],
+    isDone,
+    ...(failure === undefined ? {} : { failure }),
+  });
+  const remove = async (each: StaleFlows): Promise<boolean> => {
+    const count = await host.removeFlows(each, family);
+    counts.set(each, (counts.get(each) ?? 0) + count);
+    return count > 0;
+  };
+  /** From now on they are looked for. */
+  const remember = (flows: readonly Flow[]): void => {
+    const atMs = host.now();
+    for (const flow of flows) if (mayBeAnsweredLate(flow)) cut.set(clientKey(flow), { flow, atMs });
+  };
+  try {
+    const lines = await host.listFlows(family);
+    const expectation = expectationOf(view);
+    const astray = findStaleFlows(lines, doubt, expectation, family);
+    const flows = before.map(({ flow }) => flow);
+    let late = findLateReplies(lines, flows, expectation, family);
+    for (const each of astray.slice(0, MAX_REMOVALS)) {
+      await remove(each);
+      remember(each.flows);
     }
-    if (total > 0) entries.push(toEntry(each, total));
-  };
-  for (const each of commands) await remove(each, 1);
-  for (const each of late) await remove(each, LATE_REPLY_TRIES);
-  const atMs = host.now();
-  return {
-    entries,
-    cut: flows.filter(mayBeAnsweredLate).map((flow) => ({ flow, atMs })),
-    isDone: commands.length <= MAX_REMOVALS,
-  };
+    let left = Math.max(0, MAX_REMOVALS - astray.length);
+    // Those whose turn does not come now are not over when their time is.
+    for (const each of late.slice(left)) remember(each.flows);
+    for (let turn = 0; turn < LATE_REPLY_TRIES && left > 0; turn += 1) {
+      const again: StaleFlows[] = [];
+      for (const each of late.slice(0, left)) if (await remove(each)) again.push(each);
+      left -= late.length;
+      late = again;
+    }
+    return outcome(astray.length <= MAX_REMOVALS);
+  } catch (error) {
+    if (!(error instanceof KvmnatdError)) throw error;
+    return outcome(false, error);
+  }
 }
 
+/** A clock that was set back makes none of them last. */
 function stillLate(cut: readonly Cut[], nowMs: number): readonly Cut[] {
-  const left = cut.filter(({ atMs }) => nextLookMs(atMs, nowMs) !== undefined);
-  // What many commands remove is found by several passes.
-  return [...new Map(left.map((each) => [clientKey(each.flow), each])).values()].slice(-MAX_CUT);
+  return cut
+    .map(({ flow, atMs }) => ({ flow, atMs: Math.min(atMs, nowMs) }))
+    .filter(({ atMs }) => nextLookMs(atMs, nowMs) !== undefined)
+    .slice(-MAX_CUT);
 }
 
 /** How long until the next look for late replies; undefined after the last. */

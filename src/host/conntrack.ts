@@ -20,12 +20,13 @@ export async function removeFlows(
   const only = [
     ...(byPort ? [`--${ask}-port-dst`, `${port}`, `--${answer}-port-src`, `${answerPort}`] : []),
     ...(bySource ? [`--${ask}-src`, source] : []),
-    ...(beginner === "answerer" ? [`--${ask}-port-src`, `${sourcePort}`] : []),
+    ...(bySource && beginner === "answerer" ? [`--${ask}-port-src`, `${sourcePort}`] : []),
     ...(byState && state !== undefined ? ["--state", state] : []),
   ];
   const argv = ["conntrack", "-D", ...familyOption(family), ...flows, ...only];
   try {
-    return deletedCount((await launchCommand(argv)).stderr);
+    // It fails where there was none.
+    return deletedCount((await launchCommand(argv)).stderr) ?? 1;
   } catch (error) {
     // Exit code 1 says both that it failed and that there was none.
     if (error instanceof CommandError && deletedCount(error.stderr) === 0) return 0;
@@ -33,8 +34,9 @@ export async function removeFlows(
   }
 }
 
-function deletedCount(stderr: string): number {
-  return Number(/(\d+) flow entries have been deleted/.exec(stderr)?.[1]);
+function deletedCount(stderr: string): number | undefined {
+  const count = /(\d+) flow entries have been deleted/.exec(stderr)?.[1];
+  return count === undefined ? undefined : Number(count);
 }
 
 function familyOption(family: Family): readonly string[] {

@@ -5,6 +5,7 @@ import type { Cidr, Family, Ip, Protocol } from "../../src/core/address.ts";
 import { buildDesired } from "../../src/core/desired.ts";
 import { doubtAll, leadsOf } from "../../src/core/doubt.ts";
 import { findLateReplies, findStaleFlows, parseFlow } from "../../src/core/flows.ts";
+import type { Flow, StaleFlows } from "../../src/core/flows.ts";
 import type { HostAddresses } from "../../src/core/network.ts";
 import type { Listen, PortMap } from "../../src/core/port-map.ts";
 import { resolveForwards } from "../../src/core/resolve.ts";
@@ -225,6 +226,7 @@ interface InForce {
   readonly desired: Desired;
   readonly isPublished: (port: number) => boolean;
   readonly isStale: (line: string) => boolean;
+  readonly commandsFor: (lines: readonly string[]) => readonly StaleFlows[];
   /** Whether it is removed when this client was cut off. */
   readonly isLate: (line: string, cut: string) => boolean;
 }
@@ -238,7 +240,8 @@ function inForce(map: PortMap, family: Family): InForce {
   return {
     desired: buildDesired(map, forwards, [UP], family, new Set()),
     isPublished: (port) => ports.some(({ range }) => range.first <= port && port <= range.last),
-    isStale: (line) => findStaleFlows([line], doubt, expectation, family).commands.length > 0,
+    isStale: (line) => findStaleFlows([line], doubt, expectation, family).length > 0,
+    commandsFor: (lines) => findStaleFlows(lines, doubt, expectation, family),
     isLate: (line, cut) =>
       findLateReplies([line], [parseFlow(cut) ?? expect.fail(cut)], expectation, family).length > 0,
   };
@@ -273,6 +276,51 @@ it("one that leads past a rule, or to a guest without one, is not", () => {
       const lines = concerns ? astray.map((answerer) => flowLine(packet, "udp", answerer, packet.port)) : [];
       expect(lines.filter((line) => !isStale(line))).toEqual([]);
     }),
+    RUNS,
+  );
+});
+
+/** As conntrack understands the command. */
+function isRemoved(command: StaleFlows, flow: Flow): boolean {
+  const { byPort, bySource, byState } = command;
+  const keys: readonly (keyof Flow)[] = [
+    "protocol",
+    "asked",
+    "answerer",
+    ...(byPort ? (["port", "answerPort"] as const) : []),
+    ...(bySource ? (["source"] as const) : []),
+    ...(byState && command.flow.state !== undefined ? (["state"] as const) : []),
+  ];
+  return keys.every((key) => command.flow[key] === flow[key]);
+}
+
+it("the commands remove all that leads astray, and nothing else", () => {
+  fc.assert(
+    fc.property(
+      fc
+        .record({ map: portMapsOf("udp"), protocol: fc.constantFrom<Protocol>("udp") })
+        .chain(({ map, protocol }) =>
+          fc.record({
+            map: fc.constant(map),
+            protocol: fc.constant(protocol),
+            asks: fc.array(fc.tuple(packetsOf[4], fc.constantFrom(...GUESTS.slice(0, 2), undefined)), {
+              minLength: 10,
+              maxLength: 60,
+            }),
+          }),
+        ),
+      ({ map, protocol, asks }) => {
+        const { isStale, commandsFor } = inForce(map, 4);
+        const lines = asks.map(([packet, elsewhere]) =>
+          flowLine(packet, protocol, elsewhere ?? packet.asked, packet.port),
+        );
+        const commands = commandsFor(lines);
+        for (const line of lines) {
+          const flow = parseFlow(line) ?? expect.fail(line);
+          expect([line, commands.some((command) => isRemoved(command, flow))]).toEqual([line, isStale(line)]);
+        }
+      },
+    ),
     RUNS,
   );
 });

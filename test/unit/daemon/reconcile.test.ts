@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from "vitest";
-import { cleanFlows } from "../../../src/daemon/flows.ts";
+import { cleanFlows, finishCleaning } from "../../../src/daemon/flows.ts";
 import { reconcile } from "../../../src/daemon/reconcile.ts";
 import type { PassMemory, PassResult } from "../../../src/daemon/reconcile.ts";
 import { lease, MAC_A, MAC_B } from "../../support/build-values.ts";
@@ -227,6 +227,46 @@ it("who was cut off is looked for again, less and less often; a late reply is cu
   expect(entries).toEqual([
     `web: 3 conntrack entries of tcp port 8080 at 198.51.100.1 removed that began by a late reply of ${web}`,
   ]);
+});
+
+describe("many connections, one command each", () => {
+  const SOURCES = Array.from({ length: 50 }, (_, index) => `198.51.100.${index + 2}`);
+  const straight = (source: string): string =>
+    `tcp      6 29 ESTABLISHED src=${source} dst=198.51.100.1 sport=4 dport=8080 src=192.168.122.11 dst=${source} sport=8080 dport=4 use=1`;
+
+  beforeEach(async () => {
+    host.config = "guests:\n  web: {ports: [8080:8080]}\n";
+    await pass();
+    // One that may stay keeps them from going all at once.
+    host.config = "guests:\n  web: {ports: [8080:8080], allow: [203.0.113.0/24]}\n";
+    host.flows = [...SOURCES, "203.0.113.5"].map(straight);
+  });
+
+  it("what was removed before a failure is told, and looked for", async () => {
+    let calls = 0;
+    host.removeFlows = (flows) => {
+      calls += 1;
+      if (calls === 4) return Promise.reject(commandError("conntrack", "busy"));
+      return Promise.resolve(host.removed.push(flows)).then(() => 1);
+    };
+    const { entries, problems, wakeAtMs } = await pass();
+    expect(problems.map(({ code }) => code)).toEqual(["conntrack"]);
+    expect(entries.filter(({ event }) => event === "flows-removed")).toHaveLength(3);
+    expect(memory.flows?.cut?.get(4)?.map(({ flow: { source } }) => source)).toEqual(SOURCES.slice(0, 3));
+    expect(wakeAtMs).toBeLessThanOrEqual(host.nowMs + 100);
+  });
+
+  it("who makes one pass only goes on until all are gone", async () => {
+    host.removeFlows = (flows) => {
+      host.flows = host.flows.filter((each) => !each.includes(` src=${flows.flow.source} `));
+      host.removed.push(flows);
+      return Promise.resolve(1);
+    };
+    const { view } = await pass();
+    expect(host.flows).toHaveLength(31);
+    await finishCleaning({ ...host, now: () => Date.now() }, view, memory.flows ?? { leads: [] });
+    expect(host.flows).toEqual([straight("203.0.113.5")]);
+  });
 });
 
 it("nobody is looked for where no late reply can reach them", async () => {
