@@ -20,6 +20,8 @@ const OVERDUE_MS = 1000;
 const SILENT_MAX = 4096;
 
 export interface LateAnswers {
+  /** Nobody answered there in time when it was asked last. */
+  awaits(key: string): boolean;
   /** What the kernel has heard at all places before they are asked anew. */
   note(heard: Answers, nowMs: number): void;
   /** Who answered now, or else who had been late. */
@@ -46,6 +48,7 @@ export function createLateAnswers(): LateAnswers {
   }
 
   return {
+    awaits: (key) => silent.has(key),
     note(heard, nowMs) {
       for (const key of silent.keys()) {
         const mac = heard.get(key);

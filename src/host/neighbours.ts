@@ -39,7 +39,8 @@ type Entries = ReadonlyMap<string, Entry>;
  */
 export async function askNeighbours(questions: readonly Question[]): Promise<Answers> {
   const before = await readEntries(questions);
-  lateAnswers.note(new Map([...before].map(([key, { mac }]) => [key, mac])), performance.now());
+  const late = [...before].filter(([key, { mac }]) => mac !== undefined && lateAnswers.awaits(key));
+  lateAnswers.note(await confirm(new Map(late.map(([key, { mac }]) => [key, mac]))), performance.now());
   const open = questions.filter((each) => before.get(placeKey(each))?.isPermanent !== true);
   if (open.length > 0) await askKernel(open.map((each) => askScript(each, before)).join(""));
   const endsAtMs = performance.now() + ANSWER_MS;
@@ -47,7 +48,8 @@ export async function askNeighbours(questions: readonly Question[]): Promise<Ans
     const entries = await readEntries(questions);
     const answers = new Map(questions.map((each) => [placeKey(each), entries.get(placeKey(each))?.mac]));
     const isOpen = questions.some((each) => answers.get(placeKey(each)) === undefined);
-    if (!isOpen || performance.now() > endsAtMs) return lateAnswers.complete(answers, performance.now());
+    if (!isOpen || performance.now() > endsAtMs)
+      return lateAnswers.complete(await confirm(answers), performance.now());
     await setTimeout(POLL_MS);
   }
 }
@@ -71,11 +73,22 @@ async function askKernel(script: string): Promise<void> {
   }
 }
 
+/**
+ * Leaves out what nobody answered. dnsmasq puts into the kernel's list what it leases, from a request that anybody may
+ * have forged; so may gratuitous ARP. The kernel has such an entry as `stale`, which its ARP list does not tell.
+ */
+async function confirm(heard: Answers): Promise<Answers> {
+  if ([...heard.values()].every((mac) => mac === undefined)) return heard;
+  const answered = new Map([...(await readNeighbours("-4")), ...(await readNeighbours("-6"))]);
+  return new Map([...heard].map(([key, mac]) => [key, mac === undefined ? mac : answered.get(key)?.mac]));
+}
+
 /** By address and link: who is on another link may say of any address that it has it. */
 async function readEntries(questions: readonly Question[]): Promise<Entries> {
   return new Map([
     ...(questions.some(({ address }) => familyOf(address) === 4) ? readArp() : []),
-    ...(questions.some(({ address }) => familyOf(address) === 6) ? await readNeighbours6() : []),
+    // There is no such list for IPv6.
+    ...(questions.some(({ address }) => familyOf(address) === 6) ? await readNeighbours("-6") : []),
   ]);
 }
 
@@ -97,9 +110,9 @@ function readArp(): readonly (readonly [string, Entry])[] {
   });
 }
 
-/** There is no such list for IPv6. */
-async function readNeighbours6(): Promise<readonly (readonly [string, Entry])[]> {
-  const rows = await readIpJson<NeighbourRow>("-6", "neigh", "show");
+/** Those who have answered, and what the admin says. */
+async function readNeighbours(family: "-4" | "-6"): Promise<readonly (readonly [string, Entry])[]> {
+  const rows = await readIpJson<NeighbourRow>(family, "neigh", "show");
   return rows.flatMap(({ dst = "", dev = "", lladdr = "", state = [] }) => {
     const isPermanent = state.includes("PERMANENT");
     return toEntry(dst, dev, isPermanent || state.includes("REACHABLE") ? lladdr : "", isPermanent);

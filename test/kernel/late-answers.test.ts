@@ -42,6 +42,33 @@ it("another's MAC that answers late at the address of a guest that is silent get
   }
 });
 
+it("what dnsmasq puts into the kernel's list for a forged request is nobody's answer", async () => {
+  const expiry = Math.floor(Date.now() / 1000) + 3600;
+  const forge = async (later: number): Promise<void> =>
+    world.forgeLeases("virbr0", [
+      leaseRow({ mac: WEB.mac, address: MOVED }, { "expiry-time": expiry + later }),
+      leaseRow(WEB, { "expiry-time": expiry }),
+      leaseRow(DB),
+    ]);
+  for (let look = 1; look < 15; look += 1) {
+    await forge(look);
+    await world.lab.exec(["python3", "-c", INJECT, MOVED, WEB.mac, "virbr0"]);
+    await setTimeout(look * 5);
+    expect(await world.rules("nat")).not.toContain(MOVED);
+  }
+  expect(await world.rules("nat")).toContain(`--to-destination ${WEB.address}:22`);
+});
+
+/** As dnsmasq does before it sends an answer (SIOCSARP with ATF_COM, in dhcp.c). */
+const INJECT = `
+import fcntl, socket, struct, sys
+address, mac, link = sys.argv[1:]
+row = struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
+row += struct.pack("H14s", 1, bytes.fromhex(mac.replace(":", "")))
+row += struct.pack("i16s16s", 2, bytes(16), link.encode())
+fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8955, row)
+`;
+
 it("a guest that answers late at its new address is followed there, though its old lease lives", async () => {
   await answersLate("web", WEB.mac);
   const expiry = Math.floor(Date.now() / 1000) + 3600;
