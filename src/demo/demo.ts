@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { EXIT, KvmnatdError } from "../errors.ts";
-import { findProgram, programFolders } from "../host/run-command.ts";
+import { findProgram, programFolders } from "../host/programs.ts";
 import { tellStory } from "./story.ts";
 
 export interface DemoOptions {

@@ -1,6 +1,6 @@
 import { setTimeout } from "node:timers/promises";
-import { execa, ExecaError } from "execa";
-import { commandEnv, runCommand } from "./run-command.ts";
+import { ExecaError, programs } from "./programs.ts";
+import { runCommand } from "./run-command.ts";
 
 const RESTART_MS = 5000;
 
@@ -48,13 +48,11 @@ async function followCommand(
   signal: AbortSignal,
 ): Promise<void> {
   const [file = "", ...args] = diesWithUs ? [...DIES_WITH_US, ...argv] : argv;
-  const running = execa(file, args, {
+  const running = programs()(file, args, {
     stdin: "ignore",
     stderr: "ignore",
     buffer: false,
     reject: false,
-    env: commandEnv(),
-    cwd: "/",
     cancelSignal: signal,
   });
   const { pid } = running;

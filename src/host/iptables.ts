@@ -6,7 +6,8 @@ import { TABLES } from "../core/ruleset.ts";
 import type { Actual, Variant } from "../core/ruleset.ts";
 import { errnoOf, KvmnatdError } from "../errors.ts";
 import { launchCommand, readCommand } from "./launcher.ts";
-import { findProgram, runCommand } from "./run-command.ts";
+import { findProgram } from "./programs.ts";
+import { runCommand } from "./run-command.ts";
 import type { Iptables } from "../ports.ts";
 
 /** Seconds that iptables-legacy waits for its lock (/run/xtables.lock); iptables-nft takes none. */

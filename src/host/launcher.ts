@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { CommandError } from "../errors.ts";
-import { commandError, findProgram, runCommand, TIMEOUT_MS } from "./run-command.ts";
+import { findProgram } from "./programs.ts";
+import { commandError, runCommand, TIMEOUT_MS } from "./run-command.ts";
 import { startShell } from "./shell.ts";
 import type { CommandOptions, CommandOutput } from "./run-command.ts";
 import type { ShellProcess } from "./shell.ts";

@@ -1,8 +1,7 @@
 import type { ReadStream } from "node:fs";
-import { access } from "node:fs/promises";
-import { execa, ExecaError } from "execa";
-import { CommandError, errnoOf } from "../errors.ts";
+import { CommandError } from "../errors.ts";
 import { missingCapabilities } from "./capabilities.ts";
+import { ExecaError, programs } from "./programs.ts";
 
 export interface CommandOptions {
   readonly input?: string;
@@ -43,11 +42,9 @@ export async function runCommand(
   const [file = "", ...args] = argv;
   const { input, timeoutMs = TIMEOUT_MS, env = {}, signal, stdin = "ignore" } = options;
   try {
-    const { stdout, stderr } = await execa(file, args, {
+    const { stdout, stderr } = await programs(env)(file, args, {
       ...(input === undefined ? { stdin } : { input }),
       ...(signal === undefined ? {} : { cancelSignal: signal }),
-      env: { ...env, ...commandEnv() },
-      cwd: "/",
       timeout: timeoutMs,
       forceKillAfterDelay: 1000,
       stripFinalNewline: false,
@@ -67,11 +64,9 @@ export async function runCommand(
  */
 export async function readLines(argv: readonly string[], onLine: (line: string) => void): Promise<string> {
   const [file = "", ...args] = argv;
-  const running = execa(file, args, {
+  const running = programs()(file, args, {
     stdin: "ignore",
     buffer: { stdout: false, stderr: true },
-    env: commandEnv(),
-    cwd: "/",
   });
   try {
     for await (const line of running) onLine(line);
@@ -80,30 +75,6 @@ export async function readLines(argv: readonly string[], onLine: (line: string) 
     if (error instanceof ExecaError) throw commandError(argv, failureOf(error, 0));
     throw error;
   }
-}
-
-/** Where programs are looked for; a user's PATH may lack sbin. */
-export function programFolders(): readonly string[] {
-  const path = (process.env["PATH"] ?? "").split(":");
-  return [...path.filter((folder) => folder !== ""), "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
-}
-
-/** @returns the program's file; undefined where it is not installed */
-export async function findProgram(name: string): Promise<string | undefined> {
-  for (const folder of name.startsWith("/") ? [""] : programFolders()) {
-    try {
-      await access(`${folder}/${name}`);
-      return `${folder}/${name}`;
-    } catch (error) {
-      if (errnoOf(error) === undefined) throw error;
-    }
-  }
-  return undefined;
-}
-
-/** C messages, because we read them. (The programs run in `/`: the folder that we were started in may be gone.) */
-export function commandEnv(): Record<string, string> {
-  return { LC_ALL: "C", PATH: programFolders().join(":") };
 }
 
 /** How a program failed: one of these, and what it said. */

@@ -1,8 +1,7 @@
 import type { ChildProcess } from "node:child_process";
 import type { Readable, Writable } from "node:stream";
-import { execa } from "execa";
 import { errnoOf } from "../errors.ts";
-import { commandEnv } from "./run-command.ts";
+import { programs } from "./programs.ts";
 
 /** A shell that does what is written to it, until it is killed or this process ends. */
 export interface ShellProcess {
@@ -18,14 +17,12 @@ export interface ShellProcess {
 /** @param count of its outputs */
 export function startShell(count: number): ShellProcess {
   const fds = Array.from({ length: count }, (_, index) => 3 + index);
-  const shell = execa("sh", ["-s", "kvmnatd"], {
+  const shell = programs()("sh", ["-s", "kvmnatd"], {
     stdio: ["pipe", "ignore", "pipe", ...fds.map(() => "pipe" as const)],
     buffer: false,
     reject: false,
     // The head of a group, to be killed with all that it has started.
     detached: true,
-    env: commandEnv(),
-    cwd: "/",
   });
   const streams: readonly (Readable | Writable | null)[] = shell.stdio;
   // Whatever is wrong with one of its files, it ends by that, and says so.
