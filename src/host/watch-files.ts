@@ -26,7 +26,7 @@ interface Opened {
  * Calls `onChange` with a path whenever something changes in the folders, or the file does. None of them need exist
  * yet, and each may be deleted and made anew, or be reached by links that lead elsewhere later: it is looked for. A call may
  * come before the last change: the caller looks a second time.
- * @param onState why not all of it is watched; undefined when it is, and what happened until then may have been missed
+ * @param onState why not all of it is watched; undefined when it is: what happened until then may have been missed
  * @returns what ends the watch
  */
 export function watchFiles(
@@ -42,12 +42,14 @@ export function watchFiles(
   };
   const opened = new Map<string, Opened>();
   const faults = new Map<string, string>();
-  let told: string | undefined;
+  const begun = new Set<string>();
+  let told: { readonly fault: string | undefined } | undefined;
 
   function tellState(): void {
     const [fault] = faults.values();
-    if (fault === told) return;
-    told = fault;
+    const hasBegun = begun.size === folders.length + 1;
+    if (fault === told?.fault && (told !== undefined || !hasBegun)) return;
+    told = { fault };
     onState(fault);
   }
 
@@ -74,32 +76,32 @@ export function watchFiles(
     });
     watcher.on("ready", () => {
       if (isWell) faults.delete(path);
+      begun.add(path);
       tellState();
     });
     opened.set(path, { watcher, id, openedAtMs: performance.now() });
   }
 
-  for (const path of [...folders, file]) open(path, undefined);
+  /** Before it is watched: what is made in between is another one, which the next turn finds. */
+  async function openAll(): Promise<void> {
+    for (const path of [...folders, file]) open(path, await identify(path));
+  }
 
-  async function reopenChanged(first: boolean): Promise<void> {
+  async function reopenChanged(): Promise<void> {
     for (const [path, known] of opened) {
       const id = await identify(path);
       const isSame = known.id === id;
       const isDue = faults.has(path) && performance.now() - known.openedAtMs >= RETRY_MS;
       if (isSame && !isDue) continue;
-      if (first) {
-        opened.set(path, { ...known, id });
-        continue;
-      }
       await known.watcher.close();
       open(path, id);
       if (!isSame) onChange(path);
     }
   }
 
-  let turn = reopenChanged(true);
+  let turn = openAll();
   const poll = setInterval(() => {
-    turn = turn.then(() => reopenChanged(false));
+    turn = turn.then(reopenChanged);
   }, POLL_MS);
   return async () => {
     clearInterval(poll);
