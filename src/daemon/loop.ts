@@ -230,14 +230,16 @@ export function createLoop(options: LoopOptions): Loop {
 
   /** A neighbour whose rules change all the time must not cost more than it has to. */
   function takeInputs(): PassMemory {
+    // Where nobody tells of all else, only looking does.
+    const isHeard = unheard(settled?.tool?.variant) === undefined;
     const onlyRules =
-      cadence.rulesOnly === true && settled !== undefined && touched !== undefined
+      isHeard && cadence.rulesOnly === true && settled !== undefined && touched !== undefined
         ? { view: settled, families: touched }
         : undefined;
     touched = new Set();
     return {
       ...memory,
-      linksAreCurrent: cadence.served === "rules",
+      linksAreCurrent: isHeard && cadence.served === "rules",
       ...(onlyRules === undefined ? {} : { onlyRules }),
     };
   }
