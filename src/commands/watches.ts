@@ -36,11 +36,10 @@ export function createWatches(paths: Paths, isCalm: () => boolean): Watches {
   const onState =
     (monitor: keyof typeof runs) =>
     (now: boolean): void => {
-      // What happened until now may have been missed; the first start has a pass of its own.
-      if (runs[monitor] !== now && started) tell(`monitor of ${monitor} ${now ? "runs" : "has ended"}`);
+      // What happened until now may have been missed.
+      if (runs[monitor] !== now) tell(`monitor of ${monitor} ${now ? "runs" : "has ended"}`);
       runs[monitor] = now;
     };
-  let started = false;
   let fileFault: string | undefined;
   const onFiles = (fault: string | undefined): void => {
     fileFault = fault;
@@ -83,12 +82,12 @@ export function createWatches(paths: Paths, isCalm: () => boolean): Watches {
         watchLinks(() => hint("address or link changed", "file"), onState("links"), stop.signal),
         rules.watch(stop.signal),
       ];
-      started = true;
       return {
         failed: Promise.all(monitors).then(() => new Promise<never>(() => undefined)),
         stop: async () => {
           stop.abort();
-          await Promise.all([stopFiles(), ...monitors]);
+          // A bug in one of them is told by `failed`, and keeps nothing else from its end.
+          await Promise.allSettled([stopFiles(), ...monitors]);
         },
       };
     },

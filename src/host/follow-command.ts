@@ -1,4 +1,5 @@
 import { setTimeout } from "node:timers/promises";
+import { CommandError } from "../errors.ts";
 import { ExecaError, programs } from "./programs.ts";
 import { runCommand } from "./run-command.ts";
 
@@ -14,37 +15,48 @@ export interface Followed {
 
 export interface Follower {
   readonly onLine: (line: string) => void;
-  /** The program runs from now on, or has ended. */
-  readonly onState: (runs: boolean, followed?: Followed) => void;
+  /** The program runs from now on, until the signal. */
+  readonly onRun: (followed: Followed, ended: AbortSignal) => Promise<void>;
+  readonly onEnd: () => void;
 }
 
 /** A program that has not been told that we have ended would stay. util-linux can do so since 2.33. */
 const DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"];
-let canDieWithUs: Promise<boolean> | undefined;
+let canDieWithUs: boolean | undefined;
 
-/** Hands on each line of a program that never ends by itself; it is started again when it does, until the signal. */
+/**
+ * Hands on each line of a program that never ends by itself; it is started again when it does, until the signal.
+ * @throws what a follower throws
+ */
 export async function followForEver(
   argv: readonly string[],
   follower: Follower,
   signal: AbortSignal,
 ): Promise<void> {
-  canDieWithUs ??= runCommand([...DIES_WITH_US, "true"]).then(
-    () => true,
-    () => false,
-  );
-  const diesWithUs = await canDieWithUs;
   while (!signal.aborted) {
-    await followCommand(argv, diesWithUs, follower, signal);
-    follower.onState(false);
+    canDieWithUs ??= await probe();
+    await followCommand(argv, canDieWithUs === true, follower, signal);
+    follower.onEnd();
     // It was killed or is missing: not in a circle.
     await setTimeout(RESTART_MS, undefined, { signal, ref: false }).catch(() => undefined);
+  }
+}
+
+/** @returns undefined where it could not be found out */
+async function probe(): Promise<boolean | undefined> {
+  try {
+    await runCommand([...DIES_WITH_US, "true"]);
+    return true;
+  } catch (error) {
+    if (!(error instanceof CommandError)) throw error;
+    return error.isMissing || error.exitCode !== undefined ? false : undefined;
   }
 }
 
 async function followCommand(
   argv: readonly string[],
   diesWithUs: boolean,
-  { onLine, onState }: Follower,
+  { onLine, onRun }: Follower,
   signal: AbortSignal,
 ): Promise<void> {
   const [file = "", ...args] = diesWithUs ? [...DIES_WITH_US, ...argv] : argv;
@@ -56,10 +68,12 @@ async function followCommand(
     cancelSignal: signal,
   });
   const { pid } = running;
+  const send = (name: "SIGSTOP" | "SIGCONT"): void => void running.kill(name);
   // Stopped, it would not hear that it is to end.
-  const goOn = (): void => void running.kill("SIGCONT");
+  const goOn = (): void => send("SIGCONT");
   signal.addEventListener("abort", goOn);
-  if (pid !== undefined) onState(true, { pid, diesWithUs, send: (name) => void running.kill(name) });
+  const end = new AbortController();
+  const onRunning = pid === undefined ? undefined : onRun({ pid, diesWithUs, send }, end.signal);
   try {
     for await (const line of running) onLine(line);
     await running;
@@ -68,5 +82,7 @@ async function followCommand(
     if (!(error instanceof ExecaError)) throw error;
   } finally {
     signal.removeEventListener("abort", goOn);
+    end.abort();
+    await onRunning;
   }
 }

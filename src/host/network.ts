@@ -3,6 +3,8 @@ import type { Ip } from "../core/address.ts";
 import type { Subnet } from "../core/network.ts";
 import { readIpJson } from "./ip-json.ts";
 import { followForEver } from "./follow-command.ts";
+import type { Follower } from "./follow-command.ts";
+import { untilListens } from "./netlink.ts";
 import type { Links } from "../ports.ts";
 
 interface AddressRow {
@@ -45,12 +47,20 @@ function toSubnet(row: AddressRow): readonly Subnet[] {
 
 /**
  * Calls `onChange` whenever a link, an address or the forwarding of the host changes, until the signal.
- * @param onState whether the monitor runs
+ * @param onState whether the monitor listens; what happened before it does, nobody tells
  */
 export async function watchLinks(
   onChange: () => void,
-  onState: (runs: boolean) => void,
+  onState: (listens: boolean) => void,
   signal: AbortSignal,
 ): Promise<void> {
-  await followForEver(["ip", "monitor", "link", "address", "netconf"], { onLine: onChange, onState }, signal);
+  const follower: Follower = {
+    onLine: onChange,
+    onRun: async ({ pid }, ended) => {
+      await untilListens(pid, "links", ended);
+      if (!ended.aborted) onState(true);
+    },
+    onEnd: () => onState(false),
+  };
+  await followForEver(["ip", "monitor", "link", "address", "netconf"], follower, signal);
 }

@@ -13,7 +13,7 @@ const LOOK_MS = 5000;
 const BUSY_TICKS = 5;
 const CALM_TICKS = 2;
 /** What happens is known that much later, half of it on average. */
-const REST_MS = 200;
+export const REST_MS = 200;
 /** Enough to read what has come meanwhile. */
 const WORK_MS = 4;
 /** So many turns later it is asked whether it was: to ask each time would cost more than is saved. */
@@ -33,12 +33,13 @@ export async function restWhileBusy(
   if (!program.diesWithUs) return;
   let before = readStat(program.pid)?.ticks;
   let takesTurns = false;
-  while (before !== undefined && !signal.aborted) {
+  while (!signal.aborted) {
     if (takesTurns) await takeTurns(program, hasWork, signal);
     else await pause(LOOK_MS, undefined, { ref: false, signal }).catch(() => undefined);
     program.send("SIGCONT");
+    // Not known where no more files can be opened: then nothing is concluded.
     const now = readStat(program.pid)?.ticks;
-    const ticks = (now ?? 0) - before;
+    const ticks = now === undefined || before === undefined ? 0 : now - before;
     takesTurns = takesTurns ? ticks > CALM_TICKS : ticks >= BUSY_TICKS;
     before = now;
   }

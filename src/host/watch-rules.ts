@@ -1,9 +1,9 @@
 import { setTimeout } from "node:timers/promises";
 import type { Family } from "../core/address.ts";
 import { createOthersRules, parseRuleEvent } from "../core/rule-events.ts";
-import { KvmnatdError } from "../errors.ts";
-import { readProc } from "./proc.ts";
-import { restWhileBusy } from "./rest.ts";
+import { readSocket, untilListens } from "./netlink.ts";
+import { createOwnEvents } from "./own-events.ts";
+import { REST_MS, restWhileBusy } from "./rest.ts";
 import { followForEver } from "./follow-command.ts";
 import type { Followed } from "./follow-command.ts";
 
@@ -20,14 +20,8 @@ const LOST = /^# (ERROR|WARN)/;
  */
 const MONITOR = ["stdbuf", "--output=L", "nft", "-a", "monitor", "rules"];
 
-/** How often to look whether the monitor has read what waits for it, and whether it listens. */
+/** How often to look whether the monitor has read what waits for it. */
 const DRAIN_POLL_MS = 100;
-const LISTEN_POLL_MS = 10;
-/** It listens 10 ms after its start, but reads all rules before that: a hundred thousand take seconds. */
-const SOON_MS = 100;
-
-/** How long after a change of our own its events may still be under way: 2 ms, rarely 10, or as long as it rests. */
-const LATE_MS = 250;
 
 /** What does not concern us is looked at all the same, if no sooner. */
 const LOOK_LATER_MS = 10_000;
@@ -43,34 +37,21 @@ export interface RuleWatch {
 }
 
 /**
- * Tells of changes by others. Whose an event is, is not known: as many as we make are left out, each in its time, so
- * that one of another in between is told all the same when ours comes.
+ * Tells of changes by others.
  * @param onChange told of which family iptables' rules have changed, if nothing else may have
- * @param onState whether the monitor runs
+ * @param onState whether the monitor listens; what happened before it does, nobody tells
  * @param isCalm whether all was as it should be when it was looked at last: then rules that cannot be in the way of ours
  * wake nobody
  */
 export function createRuleWatch(
   onChange: (family?: Family) => void,
-  onState: (runs: boolean) => void,
+  onState: (listens: boolean) => void,
   isCalm: () => boolean,
 ): RuleWatch {
-  let expected = 0;
-  let underWay = 0;
-  let settling: NodeJS.Timeout | undefined;
-  let monitor: number | undefined;
-  let resting = new AbortController();
-  let draining = false;
   const others = createOthersRules();
+  const own = createOwnEvents(REST_MS, onChange);
   const later = new Map<Family, NodeJS.Timeout>();
-
-  /** Fewer than we made: it failed, or was cut short, or something was missed. */
-  function settle(): void {
-    settling = undefined;
-    if (underWay > 0 || expected === 0) return;
-    expected = 0;
-    onChange();
-  }
+  let onLoss: () => void = () => undefined;
 
   /** A table may have become one that iptables cannot read, or an event have been judged wrongly. */
   function lookLater(family: Family): void {
@@ -82,102 +63,45 @@ export function createRuleWatch(
     later.set(family, globalThis.setTimeout(look, LOOK_LATER_MS).unref());
   }
 
-  function onLoss(): void {
+  async function onRun(followed: Followed, ended: AbortSignal): Promise<void> {
+    let draining = false;
+    /** Nothing is known of what happens until the monitor has nothing left to read. */
+    const drain = async (): Promise<void> => {
+      draining = true;
+      while (!ended.aborted && readSocket(followed.pid, "rules").waits)
+        await setTimeout(DRAIN_POLL_MS, undefined, { ref: false });
+      draining = false;
+      others.forget();
+      onChange();
+    };
+    onLoss = () => {
+      others.forget();
+      onChange();
+      if (!draining) void drain();
+    };
     others.forget();
-    onChange();
-    if (!draining) void drain();
-  }
-
-  /** Nothing is known of what happens until the monitor has nothing left to read. */
-  async function drain(): Promise<void> {
-    draining = true;
-    await poll(DRAIN_POLL_MS, () => monitor === undefined || !readSocket(monitor).waits);
-    draining = false;
-    others.forget();
-    onChange();
-  }
-
-  /** What happens before it listens, nobody tells. */
-  async function listen(followed: Followed): Promise<void> {
-    const { pid } = followed;
-    const startedAtMs = performance.now();
-    await poll(LISTEN_POLL_MS, () => monitor !== pid || readSocket(pid).listens);
-    if (performance.now() - startedAtMs > SOON_MS) onChange();
-    if (monitor !== pid) return;
-    resting = new AbortController();
-    await restWhileBusy(followed, () => draining || readSocket(pid).waits, resting.signal);
-  }
-
-  function onMonitor(runs: boolean, followed?: Followed): void {
-    monitor = followed?.pid;
-    resting.abort();
-    others.forget();
-    onState(runs);
-    if (followed !== undefined) void listen(followed);
+    await untilListens(followed.pid, "rules", ended);
+    if (ended.aborted) return;
+    onState(true);
+    await restWhileBusy(followed, () => draining || readSocket(followed.pid, "rules").waits, ended);
   }
 
   function onLine(line: string): void {
     if (LOST.test(line)) return onLoss();
     const event = parseRuleEvent(line);
     if (event === undefined) return;
-    if (expected > 0) {
-      expected -= 1;
+    const claim = own.claim();
+    if (claim !== "others") {
       others.sawOwn(event);
-    } else if (underWay > 0 || settling !== undefined) {
       // It may be told in the place of another.
-      others.sawOwn(event);
-      onChange();
+      if (claim === "unsure") onChange();
     } else if (others.concerns(event) || !isCalm())
       onChange(event.table === "libvirt_network" ? undefined : event.family);
     else lookLater(event.family);
   }
 
   return {
-    expecting: async (rules, change) => {
-      expected += rules;
-      underWay += 1;
-      clearTimeout(settling);
-      try {
-        return await change();
-      } finally {
-        underWay -= 1;
-        settling = globalThis.setTimeout(settle, LATE_MS).unref();
-      }
-    },
-    watch: (signal) => followForEver(MONITOR, { onLine, onState: onMonitor }, signal),
+    expecting: (rules, change) => own.expecting(rules, change),
+    watch: (signal) => followForEver(MONITOR, { onLine, onRun, onEnd: () => onState(false) }, signal),
   };
-}
-
-async function poll(everyMs: number, isOver: () => boolean): Promise<void> {
-  while (!isOver()) await setTimeout(everyMs, undefined, { ref: false });
-}
-
-interface Socket {
-  readonly listens: boolean;
-  /** There is something that it has not read yet. */
-  readonly waits: boolean;
-}
-
-/**
- * The socket by which a process listens to nftables, as /proc/net/netlink has it: `sk Eth Pid Groups Rmem ...`, where
- * Eth 12 is NETLINK_NETFILTER and Rmem what waits to be read, in bytes.
- */
-function readSocket(pid: number): Socket {
-  const rows = readNetlink()
-    .split("\n")
-    .map((row) => row.split(/\s+/));
-  const own = rows.find(([, protocol, owner, groups]) => {
-    return protocol === "12" && owner === String(pid) && Number.parseInt(groups ?? "", 16) !== 0;
-  });
-  return { listens: own !== undefined, waits: own !== undefined && own[4] !== "0" };
-}
-
-/** No more files can be opened: it is asked again. */
-function readNetlink(): string {
-  try {
-    return readProc("/proc/net/netlink") ?? "";
-  } catch (error) {
-    if (error instanceof KvmnatdError) return "";
-    throw error;
-  }
 }
