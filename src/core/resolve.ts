@@ -99,7 +99,9 @@ function settle(finding: Finding, holder: Holder | undefined, guest: Guest, worl
   if (finding.state === "found") {
     const { lease, note, inDoubt = false, left, silence } = finding;
     const { expiresAtMs } = lease;
-    const inDoubtSinceMs = inDoubt ? (holder?.inDoubtSinceMs ?? world.nowMs) : undefined;
+    // Who has just moved is asked again soon, however long it was in doubt where they were.
+    const before = holder?.address === lease.address ? holder.inDoubtSinceMs : undefined;
+    const inDoubtSinceMs = inDoubt ? (before ?? world.nowMs) : undefined;
     const now: Holder = {
       guest: guest.name,
       identity: identityText(guest),

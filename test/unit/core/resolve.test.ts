@@ -600,6 +600,29 @@ describe("hostname", () => {
   });
 });
 
+it("who has moved while in doubt is asked again soon at the new address", () => {
+  const holder: Holder = {
+    guest: "web",
+    identity: "",
+    address: ip("192.168.122.10"),
+    mac: MAC_A,
+    inDoubtSinceMs: NOW - 600_000,
+  };
+  const leases = [
+    lease("192.168.122.11", MAC_A, { expiresAtMs: NOW + 2_000_000 }),
+    lease("192.168.122.12", MAC_A, { expiresAtMs: NOW + 1_000_000 }),
+  ];
+  const up = network({ ...running, leases });
+  const answers = answersAt(
+    ["192.168.122.11", undefined],
+    ["192.168.122.12", undefined],
+    ["192.168.122.10", undefined],
+  );
+  const moved = resolveForwards(portMap([web]), [up], HOST, [holder], NOW, { answers });
+  expect(outcome(moved).at).toBe("192.168.122.11");
+  expect(moved.holders[0]?.inDoubtSinceMs).toBe(NOW);
+});
+
 describe("a lease that vanished", () => {
   const holder: Holder = { guest: "web", identity: "", address: ip("192.168.122.11"), mac: MAC_A };
 
