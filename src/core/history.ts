@@ -224,7 +224,7 @@ function keyOf({
   listen,
   target,
 }: Omit<Claim, "source" | "rule">): string {
-  return [family, protocol, formatPorts(published), listen ?? "*", target, ownerName(guest)].join(" ");
+  return [portOf({ family, protocol, published, listen, target, guest }), target, ownerName(guest)].join(" ");
 }
 
 function applyPass(tracks: Tracks, steps: readonly Step[]): void {
@@ -240,8 +240,23 @@ function begin(tracks: Tracks, { claim, entry, reason }: Step): void {
   const track = last?.toMs === undefined ? last : undefined;
   const own = track ?? newTrack(claim, entry.boot, { fromMs: entry.atMs, began: reason });
   if (track === undefined) tracksOf(tracks, claim).push(own);
+  for (const other of tracks.values()) endReplaced(other.at(-1), own, claim, entry.atMs);
   own.rules.add(claim.rule);
   if (claim.source !== undefined) own.allow.add(claim.source);
+}
+
+/** Somebody else had removed the rule of the one before, so that no entry tells of its end. */
+function endReplaced(before: Track | undefined, own: Track, claim: Claim, atMs: number): void {
+  if (before === undefined || before === own || before.toMs !== undefined) return;
+  const isSamePort = portOf(before.claim) === portOf(claim);
+  const isSameSource = claim.source === undefined ? before.allow.size === 0 : before.allow.has(claim.source);
+  if (!isSamePort || !isSameSource) return;
+  before.toMs = atMs;
+  before.ended = { why: "another had its port, and its rule was gone", trigger: null };
+}
+
+function portOf({ family, protocol, published, listen }: Omit<Claim, "source" | "rule">): string {
+  return [family, protocol, formatPorts(published), listen ?? "*"].join(" ");
 }
 
 function end(tracks: Tracks, { claim, entry, reason }: Step): void {

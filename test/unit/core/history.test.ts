@@ -314,3 +314,26 @@ describe("a selection", () => {
     expect(summarize(read(cut, { sinceMs: 19 * MINUTE }))).toEqual([`web *:1122 -> ${FIRST} ..20`, second]);
   });
 });
+
+describe("a rule that somebody else removed", () => {
+  it("ends when another guest gets its port, or the same at another address", () => {
+    const moved = { to: "192.168.122.12:22" };
+    expect(summarize(read([told(1, "web", HEAD, added()), told(5, "web", HEAD, added(moved))]))).toEqual([
+      "web *:1122 -> 192.168.122.11:22 1..5",
+      "web *:1122 -> 192.168.122.12:22 5..",
+    ]);
+  });
+
+  it("does not end where others may reach another guest through the same port, or at another address of the host", () => {
+    const entries = told(
+      1,
+      "web",
+      HEAD,
+      added({ match: "-s 10.0.0.0/8 " }),
+      added({ match: "-s 192.0.2.0/24 ", to: "192.168.122.12:22" }),
+      added({ match: "-d 198.51.100.1/32 ", to: "192.168.122.13:22" }),
+    );
+    expect(summarize(read([entries])).every((line) => line.endsWith(".."))).toBe(true);
+    expect(read([entries]).holdings).toHaveLength(3);
+  });
+});
