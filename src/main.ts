@@ -1,3 +1,4 @@
+import { stripVTControlCharacters } from "node:util";
 import { realpathSync } from "node:fs";
 import { createColors } from "./colors.ts";
 import { describeCommands, parseArguments } from "./cli.ts";
@@ -38,7 +39,8 @@ function createContext(invocation: Invocation): Context {
     color,
     colors: createColors(color),
     print: (text) => void process.stdout.write(`${text}\n`),
-    complain: (text) => void process.stderr.write(`${text}\n`),
+    complain: (text) =>
+      void process.stderr.write(`${process.stderr.isTTY ? text : stripVTControlCharacters(text)}\n`),
   };
 }
 
@@ -108,12 +110,16 @@ async function main(): Promise<number> {
   }
 }
 
-// A reader that closed its end (`kvmnatd status | head -1`) is no error, nor is a terminal that has gone.
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE" && error.code !== "EIO") throw error;
-});
+let lost: string | undefined;
+for (const stream of [process.stdout, process.stderr])
+  stream.on("error", (error: NodeJS.ErrnoException) => {
+    // A reader that closed its end (`kvmnatd status | head -1`) is no error, nor is a terminal that has gone.
+    if (error.code !== "EPIPE" && error.code !== "EIO") lost ??= error.message;
+  });
 const exitCode = await main();
 // What is written to a pipe is written later; process.exit does not wait for it.
 for (const stream of [process.stdout, process.stderr])
   await new Promise((written) => stream.write("", written));
-process.exit(exitCode);
+if (lost !== undefined)
+  await new Promise((written) => process.stderr.write(`kvmnatd: output is lost: ${lost}\n`, written));
+process.exit(lost !== undefined && exitCode === EXIT.ok ? EXIT.failed : exitCode);
