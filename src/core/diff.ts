@@ -148,13 +148,20 @@ function jumpChanges(desired: Desired, actual: Actual, table: Table): Diff {
       chain,
       jumps.filter((jump) => jump.chain === chain),
       chains,
+      actual.dropping?.has(`${table} ${chain}`) === true,
     ),
   );
 }
 
-function jumpsOfChain(table: Table, chain: string, jumps: readonly Jump[], chains: Chains): Diff {
+function jumpsOfChain(
+  table: Table,
+  chain: string,
+  jumps: readonly Jump[],
+  chains: Chains,
+  policyDrops: boolean,
+): Diff {
   const rules = chains.get(chain) ?? [];
-  const obstacles = new Map(jumps.map((jump) => [jump, findObstacles(jump, chains)]));
+  const obstacles = new Map(jumps.map((jump) => [jump, findObstacles(jump, chains, policyDrops)]));
   const isObstacle = (rule: RuleText, jump: Jump): boolean => obstacles.get(jump)?.(rule) ?? false;
   const missing = new Map(jumps.map((jump) => [ruleKey(jump.rule), jump]));
   const owned = rules.filter(isOwnedRule).map(ruleKey);
@@ -192,16 +199,17 @@ export function findBlocker(jumps: readonly Jump[], actual: Actual): RuleText | 
     const chains = actual.tables[jump.table];
     const rules = chains.get(jump.chain) ?? [];
     const own = rules.findIndex((rule) => ruleKey(rule) === ruleKey(jump.rule));
-    const blocker = rules.slice(0, own + 1).find(findObstacles(jump, chains));
+    const policyDrops = actual.dropping?.has(`${jump.table} ${jump.chain}`) === true;
+    const blocker = rules.slice(0, own + 1).find(findObstacles(jump, chains, policyDrops));
     if (blocker !== undefined) return blocker;
   }
   return undefined;
 }
 
 /** Tells which rules must not stand before this one. */
-function findObstacles(jump: Jump, chains: Chains): (rule: RuleText) => boolean {
+function findObstacles(jump: Jump, chains: Chains, policyDrops: boolean): (rule: RuleText) => boolean {
   const { beforeRejectsOf: rejected, beforeAcceptsOf: guarded } = jump;
-  if (rejected !== undefined) return findRejects(rejected, chains);
+  if (rejected !== undefined) return findRejects(rejected, chains, policyDrops);
   return (rule) => guarded !== undefined && mayLetPast(rule, guarded);
 }
 
@@ -219,31 +227,47 @@ function mayLetPast(rule: RuleText, bridge: string): boolean {
   return matches !== negated;
 }
 
+/** What becomes of every new connection to a bridge that comes to a rule, or into a chain. */
+type Fate = "rejected" | "accepted" | "returned" | "goes on";
+
 /**
- * Tells whether a rule would reject every new connection to one of the bridges: REJECT or DROP without a condition (or
- * with no other than the bridge), or a jump to a chain in which such a rule stands, as libvirt's LIBVIRT_FWI has it.
- * Each chain is looked at once, however many ways lead to it.
+ * Tells whether a rule of a built-in chain would reject every new connection to one of the bridges: REJECT or DROP
+ * without a condition (or with no other than the bridge), a jump to a chain that does so before it accepts or returns, as
+ * libvirt's LIBVIRT_FWI, or a return to a policy of DROP. Each chain is looked at once, however many ways lead to it.
  */
-function findRejects(bridges: readonly string[], chains: Chains): (rule: RuleText) => boolean {
-  const targets = new Map<string, readonly string[]>();
-  const rejects = new Map<string, boolean>();
-  const leadsTo = (chain: string): readonly string[] =>
-    remember(targets, chain, () =>
-      (chains.get(chain) ?? []).flatMap((rule) => targetOfAll(rule, bridges) ?? []),
-    );
-  const reachesReject = (start: string): boolean => {
-    const reached = new Set([start]);
-    // It grows while it is walked.
-    for (const target of reached) {
-      if (REJECTS.has(target)) return true;
-      for (const next of leadsTo(target)) reached.add(next);
-    }
-    return false;
-  };
-  return (rule) => {
-    const target = targetOfAll(rule, bridges);
-    return target !== undefined && remember(rejects, target, () => reachesReject(target));
-  };
+function findRejects(
+  bridges: readonly string[],
+  chains: Chains,
+  policyDrops: boolean,
+): (rule: RuleText) => boolean {
+  const steps = new Map<RuleText, Step | null>();
+  const walks = bridges.map((bridge) => {
+    const fates = new Map<string, Fate>();
+    const fateIn = (chain: string): Fate => {
+      const known = fates.get(chain);
+      if (known !== undefined) return known;
+      // Where chains lead in circles, which the kernel does not allow, it has come back to where it was.
+      fates.set(chain, "goes on");
+      const found = (chains.get(chain) ?? []).map(fateAt).find((fate) => fate !== "goes on") ?? "returned";
+      fates.set(chain, found);
+      return found;
+    };
+    const fateAt = (rule: RuleText): Fate => {
+      const step = remember(steps, rule, () => toStep(rule) ?? null);
+      if (step === null || !(step.bridge === undefined || step.bridge === bridge)) return "goes on";
+      const final = FINAL.get(step.target);
+      if (final !== undefined) return final;
+      if (!chains.has(step.target)) return "goes on";
+      const fate = fateIn(step.target);
+      return fate === "returned" && !step.isGoto ? "goes on" : fate;
+    };
+    return fateAt;
+  });
+  return (rule) =>
+    walks.some((fateAt) => {
+      const fate = fateAt(rule);
+      return fate === "rejected" || (fate === "returned" && policyDrops);
+    });
 }
 
 function remember<T>(known: Map<string, T>, key: string, find: () => T): T {
@@ -254,22 +278,40 @@ function remember<T>(known: Map<string, T>, key: string, find: () => T): T {
 
 // LIBVIRT_FWI is empty while its network is down, and full again when it comes up: the place before it is the right one
 // already.
-const REJECTS: ReadonlySet<string> = new Set(["REJECT", "DROP", "LIBVIRT_FWI"]);
+const FINAL: ReadonlyMap<string, Fate> = new Map([
+  ["REJECT", "rejected"],
+  ["DROP", "rejected"],
+  ["LIBVIRT_FWI", "rejected"],
+  ["ACCEPT", "accepted"],
+  ["RETURN", "returned"],
+]);
 
-/** Where a rule sends all traffic to one of the bridges; undefined: only some of it, or to a chain of ours. */
-function targetOfAll(rule: RuleText, bridges: readonly string[]): string | undefined {
-  const target = targetOf(rule);
-  if (target === undefined || isOwnedChain(target)) return undefined;
-  return coversBridge(rule, bridges) ? target : undefined;
+/** Where a rule sends all that goes to a bridge, whatever it is. */
+interface Step {
+  readonly target: string;
+  readonly isGoto: boolean;
+  /** Absent: whatever goes anywhere. */
+  readonly bridge?: string;
 }
 
 const NO_CONDITION: ReadonlySet<string> = new Set(["-j", "-g", "--comment", "--reject-with"]);
 
-function coversBridge(rule: RuleText, bridges: readonly string[]): boolean {
-  return splitOptions(rule).every(
-    ({ flag, negated, values: [value = ""] }) =>
-      NO_CONDITION.has(flag) ||
-      (flag === "-m" && value === "comment") ||
-      (flag === "-o" && !negated && bridges.includes(value)),
+/** @returns undefined for one that concerns only some of it, or leads to a chain of ours */
+function toStep(rule: RuleText): Step | undefined {
+  const target = targetOf(rule);
+  if (target === undefined || isOwnedChain(target)) return undefined;
+  const options = splitOptions(rule);
+  const conditions = options.filter(
+    ({ flag, values: [value] }) => !NO_CONDITION.has(flag) && !(flag === "-m" && value === "comment"),
   );
+  const isGoto = options.some(({ flag }) => flag === "-g");
+  const [first, second] = conditions;
+  if (first === undefined) return { target, isGoto };
+  const {
+    flag,
+    negated,
+    values: [bridge],
+  } = first;
+  if (second !== undefined || flag !== "-o" || negated || bridge === undefined) return undefined;
+  return { target, isGoto, bridge };
 }

@@ -25,16 +25,23 @@ export interface SaveText extends Actual {
 export function parseSave(text: string): SaveText {
   const tables: Record<Table, Map<string, string[]>> = { raw: new Map(), filter: new Map(), nat: new Map() };
   const incompatible: string[] = [];
+  const dropping = new Set<string>();
+  let name = "";
   let table: Map<string, string[]> | undefined;
   for (const line of splitLines(text)) {
     const first = line[0];
     if (first === "-") addRule(table, line);
-    else if (first === ":") table?.set(line.slice(1, line.indexOf(" ")), []);
-    else if (first === "*") table = tableOf(tables, line.slice(1).trim());
-    else if (first === "#")
+    else if (first === ":") {
+      const [chain = "", policy] = line.slice(1).split(" ");
+      table?.set(chain, []);
+      if (policy === "DROP") dropping.add(`${name} ${chain}`);
+    } else if (first === "*") {
+      name = line.slice(1).trim();
+      table = tableOf(tables, name);
+    } else if (first === "#")
       incompatible.push(...(/^# Table `(\w+)' is incompatible/.exec(line)?.slice(1) ?? []));
   }
-  return { tables: tables satisfies Record<Table, Chains>, incompatible };
+  return { tables: tables satisfies Record<Table, Chains>, dropping, incompatible };
 }
 
 /** A line ends where no quote is open: iptables-save prints the line breaks of a comment as they are. */

@@ -12,12 +12,12 @@ import { CHAIN_PREFIX, MARK } from "./owner.ts";
  *   other chains of raw               | unless it drops and no more    | no
  *   filter FORWARD                    | unless it accepts and no more  | unless it was seen to be added
  *   filter INPUT, OUTPUT              | no                             | no
- *   other chains of filter            | unless it accepts and no more  | no: at most it makes way
+ *   other chains of filter            | unless it accepts or returns   | no: at most it makes way
  *   nat PREROUTING, OUTPUT ...        | no: order does not matter      | unless it was seen to be added
  *   other chains of nat               | no                             | no
  *
- * Of what goes the kernel tells the number alone, so those of others' rules are remembered. Why no rule is in the way that
- * only accepts, or stands in nat: see `findObstacles` in diff.ts. All of this holds where the rules are as they should be;
+ * Of what goes the kernel tells the number alone, so those of others' rules are remembered. What is in the way of which
+ * of ours, `findObstacles` in diff.ts says; of the jumps in nat nothing is taken to be. All of this holds where the rules are as they should be;
  * while somebody's are in the way, it may be these that go.
  */
 
@@ -116,9 +116,12 @@ const SHARED: ReadonlySet<string> = new Set([
 
 function mayBeInTheWay({ table, chain, text }: RuleEvent): boolean {
   if (table === "raw") return !DROPS.test(text);
-  return table === "filter" && chain !== "INPUT" && chain !== "OUTPUT" && !ACCEPTS.test(text);
+  // Where FORWARD drops what comes to its end, a return leads there.
+  if (table === "filter" && chain === "FORWARD") return !ACCEPTS.test(text);
+  return table === "filter" && chain !== "INPUT" && chain !== "OUTPUT" && !GOES_BACK.test(text);
 }
 
 /** A chain may be called so. */
 const DROPS = /(?<! jump| goto) drop$/;
-const ACCEPTS = /(?<! jump| goto) (?:accept|return)$/;
+const ACCEPTS = /(?<! jump| goto) accept$/;
+const GOES_BACK = /(?<! jump| goto) (?:accept|return)$/;

@@ -37,6 +37,8 @@ export interface Jump {
 /** What the kernel has, in one family. Foreign chains are there to be looked at, never to be written. */
 export interface Actual {
   readonly tables: Readonly<Record<Table, Chains>>;
+  /** `TABLE CHAIN` of the built-in chains whose policy is DROP. */
+  readonly dropping?: ReadonlySet<string>;
   /** Absent where libvirt's nftables backend is not in use. */
   readonly libvirt?: LibvirtTable;
 }

@@ -36,9 +36,9 @@ const JUMP: Jump = {
 };
 
 /** Where our jump would be put into FORWARD. */
-function placeOfJump(chains: Chains): number | undefined {
+function placeOfJump(chains: Chains, dropping: ReadonlySet<string> = new Set()): number | undefined {
   const tables = { raw: new Map(), nat: new Map(), filter: chains };
-  const [added] = diffRulesets({ ...NOTHING_DESIRED, jumps: [JUMP] }, { tables });
+  const [added] = diffRulesets({ ...NOTHING_DESIRED, jumps: [JUMP] }, { tables, dropping });
   return added?.kind === "add" && "position" in added ? added.position : undefined;
 }
 
@@ -90,24 +90,90 @@ describe("the guard of 127.0.0.1", () => {
   });
 });
 
-it("chains that lead in circles are judged as every way through them says", () => {
-  const names = ["A", "B", "C", "D"];
-  const target = fc.constantFrom("ACCEPT", "DROP", "REJECT", "RETURN", ...names, ...names);
-  const condition = fc.constantFrom("", "", "-o virbr0 ", "-o lan0 ", "-p tcp ");
-  const rule = fc.tuple(condition, target).map(([when, to]) => `${when}-j ${to}`);
-  const rules = fc.array(rule, { maxLength: 3 });
-  fc.assert(
-    fc.property(fc.record({ A: rules, B: rules, C: rules, D: rules, FORWARD: rules }), (graph) => {
-      const chains: Chains = new Map(Object.entries(graph));
-      const first = graph.FORWARD.findIndex((each) => rejectsNaively(each, chains, []));
-      expect(placeOfJump(chains)).toBe((first === -1 ? graph.FORWARD.length : first) + 1);
-    }),
-  );
+describe("what rejects every new connection", () => {
+  it.each<[string, Record<string, readonly string[]>, boolean]>([
+    ["a drop", { FORWARD: ["-j DROP"] }, true],
+    ["a drop of some", { FORWARD: ["-p tcp -j DROP"] }, false],
+    ["a chain that drops", { FORWARD: ["-j A"], A: ["-o virbr0 -j DROP"] }, true],
+    ["a drop behind a return", { FORWARD: ["-j A"], A: ["-j RETURN", "-j DROP"] }, false],
+    [
+      "a drop behind an accept for the bridge",
+      { FORWARD: ["-j A"], A: ["-o virbr0 -j ACCEPT", "-j DROP"] },
+      false,
+    ],
+    ["a drop behind an accept for some", { FORWARD: ["-j A"], A: ["-p tcp -j ACCEPT", "-j DROP"] }, true],
+    ["a return", { FORWARD: ["-j RETURN"] }, false],
+    ["a chain that is gone to", { FORWARD: ["-g A"], A: [] }, false],
+  ])("%s", (_what, graph, expected) => {
+    expect(placeOfJump(new Map(Object.entries(graph)))).toBe(expected ? 1 : 2);
+  });
+
+  it.each<[string, Record<string, readonly string[]>, boolean]>([
+    ["a return", { FORWARD: ["-j RETURN"] }, true],
+    ["a return for the bridge", { FORWARD: ["-o virbr0 -j RETURN"] }, true],
+    ["a return of some", { FORWARD: ["-p tcp -j RETURN"] }, false],
+    ["a chain that is gone to", { FORWARD: ["-g A"], A: [] }, true],
+    ["a chain that is gone to, and accepts", { FORWARD: ["-g A"], A: ["-j ACCEPT"] }, false],
+    ["a chain that returns", { FORWARD: ["-j A"], A: ["-j RETURN"] }, false],
+    ["a chain that goes to one that returns", { FORWARD: ["-j A"], A: ["-g B", "-j DROP"], B: [] }, false],
+  ])("where the policy is DROP: %s", (_what, graph, expected) => {
+    expect(placeOfJump(new Map(Object.entries(graph)), new Set(["filter FORWARD"]))).toBe(expected ? 1 : 2);
+  });
+
+  it("is what a packet meets that is led from rule to rule", () => {
+    const target = (...chains: readonly string[]): fc.Arbitrary<string> =>
+      fc.constantFrom(
+        "-j ACCEPT",
+        "-j DROP",
+        "-j REJECT",
+        "-j RETURN",
+        "-j LOG",
+        ...chains.flatMap((to) => [`-j ${to}`, `-g ${to}`, `-j ${to}`]),
+      );
+    const condition = fc.constantFrom("", "", "-o virbr0 ", "-o lan0 ", "-p tcp ");
+    const rules = (...chains: readonly string[]): fc.Arbitrary<string[]> =>
+      fc.array(
+        fc.tuple(condition, target(...chains)).map(([when, to]) => when + to),
+        { maxLength: 4 },
+      );
+    const graphs = fc.record({
+      A: rules(),
+      B: rules("A"),
+      C: rules("A", "B"),
+      FORWARD: rules("A", "B", "C"),
+    });
+    fc.assert(
+      fc.property(graphs, fc.boolean(), (graph, drops) => {
+        const chains: Chains = new Map(Object.entries(graph));
+        const first = graph.FORWARD.findIndex((each) => {
+          const fate = lead([each], chains);
+          return fate === "drop" || (drops && fate === "return");
+        });
+        const expected = (first === -1 ? graph.FORWARD.length : first) + 1;
+        expect(placeOfJump(chains, new Set(drops ? ["filter FORWARD"] : []))).toBe(expected);
+      }),
+      { numRuns: 1000 },
+    );
+  });
+
+  it("is found where chains lead in circles, too", () => {
+    const graph = { FORWARD: ["-j A", "-j DROP"], A: ["-j B"], B: ["-j A", "-g B"] };
+    expect(placeOfJump(new Map(Object.entries(graph)))).toBe(2);
+  });
 });
 
-function rejectsNaively(rule: string, chains: Chains, path: readonly string[]): boolean {
-  const target = /^(?:-o virbr0 )?-j (\w+)$/.exec(rule)?.[1];
-  if (target === undefined || path.includes(target)) return false;
-  if (target === "DROP" || target === "REJECT") return true;
-  return chains.get(target)?.some((each) => rejectsNaively(each, chains, [...path, target])) ?? false;
+/** A new connection to virbr0 that is neither tcp nor anything else: where it ends; undefined: it goes on. */
+function lead(rules: readonly string[], chains: Chains): "drop" | "accept" | "return" | undefined {
+  for (const rule of rules) {
+    const [, how, target = ""] = /^(?:-o virbr0 )?-([jg]) (\w+)$/.exec(rule) ?? [];
+    if (target === "DROP" || target === "REJECT") return "drop";
+    if (target === "ACCEPT") return "accept";
+    if (target === "RETURN") return "return";
+    const chain = chains.get(target);
+    if (chain === undefined) continue;
+    const fate = lead(chain, chains);
+    if (fate === "drop" || fate === "accept") return fate;
+    if (how === "g") return "return";
+  }
+  return undefined;
 }

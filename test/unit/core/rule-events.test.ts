@@ -31,6 +31,7 @@ describe("of what others do", () => {
     "add rule ip filter INPUT ip saddr 192.0.2.1 counter drop # handle 11",
     "delete rule ip filter INPUT handle 11",
     "insert rule ip filter FORWARD counter accept # handle 12",
+    "add rule ip filter DOCKER-USER counter return # handle 13",
   ])("what a container does concerns us not: %s", (line) => {
     expect(concerns(line)).toBe(false);
   });
@@ -49,6 +50,8 @@ describe("of what others do", () => {
     "add rule ip filter FORWARD counter jump accept # handle 2",
     "add rule ip filter FORWARD counter jump LIBVIRT_FWI # handle 2",
     "add rule ip filter DOCKER-USER counter drop # handle 2",
+    "insert rule ip filter FORWARD counter return # handle 2",
+    "insert rule ip filter FORWARD counter goto THEIRS # handle 2",
     'add rule ip filter DOCKER-USER xt target "REJECT" # handle 2',
     "insert rule ip raw PREROUTING counter accept # handle 2",
     "insert rule ip raw PREROUTING counter jump drop # handle 2",
