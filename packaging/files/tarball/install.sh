@@ -12,6 +12,12 @@ home=$PREFIX/lib/kvmnatd
 [ -n "$DESTDIR" ] || [ "$(id -u)" = 0 ] || { echo "install.sh: must be run as root" >&2; exit 1; }
 
 # systemd looks in these two alone, beside /etc, which is the admin's.
+case $PREFIX$DESTDIR in
+  *[!A-Za-z0-9/._+-]*)
+    echo "install.sh: only letters, digits and / . _ + - in PREFIX and DESTDIR, not $PREFIX $DESTDIR" >&2
+    exit 64
+    ;;
+esac
 case $PREFIX in
   /usr | /usr/local) systemd=$PREFIX ;;
   /home | /home/* | /root | /root/*)

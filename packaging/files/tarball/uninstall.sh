@@ -18,7 +18,7 @@ list=$DESTDIR$PREFIX/lib/kvmnatd/installed-files
 paths=$(sort -r "$list")
 rm "$list"
 [ "${1-}" != --purge ] || rm -f "$DESTDIR/etc/kvmnatd.yaml"
-for path in $paths; do
+echo "$paths" | while IFS= read -r path; do
   case $path in
     */) rmdir --ignore-fail-on-non-empty "$DESTDIR$path" ;;
     *) rm -f "$DESTDIR$path" ;;
