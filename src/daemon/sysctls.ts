@@ -3,6 +3,7 @@ import type { LogEntry } from "../core/narrate.ts";
 import { NOTHING_DESIRED } from "../core/ruleset.ts";
 import type { Desired, Jump } from "../core/ruleset.ts";
 import type { Problem } from "../core/status.ts";
+import { sysctlName } from "../core/sysctl-name.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../ports.ts";
 import type { View } from "./observe.ts";
@@ -97,7 +98,7 @@ export async function writeSysctls(
   for (const change of changes) {
     await host.writeSysctl(change.path, change.value);
     const before = change.value === "0" ? OPENED_BY_US : "0";
-    const message = `${nameOf(change)} was ${before}: set to ${change.value}, ${change.why}`;
+    const message = `${sysctlName(change.path)} was ${before}: set to ${change.value}, ${change.why}`;
     entries.push({ level: "info", event: "sysctl-set", message });
   }
   return entries;
@@ -106,11 +107,6 @@ export async function writeSysctls(
 /** Before the guards go. @throws KvmnatdError: then they must stay */
 export async function closeLoopback(host: Host, view: View): Promise<readonly LogEntry[]> {
   return writeSysctls(host, await findClosings(host, bridgesOf(view), desiredOf(view)));
-}
-
-/** `net.ipv4.ip_forward`, as sysctl(8) names it; with slashes where a bridge has a dot in its name. */
-export function nameOf({ path }: Pick<SysctlChange, "path">): string {
-  return path.includes(".") ? path : path.replaceAll("/", ".");
 }
 
 export interface SysctlOutcome {

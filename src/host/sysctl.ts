@@ -1,3 +1,4 @@
+import { sysctlName } from "../core/sysctl-name.ts";
 import { writeFile } from "node:fs/promises";
 import { errnoOf, KvmnatdError } from "../errors.ts";
 import { readProc } from "./proc.ts";
@@ -18,7 +19,7 @@ export async function writeSysctl(path: string, value: string): Promise<void> {
   } catch (error) {
     const code = errnoOf(error);
     if (code === undefined) throw error;
-    const name = path.replaceAll("/", ".");
+    const name = sysctlName(path);
     throw new KvmnatdError(
       "sysctl",
       `${name} cannot be set to ${value} (${code}); run \`sysctl -w ${name}=${value}\``,
