@@ -101,7 +101,8 @@ const COMMANDS: readonly Text[] = [
   {
     name: "status",
     summary: "show every forward, where it leads, and why not where it does not",
-    exits: "0 all active, 3 some pending or degraded, or there is an error, 4 the daemon does not run",
+    exits:
+      "0 all active, 3 some pending or degraded, or there is an error, 4 the daemon does not run, 1 failed",
     json: true,
     options: [["--watch", "keep showing it, live; q quits", ["json"]]],
   },

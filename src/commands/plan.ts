@@ -2,6 +2,7 @@ import type { LogEntry } from "../core/narrate.ts";
 import { narrate, tellGuests, tellHolders } from "../core/narrate.ts";
 import type { FamilyChange } from "../core/narrate.ts";
 import { diffRulesets } from "../core/diff.ts";
+import { sysctlName } from "../core/sysctl-name.ts";
 import { NOTHING_DESIRED } from "../core/ruleset.ts";
 import { finishCleaning } from "../daemon/flows.ts";
 import { observe } from "../daemon/observe.ts";
@@ -9,10 +10,11 @@ import type { View } from "../daemon/observe.ts";
 import { findOccupiedPorts } from "../daemon/occupied.ts";
 import { findWaits } from "../daemon/problems.ts";
 import { reconcile } from "../daemon/reconcile.ts";
-import { findSysctls, nameOf } from "../daemon/sysctls.ts";
+import { findSysctls } from "../daemon/sysctls.ts";
 import type { SysctlChange } from "../daemon/sysctls.ts";
 import { EXIT } from "../errors.ts";
 import type { Host } from "../ports.ts";
+import { readLiveStatus } from "../host/status-file.ts";
 import { createHost } from "../wire.ts";
 import { printIssues, refuseUnserved } from "./check.ts";
 import type { Context } from "./context.ts";
@@ -55,7 +57,7 @@ export async function plan(context: Context): Promise<number> {
 }
 
 function toEntry(change: SysctlChange): LogEntry {
-  const rule = `sysctl -w ${nameOf(change)}=${change.value}`;
+  const rule = `sysctl -w ${sysctlName(change.path)}=${change.value}`;
   const action = change.value === "0" ? "remove" : "add";
   const sign = action === "add" ? "+" : "-";
   return { level: "info", event: "sysctl-set", message: `${sign} ${rule}  # ${change.why}`, rule, action };
@@ -66,6 +68,12 @@ export async function apply(context: Context): Promise<number> {
   const host = createHost(context.paths);
   const checked = await observe(host, {}, false);
   refuseUnserved(checked, context.paths.config);
+  const daemon = await readLiveStatus(context.paths.runtimeDir);
+  if (daemon !== undefined)
+    context.complain(
+      `${context.colors.yellow("warning")}: kvmnatd runs as process ${daemon.pid} and keeps the rules itself, also what lingers: ` +
+        "`kvmnatd reload` makes it look at its config at once",
+    );
   const result = await reconcile(host, {}, 1, "apply", false);
   printEntries(context, result.entries);
   const rest = await finishCleaning(host, result.view, result.memory.flows ?? { leads: [] });
@@ -78,8 +86,10 @@ export async function apply(context: Context): Promise<number> {
     );
   if (!result.failed && entries.every(({ event }) => event !== "rule" && event !== "sysctl-set"))
     context.print("no changes: the kernel is as it should be");
-  for (const problem of [...result.problems, ...rest.problems])
-    context.complain(`kvmnatd: ${problem.severity}: ${problem.message}`);
+  const told = [...result.problems, ...rest.problems].map(
+    ({ severity, message }) => `kvmnatd: ${severity}: ${message}`,
+  );
+  for (const line of new Set(told)) context.complain(line);
   await warnOccupied(context, host, result.view);
   return result.failed ? EXIT.failed : EXIT.ok;
 }
