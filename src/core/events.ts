@@ -197,7 +197,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     subject: "Connections that led astray were removed",
     means:
       "The kernel keeps a connection on the way that it took when it began. These had begun before their forward changed, " +
-      "and led elsewhere than the rules do now.",
+      "or by a reply that was under way meanwhile, and led elsewhere than the rules do now.",
     does: "It has removed them from conntrack, so that their next packet takes the new way.",
     todo: "Nothing. A TCP client of the old way has to connect again.",
   },
@@ -376,7 +376,8 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
   "lease-folder": {
     id: "ca2024a26df5449fbfde509b7cf0c736",
     subject: "libvirt's lease files cannot be read",
-    means: "kvmnatd has not the right to read the folder in which libvirt keeps its leases.",
+    means:
+      "The folder in which libvirt keeps its leases is not there, or kvmnatd has not the right to read it.",
     does: "What it knew before stays in force until those leases expire.",
     todo: "`ls -ld /var/lib/libvirt/dnsmasq` shows its rights, `systemctl cat kvmnatd` who kvmnatd runs as.",
   },
