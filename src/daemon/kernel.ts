@@ -138,6 +138,11 @@ export async function applyTo(
   let after = await readAgain(host, side);
   const missing = (): Diff => withoutMoves(diffRulesets(desired, after), held);
   if (isRefusal(failure)) {
+    // Most likely another program was at work: once more, from what is there now. A place could be another's by then.
+    failure = await carryOut(host, side, missing());
+    after = await readAgain(host, side);
+  }
+  if (isRefusal(failure)) {
     // A rule may be one that iptables cannot delete by its own words. Other tables may have been changed already: from
     // what is there now.
     failure = await carryOut(host, side, removeByPlace(rewriteOwnChains(missing(), desired)));

@@ -40,6 +40,23 @@ it("after a refusal only what is missing by then is done", async () => {
   expect(dnat()).toHaveLength(1);
 });
 
+it("a refusal because another program was at work is answered by the rules' own words, not by places", async () => {
+  await pass();
+  // The jumps in the chains of others go as well.
+  host.config = "guests: {}\n";
+  const scripts: string[] = [];
+  const { restoreRules } = { restoreRules: host.restoreRules.bind(host) };
+  host.restoreRules = async (tool, family, text) => {
+    scripts.push(text);
+    if (scripts.length === 1)
+      throw commandError("iptables-restore", "Bad rule (does a matching rule exist in that chain?).");
+    await restoreRules(tool, family, text);
+  };
+  expect(codes(await pass())).toEqual([]);
+  expect(save().join()).not.toContain("KVMNATD");
+  expect(scripts.join("")).not.toMatch(/^-D \S+ \d+$/m);
+});
+
 describe("the guard of 127.0.0.1", () => {
   const GUARD = '-d 127.0.0.0/8 -i virbr0 -m comment --comment "kvmnatd:@loopback-guard" -j DROP';
   const LOCALNET = "net/ipv4/conf/virbr0/route_localnet";
