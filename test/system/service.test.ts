@@ -234,11 +234,14 @@ describe("the service, whatever happens to it", () => {
     expect(await host.show("MainPID")).toBe(hanging);
     await host.sh(`kill -STOP ${hanging}`);
     await host.reaches(1122, "web");
+    // 3 s until the watchdog barks, 30 s (TimeoutStopSec=) for what does not end of itself, 2 s until the next start.
     await until(
       "there is another one",
       async () => !["0", hanging].includes(await host.show("MainPID")),
-      20_000,
-    );
+      60_000,
+    ).catch(async (error: unknown) => {
+      throw new Error(await host.sh("systemctl status -l -n 40 --no-pager kvmnatd || :"), { cause: error });
+    });
     expect(await host.sh("journalctl -u kvmnatd --no-pager")).toMatch(/Watchdog timeout/i);
     await host.reaches(1122, "web");
     await host.sh(
