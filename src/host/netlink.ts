@@ -18,7 +18,7 @@ const POLL_MS = 10;
 /** It listens 10 ms after its start, but what reads all rules before that, a hundred thousand, takes seconds. */
 export async function untilListens(pid: number, protocol: Protocol, ended: AbortSignal): Promise<void> {
   while (!ended.aborted && !readSocket(pid, protocol).listens)
-    await setTimeout(POLL_MS, undefined, { ref: false });
+    await setTimeout(POLL_MS);
 }
 
 /** As /proc/net/netlink has it: `sk Eth Pid Groups Rmem ...`, where Rmem is what waits to be read, in bytes. */

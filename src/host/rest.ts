@@ -35,7 +35,7 @@ export async function restWhileBusy(
   let takesTurns = false;
   while (!signal.aborted) {
     if (takesTurns) await takeTurns(program, hasWork, signal);
-    else await pause(LOOK_MS, undefined, { ref: false, signal }).catch(() => undefined);
+    else await pause(LOOK_MS, undefined, { signal }).catch(() => undefined);
     program.send("SIGCONT");
     // Not known where no more files can be opened: then nothing is concluded.
     const now = readStat(program.pid)?.ticks;
@@ -54,7 +54,7 @@ async function takeTurns(program: Followed, hasWork: () => boolean, signal: Abor
     if (isDone) await rest(program, turns, signal);
     else program.send("SIGCONT");
     turns = isDone ? TURNS : 1;
-    await pause(WORK_MS, undefined, { ref: false });
+    await pause(WORK_MS);
   }
 }
 
@@ -64,11 +64,11 @@ function rest(program: Followed, turns: number, signal: AbortSignal): Promise<vo
     const stop = (left: number): void => {
       if (left === 0 || signal.aborted) return done();
       program.send("SIGSTOP");
-      setTimeout(goOn, REST_MS, left).unref();
+      setTimeout(goOn, REST_MS, left);
     };
     const goOn = (left: number): void => {
       program.send("SIGCONT");
-      setTimeout(stop, WORK_MS, left - 1).unref();
+      setTimeout(stop, WORK_MS, left - 1);
     };
     stop(turns);
   });

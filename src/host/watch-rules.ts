@@ -69,7 +69,7 @@ export function createRuleWatch(
     const drain = async (): Promise<void> => {
       draining = true;
       while (!ended.aborted && readSocket(followed.pid, "rules").waits)
-        await setTimeout(DRAIN_POLL_MS, undefined, { ref: false });
+        await setTimeout(DRAIN_POLL_MS);
       draining = false;
       others.forget();
       onChange();
