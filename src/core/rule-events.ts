@@ -12,7 +12,7 @@ import { CHAIN_PREFIX, MARK } from "./owner.ts";
  *   other chains of raw               | unless it drops and no more    | no
  *   filter FORWARD                    | unless it accepts and no more  | unless it was seen to be added
  *   filter INPUT, OUTPUT              | no                             | no
- *   other chains of filter            | unless it accepts or returns   | no: at most it makes way
+ *   other chains of filter            | unless it accepts and no more  | unless it was seen to be added
  *   nat PREROUTING, OUTPUT ...        | no: order does not matter      | unless it was seen to be added
  *   other chains of nat               | no                             | no
  *
@@ -81,13 +81,13 @@ export function createOthersRules(): OthersRules {
 
   return {
     concerns(event) {
-      if (event.verb === "delete") return !remove(event) && mayHaveBeenOurs(event);
+      if (event.verb === "delete") return !remove(event) && (mayHaveBeenOurs(event) || isForwarding(event));
       if (event.handle === undefined || isLibvirtsOrOurs(event)) return true;
       if (mayHaveBeenOurs(event)) {
         // By its comment, which is not told, it may be one of ours.
         if (!event.isWhole) return true;
-        remember(event);
       }
+      if (mayHaveBeenOurs(event) || isForwarding(event)) remember(event);
       return mayBeInTheWay(event);
     },
     sawOwn: (event) => void remove(event),
@@ -116,12 +116,14 @@ const SHARED: ReadonlySet<string> = new Set([
 
 function mayBeInTheWay({ table, chain, text }: RuleEvent): boolean {
   if (table === "raw") return !DROPS.test(text);
-  // Where FORWARD drops what comes to its end, a return leads there.
-  if (table === "filter" && chain === "FORWARD") return !ACCEPTS.test(text);
-  return table === "filter" && chain !== "INPUT" && chain !== "OUTPUT" && !GOES_BACK.test(text);
+  return isForwarding({ table, chain }) && !ACCEPTS.test(text);
+}
+
+/** FORWARD, and what it may lead to. What accepts or returns there may keep a packet from what rejects behind it. */
+function isForwarding({ table, chain }: Pick<RuleEvent, "table" | "chain">): boolean {
+  return table === "filter" && chain !== "INPUT" && chain !== "OUTPUT";
 }
 
 /** A chain may be called so. */
 const DROPS = /(?<! jump| goto) drop$/;
 const ACCEPTS = /(?<! jump| goto) accept$/;
-const GOES_BACK = /(?<! jump| goto) (?:accept|return)$/;

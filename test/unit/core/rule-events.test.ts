@@ -24,16 +24,23 @@ describe("of what others do", () => {
     "add rule ip nat DOCKER tcp dport 8080 counter packets 0 bytes 0 dnat to 172.17.0.2:80 # handle 2",
     "delete rule ip nat DOCKER handle 2",
     'add rule ip filter DOCKER ip daddr 172.17.0.2 iifname != "docker0" tcp dport 80 counter accept # handle 9',
-    "delete rule ip filter DOCKER handle 9",
     MASQUERADE,
     "insert rule ip nat PREROUTING fib daddr type local counter jump DOCKER # handle 5",
     "add rule ip raw PREROUTING ip daddr 172.17.0.2 counter packets 0 bytes 0 drop # handle 3",
     "add rule ip filter INPUT ip saddr 192.0.2.1 counter drop # handle 11",
     "delete rule ip filter INPUT handle 11",
     "insert rule ip filter FORWARD counter accept # handle 12",
-    "add rule ip filter DOCKER-USER counter return # handle 13",
   ])("what a container does concerns us not: %s", (line) => {
     expect(concerns(line)).toBe(false);
+  });
+
+  it("what it adds to a chain of its own and takes away again concerns us not", () => {
+    const added =
+      'add rule ip filter DOCKER ip daddr 172.17.0.2 iifname != "docker0" tcp dport 80 counter accept # handle 9';
+    expect(concerns(added, "delete rule ip filter DOCKER handle 9")).toBe(false);
+    expect(
+      concerns(added, "delete rule ip filter DOCKER handle 9", "delete rule ip filter DOCKER handle 9"),
+    ).toBe(true);
   });
 
   it.each([
@@ -51,6 +58,9 @@ describe("of what others do", () => {
     "add rule ip filter FORWARD counter jump LIBVIRT_FWI # handle 2",
     "add rule ip filter DOCKER-USER counter drop # handle 2",
     "insert rule ip filter FORWARD counter return # handle 2",
+    "add rule ip filter DOCKER-USER counter return # handle 13",
+    // It may have let past what is rejected behind it.
+    "delete rule ip filter DOCKER handle 9",
     "insert rule ip filter FORWARD counter goto THEIRS # handle 2",
     'add rule ip filter DOCKER-USER xt target "REJECT" # handle 2',
     "insert rule ip raw PREROUTING counter accept # handle 2",
