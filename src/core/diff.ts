@@ -233,7 +233,7 @@ type Fate = "rejected" | "accepted" | "returned" | "goes on";
 /**
  * Tells whether a rule of a built-in chain would reject every new connection to one of the bridges: REJECT or DROP
  * without a condition (or with no other than the bridge), a jump to a chain that does so before it accepts or returns, as
- * libvirt's LIBVIRT_FWI, or a return to a policy of DROP. Each chain is looked at once, however many ways lead to it.
+ * libvirt's LIBVIRT_FWI, or a return to a policy of DROP. Each rule is read once, and each chain looked at once a bridge.
  */
 function findRejects(
   bridges: readonly string[],
@@ -271,9 +271,11 @@ function findRejects(
 }
 
 function remember<T>(known: Map<string, T>, key: string, find: () => T): T {
-  const value = known.get(key) ?? find();
-  known.set(key, value);
-  return value;
+  const value = known.get(key);
+  if (value !== undefined) return value;
+  const found = find();
+  known.set(key, found);
+  return found;
 }
 
 // LIBVIRT_FWI is empty while its network is down, and full again when it comes up: the place before it is the right one

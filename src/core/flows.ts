@@ -129,6 +129,7 @@ export function findLateReplies(
   expectation: Expectation,
   family: Family,
 ): readonly StaleFlows[] {
+  if (cut.length === 0) return [];
   const clients = new Set(cut.map(clientKey));
   const doubt: Doubt = {
     ports: cut.map(({ protocol, port }) => ({ protocol, range: { first: port, last: port } })),
@@ -138,7 +139,7 @@ export function findLateReplies(
   const stale: Astray[] = [];
   const right = new Set<string>();
   for (const line of lines) {
-    if (!judge.concerns(Number(/.* dport=(\d+)/.exec(line)?.[1]))) continue;
+    if (!judge.concerns(Number.parseInt(line.slice(line.lastIndexOf(PORT) + PORT.length), 10))) continue;
     const flow = parseFlow(line, "answerer");
     if (flow === undefined) continue;
     const verdict = judge.judge(flow);
@@ -147,6 +148,8 @@ export function findLateReplies(
   }
   return joinClients(stale, right, "answerer");
 }
+
+const PORT = " dport=";
 
 /** A reply of its own reaches the client only as coming from the port that it asked, which masquerading keeps. */
 export function mayBeAnsweredLate({ state, port, answerPort }: Flow): boolean {
