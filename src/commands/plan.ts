@@ -3,6 +3,7 @@ import { narrate, tellGuests, tellHolders } from "../core/narrate.ts";
 import type { FamilyChange } from "../core/narrate.ts";
 import { diffRulesets } from "../core/diff.ts";
 import { sysctlName } from "../core/sysctl-name.ts";
+import type { Problem } from "../core/status.ts";
 import { NOTHING_DESIRED } from "../core/ruleset.ts";
 import { finishCleaning } from "../daemon/flows.ts";
 import { observe } from "../daemon/observe.ts";
@@ -75,23 +76,33 @@ export async function apply(context: Context): Promise<number> {
         "`kvmnatd reload` makes it look at its config at once",
     );
   const result = await reconcile(host, {}, 1, "apply", false);
-  printEntries(context, result.entries);
-  const rest = await finishCleaning(host, result.view, result.memory.flows ?? { leads: [] });
-  printEntries(context, rest.entries);
-  const entries = [...result.entries, ...rest.entries];
-  if (entries.length > 0)
-    await record(
-      context,
-      entries.map(({ message }) => message),
-    );
-  if (!result.failed && entries.every(({ event }) => event !== "rule" && event !== "sysctl-set"))
+  await tell(context, result.entries);
+  if (!result.failed && result.entries.every(({ event }) => event !== "rule" && event !== "sysctl-set"))
     context.print("no changes: the kernel is as it should be");
-  const told = [...result.problems, ...rest.problems].map(
-    ({ severity, message }) => `kvmnatd: ${severity}: ${message}`,
-  );
-  for (const line of new Set(told)) context.complain(line);
+  complainOf(context, result.problems);
   await warnOccupied(context, host, result.view);
+  const rest = await finishCleaning(host, result.view, result.memory.flows ?? { leads: [] });
+  await tell(context, rest.entries);
+  const before = new Set(result.problems.map(({ message }) => message));
+  complainOf(
+    context,
+    rest.problems.filter(({ message }) => !before.has(message)),
+  );
   return result.failed ? EXIT.failed : EXIT.ok;
+}
+
+/** What was done, here and in the journal. */
+async function tell(context: Context, entries: readonly LogEntry[]): Promise<void> {
+  printEntries(context, entries);
+  if (entries.length === 0) return;
+  await record(
+    context,
+    entries.map(({ message }) => message),
+  );
+}
+
+function complainOf(context: Context, problems: readonly Problem[]): void {
+  for (const { severity, message } of problems) context.complain(`kvmnatd: ${severity}: ${message}`);
 }
 
 /** A plan changes nothing: whoever may have written the config, it may be looked at. */
