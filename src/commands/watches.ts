@@ -31,7 +31,8 @@ interface Watching {
 
 /** @param isCalm whether all was as it should be when it was looked at last */
 export function createWatches(paths: Paths, isCalm: () => boolean): Watches {
-  const runs = { links: false, rules: false };
+  /** Absent: it is being started. */
+  const runs: { links?: boolean; rules?: boolean } = {};
   let tell: Hint = () => undefined;
   const onState =
     (monitor: keyof typeof runs) =>
@@ -62,9 +63,9 @@ export function createWatches(paths: Paths, isCalm: () => boolean): Watches {
     },
     unheard: (variant) => {
       if (fileFault !== undefined) return fileFault;
-      if (!runs.links) return "`ip monitor` does not run";
+      if (runs.links === false) return "`ip monitor` does not run";
       if (variant === "legacy") return "iptables-legacy tells nobody of a change";
-      if (runs.rules) return undefined;
+      if (runs.rules !== false) return undefined;
       return missingCapabilities().includes("CAP_NET_ADMIN")
         ? "`nft monitor` may not listen, which takes root or CAP_NET_ADMIN"
         : "`nft monitor` (package nftables) does not run";

@@ -73,7 +73,13 @@ async function followCommand(
   const goOn = (): void => send("SIGCONT");
   signal.addEventListener("abort", goOn);
   const end = new AbortController();
-  const onRunning = pid === undefined ? undefined : onRun({ pid, diesWithUs, send }, end.signal);
+  let bug: { readonly error: unknown } | undefined;
+  const onRunning = (
+    pid === undefined ? Promise.resolve() : onRun({ pid, diesWithUs, send }, end.signal)
+  ).catch((error: unknown) => {
+    bug = { error };
+    running.kill("SIGKILL");
+  });
   try {
     for await (const line of running) onLine(line);
     await running;
@@ -85,4 +91,5 @@ async function followCommand(
     end.abort();
     await onRunning;
   }
+  if (bug !== undefined) throw bug.error;
 }

@@ -14,11 +14,17 @@ interface ListeningSocket {
 }
 
 const POLL_MS = 10;
+/** By then it is taken to listen: its socket has another number than its process where somebody had that one already. */
+const LISTENS_MS = 10_000;
 
 /** It listens 10 ms after its start, but what reads all rules before that, a hundred thousand, takes seconds. */
 export async function untilListens(pid: number, protocol: Protocol, ended: AbortSignal): Promise<void> {
-  while (!ended.aborted && !readSocket(pid, protocol).listens)
-    await setTimeout(POLL_MS);
+  const startedAtMs = performance.now();
+  for (;;) {
+    const waitedMs = performance.now() - startedAtMs;
+    if (ended.aborted || waitedMs > LISTENS_MS || readSocket(pid, protocol).listens) return;
+    await setTimeout(Math.max(POLL_MS, waitedMs / 10));
+  }
 }
 
 /** As /proc/net/netlink has it: `sk Eth Pid Groups Rmem ...`, where Rmem is what waits to be read, in bytes. */
