@@ -87,6 +87,8 @@ interface Track {
 
 /** The holdings of each {@link keyOf} a claim, the oldest first. */
 type Tracks = Map<string, Track[]>;
+/** Who had a port last, see {@link portOf}. */
+type Holders = Map<string, Track>;
 
 /**
  * @param entries kvmnatd's, the oldest first
@@ -99,12 +101,13 @@ export function readHistory(
   status: DaemonStatus | undefined,
 ): History {
   const tracks: Tracks = new Map();
+  const holders: Holders = new Map();
   let boot: string | undefined;
   for (const steps of groupPasses(entries)) {
     const own = steps[0]?.entry.boot ?? "";
     if (own !== boot) endOtherBoots(tracks, own, boots);
     boot = own;
-    applyPass(tracks, steps);
+    applyPass(tracks, holders, steps);
   }
   const current = boots.at(-1)?.id;
   if (current !== undefined) endOtherBoots(tracks, current, boots);
@@ -227,32 +230,28 @@ function keyOf({
   return [portOf({ family, protocol, published, listen, target, guest }), target, ownerName(guest)].join(" ");
 }
 
-function applyPass(tracks: Tracks, steps: readonly Step[]): void {
+function applyPass(tracks: Tracks, holders: Holders, steps: readonly Step[]): void {
   const added = steps.filter(({ action }) => action === "add");
   const rules = new Set(added.map(({ claim }) => `${claim.family} ${claim.rule}`));
-  for (const step of added) begin(tracks, step);
+  for (const step of added) begin(tracks, holders, step);
   for (const step of steps)
     if (step.action === "remove" && !rules.has(`${step.claim.family} ${step.claim.rule}`)) end(tracks, step);
 }
 
-function begin(tracks: Tracks, { claim, entry, reason }: Step): void {
+function begin(tracks: Tracks, holders: Holders, { claim, entry, reason }: Step): void {
   const last = tracksOf(tracks, claim).at(-1);
   const track = last?.toMs === undefined ? last : undefined;
   const own = track ?? newTrack(claim, entry.boot, { fromMs: entry.atMs, began: reason });
   if (track === undefined) tracksOf(tracks, claim).push(own);
-  for (const other of tracks.values()) endReplaced(other.at(-1), own, claim, entry.atMs);
+  const before = holders.get(portOf(claim));
+  // Somebody else had removed its rule, so that no entry tells of its end.
+  if (before !== undefined && before !== own && before.toMs === undefined) {
+    before.toMs = entry.atMs;
+    before.ended = { why: "another has its port, and its rule was gone", trigger: null };
+  }
+  holders.set(portOf(claim), own);
   own.rules.add(claim.rule);
   if (claim.source !== undefined) own.allow.add(claim.source);
-}
-
-/** Somebody else had removed the rule of the one before, so that no entry tells of its end. */
-function endReplaced(before: Track | undefined, own: Track, claim: Claim, atMs: number): void {
-  if (before === undefined || before === own || before.toMs !== undefined) return;
-  const isSamePort = portOf(before.claim) === portOf(claim);
-  const isSameSource = claim.source === undefined ? before.allow.size === 0 : before.allow.has(claim.source);
-  if (!isSamePort || !isSameSource) return;
-  before.toMs = atMs;
-  before.ended = { why: "another had its port, and its rule was gone", trigger: null };
 }
 
 function portOf({ family, protocol, published, listen }: Omit<Claim, "source" | "rule">): string {

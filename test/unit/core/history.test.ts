@@ -324,16 +324,23 @@ describe("a rule that somebody else removed", () => {
     ]);
   });
 
-  it("does not end where others may reach another guest through the same port, or at another address of the host", () => {
+  it("also where only some might reach the one before", () => {
+    const narrow = added({ guest: "a", match: "-s 10.0.0.0/8 " });
+    expect(summarize(read([told(1, "a", HEAD, narrow), told(5, "b", HEAD, added({ guest: "b" }))]))).toEqual([
+      "a *:1122 -> 192.168.122.11:22 1..5",
+      "b *:1122 -> 192.168.122.11:22 5..",
+    ]);
+  });
+
+  it("does not end where another address of the host has the port", () => {
     const entries = told(
       1,
       "web",
       HEAD,
-      added({ match: "-s 10.0.0.0/8 " }),
-      added({ match: "-s 192.0.2.0/24 ", to: "192.168.122.12:22" }),
+      added(),
       added({ match: "-d 198.51.100.1/32 ", to: "192.168.122.13:22" }),
     );
     expect(summarize(read([entries])).every((line) => line.endsWith(".."))).toBe(true);
-    expect(read([entries]).holdings).toHaveLength(3);
+    expect(read([entries]).holdings).toHaveLength(2);
   });
 });
