@@ -48,8 +48,11 @@ export async function askNeighbours(questions: readonly Question[]): Promise<Ans
     const entries = await readEntries(questions);
     const answers = new Map(questions.map((each) => [placeKey(each), entries.get(placeKey(each))?.mac]));
     const isOpen = questions.some((each) => answers.get(placeKey(each)) === undefined);
-    if (!isOpen || performance.now() > endsAtMs)
-      return lateAnswers.complete(await confirm(answers), performance.now());
+    if (!isOpen || performance.now() > endsAtMs) {
+      const confirmed = await confirm(answers);
+      const isSure = questions.every((each) => confirmed.get(placeKey(each)) !== undefined);
+      if (isSure || performance.now() > endsAtMs) return lateAnswers.complete(confirmed, performance.now());
+    }
     await setTimeout(POLL_MS);
   }
 }
