@@ -98,7 +98,7 @@ const CONSEQUENCE = "until then a connection that began before its forward chang
 /** Who ends after one pass waits no longer than this. */
 const PATIENCE_MS = 5000;
 
-/** For who ends after one pass: goes on until all is removed, and for as long as most late replies take. */
+/** For who ends after one pass: goes on with what is left, and with late replies, for {@link PATIENCE_MS}. */
 export async function finishCleaning(
   host: Host,
   view: View,
@@ -122,7 +122,7 @@ interface Removal {
   readonly entries: readonly LogEntry[];
   /** Those before, and those that were removed now. */
   readonly cut: readonly Cut[];
-  /** No connection is left that began by its client. */
+  /** None is left that its client began and that leads astray. */
   readonly isDone: boolean;
   /** Why it was cut short; what was done before it is done. */
   readonly failure?: KvmnatdError;
@@ -151,7 +151,11 @@ async function removeAstray(
   /** From now on they are looked for. */
   const remember = (flows: readonly Flow[]): void => {
     const atMs = host.now();
-    for (const flow of flows) if (mayBeAnsweredLate(flow)) cut.set(clientKey(flow), { flow, atMs });
+    for (const flow of flows.filter(mayBeAnsweredLate)) {
+      // The newest last: of too many the others are forgotten first.
+      cut.delete(clientKey(flow));
+      cut.set(clientKey(flow), { flow, atMs });
+    }
   };
   try {
     const lines = await host.listFlows(family);
