@@ -13,7 +13,8 @@ const checkout = new URL("..", import.meta.url);
 /** Of the last commit, so that the same source makes the same page; a tarball has none. */
 function lastChange(): string {
   const epoch = process.env["SOURCE_DATE_EPOCH"];
-  if (epoch !== undefined) return new Date(Number(epoch) * 1000).toISOString().slice(0, 10);
+  if (epoch !== undefined && /^\d{1,11}$/.test(epoch))
+    return new Date(Number(epoch) * 1000).toISOString().slice(0, 10);
   try {
     return execFileSync("git", ["log", "-1", "--format=%cs"], { cwd: checkout, encoding: "utf8" }).trim();
   } catch {

@@ -11,13 +11,14 @@ home=$PREFIX/lib/kvmnatd
 @LIFECYCLE@
 [ -n "$DESTDIR" ] || [ "$(id -u)" = 0 ] || { echo "install.sh: must be run as root" >&2; exit 1; }
 
-# systemd looks in these two alone, beside /etc, which is the admin's.
-case $PREFIX$DESTDIR in
+case $PREFIX in
   *[!A-Za-z0-9/._+-]*)
-    echo "install.sh: only letters, digits and / . _ + - in PREFIX and DESTDIR, not $PREFIX $DESTDIR" >&2
+    echo "install.sh: only letters, digits and / . _ + - in PREFIX, not $PREFIX" >&2
     exit 64
     ;;
 esac
+
+# systemd looks in these two alone, beside /etc, which is the admin's.
 case $PREFIX in
   /usr | /usr/local) systemd=$PREFIX ;;
   /home | /home/* | /root | /root/*)
