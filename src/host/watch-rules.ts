@@ -68,8 +68,7 @@ export function createRuleWatch(
     /** Nothing is known of what happens until the monitor has nothing left to read. */
     const drain = async (): Promise<void> => {
       draining = true;
-      while (!ended.aborted && readSocket(followed.pid, "rules").waits)
-        await setTimeout(DRAIN_POLL_MS);
+      while (!ended.aborted && readSocket(followed.pid, "rules").waits) await setTimeout(DRAIN_POLL_MS);
       draining = false;
       others.forget();
       onChange();
