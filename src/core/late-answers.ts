@@ -9,6 +9,7 @@ import type { Answers } from "./choose-lease.ts";
  *   asked, silent ... answer ... asked, silent        -> who answered in between
  *   asked, silent, asked at once, answer              -> the same: it may be the first question's answer
  *   late before, asked, answer in time, asked, silent -> the same
+ *   asked, answer read too late, asked, silent        -> the same: it may have come too late
  *   asked, answer in time, asked, silent              -> nobody: who was there has left
  */
 
@@ -24,8 +25,11 @@ export interface LateAnswers {
   awaits(key: string): boolean;
   /** What the kernel has heard at all places before they are asked anew. */
   note(heard: Answers, nowMs: number): void;
-  /** Who answered now, or else who had been late. */
-  complete(answers: Answers, nowMs: number): Answers;
+  /**
+   * Who answered now, or else who had been late.
+   * @param isLate whether the answers were read after the time to answer
+   */
+  complete(answers: Answers, nowMs: number, isLate?: boolean): Answers;
 }
 
 /** Remembers who answers too late. Keys of places are {@link Answers}'; times are of one clock, in ms. */
@@ -56,11 +60,12 @@ export function createLateAnswers(): LateAnswers {
       }
       for (const [key, { endsAtMs }] of late) if (endsAtMs < nowMs) late.delete(key);
     },
-    complete(answers, nowMs) {
+    complete(answers, nowMs, isLate = false) {
       if (silent.size > SILENT_MAX) silent.clear();
       return new Map(
         [...answers].map(([key, mac]) => {
           if (mac === undefined) silent.set(key, nowMs);
+          else if (isLate) remember(key, mac, nowMs);
           else hear(key, mac, nowMs);
           return [key, mac ?? late.get(key)?.mac];
         }),

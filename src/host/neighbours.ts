@@ -45,13 +45,15 @@ export async function askNeighbours(questions: readonly Question[]): Promise<Ans
   if (open.length > 0) await askKernel(open.map((each) => askScript(each, before)).join(""));
   const endsAtMs = performance.now() + ANSWER_MS;
   for (;;) {
+    // We may have been late ourselves: whether the answer was cannot be told then.
+    const isLate = performance.now() > endsAtMs;
     const entries = await readEntries(questions);
     const answers = new Map(questions.map((each) => [placeKey(each), entries.get(placeKey(each))?.mac]));
     const isOpen = questions.some((each) => answers.get(placeKey(each)) === undefined);
-    if (!isOpen || performance.now() > endsAtMs) {
+    if (!isOpen || isLate) {
       const confirmed = await confirm(answers);
       const isSure = questions.every((each) => confirmed.get(placeKey(each)) !== undefined);
-      if (isSure || performance.now() > endsAtMs) return lateAnswers.complete(confirmed, performance.now());
+      if (isSure || isLate) return lateAnswers.complete(confirmed, performance.now(), isLate);
     }
     await setTimeout(POLL_MS);
   }

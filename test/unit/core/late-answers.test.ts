@@ -44,6 +44,15 @@ it("a late answer that another question catches is late all the same", () => {
   ]);
 });
 
+it("an answer that was read too late may have been late", () => {
+  const lateAnswers = createLateAnswers();
+  lateAnswers.note(new Map(), 0);
+  expect(lateAnswers.complete(new Map([[PLACE, DB]]), 40, true).get(PLACE)).toBe(DB);
+  expect(lateAnswers.complete(new Map([[PLACE, undefined]]), 105).get(PLACE)).toBe(DB);
+  lateAnswers.note(new Map(), 6000);
+  expect(lateAnswers.complete(new Map([[PLACE, undefined]]), 6005).get(PLACE)).toBeUndefined();
+});
+
 it("who was late and then in time is late again", () => {
   const questions = [
     { atMs: 0 },
