@@ -6,8 +6,8 @@ import { CLIENT, DB, leaseRow, WEB } from "../support/world.ts";
 /** Who changes rules, and what it costs. */
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 const SOON = { timeout: 20_000 };
-/** SIGHUP's own two looks. */
-const SECOND_LOOK_AND_ASKED = 2;
+/** SIGHUP's own look and its second one; on a slow machine the second one of the SIGHUP before comes after its count, too. */
+const SECOND_LOOKS_AND_ASKED = 3;
 /** What concerns nobody is looked at all the same, if no sooner. */
 const ONCE_IN_TEN_SECONDS = 2;
 let world: DaemonWorld;
@@ -64,7 +64,7 @@ describe("a busy neighbour", () => {
     );
     await world.lab.exec(["nft", "-i"], { input: `${updates.join("\n")}\n` });
     expect(await sh("nft list set inet busy s | grep -c 10.1")).not.toBe("0");
-    expect((await passesUntilNow()) - before).toBeLessThanOrEqual(SECOND_LOOK_AND_ASKED);
+    expect((await passesUntilNow()) - before).toBeLessThanOrEqual(SECOND_LOOKS_AND_ASKED);
   });
 
   it("who does so for long is listened to by turns, what is lost meanwhile is put back, and nobody stays stopped", async () => {
@@ -105,7 +105,7 @@ describe("a busy neighbour", () => {
       iptables-nft -F DOCKER; iptables-nft -t nat -F DOCKER`;
     for (let index = 0; index < 5; index += 1) await sh(container);
     expect((await passesUntilNow()) - before).toBeLessThanOrEqual(
-      SECOND_LOOK_AND_ASKED + ONCE_IN_TEN_SECONDS,
+      SECOND_LOOKS_AND_ASKED + ONCE_IN_TEN_SECONDS,
     );
     await sh("iptables-nft -t nat -F POSTROUTING; iptables-nft -t nat -F PREROUTING");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
