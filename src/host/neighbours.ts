@@ -40,7 +40,10 @@ type Entries = ReadonlyMap<string, Entry>;
 export async function askNeighbours(questions: readonly Question[]): Promise<Answers> {
   const before = await readEntries(questions);
   const late = [...before].filter(([key, { mac }]) => mac !== undefined && lateAnswers.awaits(key));
-  lateAnswers.note(await confirm(new Map(late.map(([key, { mac }]) => [key, mac]))), performance.now());
+  lateAnswers.note(
+    await confirm(new Map(late.map(([key, { mac }]) => [key, mac])), questions),
+    performance.now(),
+  );
   const open = questions.filter((each) => before.get(placeKey(each))?.isPermanent !== true);
   if (open.length > 0) await askKernel(open.map((each) => askScript(each, before)).join(""));
   const endsAtMs = performance.now() + ANSWER_MS;
@@ -51,7 +54,7 @@ export async function askNeighbours(questions: readonly Question[]): Promise<Ans
     const answers = new Map(questions.map((each) => [placeKey(each), entries.get(placeKey(each))?.mac]));
     const isOpen = questions.some((each) => answers.get(placeKey(each)) === undefined);
     if (!isOpen || isLate) {
-      const confirmed = await confirm(answers);
+      const confirmed = await confirm(answers, questions);
       const isSure = questions.every((each) => confirmed.get(placeKey(each)) !== undefined);
       if (isSure || isLate) return lateAnswers.complete(confirmed, performance.now(), isLate);
     }
@@ -82,9 +85,10 @@ async function askKernel(script: string): Promise<void> {
  * Leaves out what nobody answered. dnsmasq puts into the kernel's list what it leases, from a request that anybody may
  * have forged; so may gratuitous ARP. The kernel has such an entry as `stale`, which its ARP list does not tell.
  */
-async function confirm(heard: Answers): Promise<Answers> {
+async function confirm(heard: Answers, questions: readonly Question[]): Promise<Answers> {
   if ([...heard.values()].every((mac) => mac === undefined)) return heard;
-  const answered = new Map([...(await readNeighbours("-4")), ...(await readNeighbours("-6"))]);
+  const families = new Set(questions.map(({ address }) => (familyOf(address) === 4 ? "-4" : "-6")));
+  const answered = new Map((await Promise.all([...families].map(readNeighbours))).flat());
   return new Map([...heard].map(([key, mac]) => [key, mac === undefined ? mac : answered.get(key)?.mac]));
 }
 
