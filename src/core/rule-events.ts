@@ -81,13 +81,11 @@ export function createOthersRules(): OthersRules {
 
   return {
     concerns(event) {
-      if (event.verb === "delete") return !remove(event) && (mayHaveBeenOurs(event) || isForwarding(event));
+      if (event.verb === "delete") return !remove(event) && mayConcernWhenGone(event);
       if (event.handle === undefined || isLibvirtsOrOurs(event)) return true;
-      if (mayHaveBeenOurs(event)) {
-        // By its comment, which is not told, it may be one of ours.
-        if (!event.isWhole) return true;
-      }
-      if (mayHaveBeenOurs(event) || isForwarding(event)) remember(event);
+      // By its comment, which is not told, it may be one of ours.
+      if (mayHaveBeenOurs(event) && !event.isWhole) return true;
+      if (mayConcernWhenGone(event)) remember(event);
       return mayBeInTheWay(event);
     },
     sawOwn: (event) => void remove(event),
@@ -100,6 +98,11 @@ function isLibvirtsOrOurs({ verb, table, chain, text }: RuleEvent): boolean {
 }
 
 const SPECIAL = new RegExp(`\\b(?:${CHAIN_PREFIX}|LIBVIRT_|${MARK})`);
+
+/** Unless it is known to have been others', and to have come when all was well without it. */
+function mayConcernWhenGone(event: RuleEvent): boolean {
+  return mayHaveBeenOurs(event) || isForwarding(event);
+}
 
 /** Where rules of ours stand, and libvirt's. */
 function mayHaveBeenOurs({ table, chain }: RuleEvent): boolean {
