@@ -87,7 +87,7 @@ export function createWatches(paths: Paths, isCalm: () => boolean): Watches {
         failed: Promise.all(monitors).then(() => new Promise<never>(() => undefined)),
         stop: async () => {
           stop.abort();
-          // A bug in one of them is told by `failed`, and keeps nothing else from its end.
+          // A bug in a monitor is told by `failed`, and keeps nothing else from its end.
           await Promise.allSettled([stopFiles(), ...monitors]);
         },
       };

@@ -248,9 +248,14 @@ function findRejects(
       if (known !== undefined) return known;
       // Where chains lead in circles, which the kernel does not allow, it has come back to where it was.
       fates.set(chain, "goes on");
-      const found = (chains.get(chain) ?? []).map(fateAt).find((fate) => fate !== "goes on") ?? "returned";
-      fates.set(chain, found);
-      return found;
+      let fate: Fate = "goes on";
+      for (const rule of chains.get(chain) ?? []) {
+        fate = fateAt(rule);
+        if (fate !== "goes on") break;
+      }
+      if (fate === "goes on") fate = "returned";
+      fates.set(chain, fate);
+      return fate;
     };
     const fateAt = (rule: RuleText): Fate => {
       const step = remember(steps, rule, () => toStep(rule) ?? null);
