@@ -52,18 +52,15 @@ async function agrees(
   knock: (host: string, port: number, source: string) => Promise<string>,
 ): Promise<void> {
   const { model } = walk;
-  const wanted: Record<string, string> = {};
-  let seen: Record<string, string> = {};
-  for (const port of PORTS)
-    for (const client of [CLIENT, CLIENT_SECOND])
-      wanted[`${client} -> ${port}`] = expectedAnswer(model, port, client);
+  const asked = PORTS.flatMap((port) => [CLIENT, CLIENT_SECOND].map((client) => ({ port, client })));
+  const wanted = asked.map(({ port, client }) => tell(port, client, expectedAnswer(model, port, client)));
+  let seen: readonly string[] = [];
   await until(
     () => `packets go where the model says: ${JSON.stringify({ wanted, seen }, undefined, 1)}`,
     async () => {
-      seen = {};
-      for (const port of PORTS)
-        for (const client of [CLIENT, CLIENT_SECOND])
-          seen[`${client} -> ${port}`] = await knock(HOST, port, client);
+      seen = await Promise.all(
+        asked.map(async ({ port, client }) => tell(port, client, await knock(HOST, port, client))),
+      );
       return JSON.stringify(seen) === JSON.stringify(wanted);
     },
   );
@@ -85,6 +82,8 @@ async function agrees(
   });
   expect(await readForeign(world)).toBe(walk.foreign());
 }
+
+const tell = (port: number, client: string, answer: string): string => `${client} -> ${port}: ${answer}`;
 
 /** Our chains, whole, and our jumps, wherever they stand. */
 async function ownRules(): Promise<string> {

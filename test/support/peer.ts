@@ -2,7 +2,7 @@
 //   peer.ts serve NAME tcp:22 udp:53 late:53 stream:80 ...
 //                                late is udp that answers five times, the last time after 600 ms; stream is tcp that never pauses
 //   peer.ts ask tcp|udp HOST PORT [SOURCE]
-//   peer.ts probe                asks by tcp for each line `HOST PORT SOURCE` of stdin; prints the answers, a line each
+//   peer.ts probe                asks by tcp for each line `NUMBER HOST PORT SOURCE` of stdin, at once; prints `NUMBER ANSWER`
 //   peer.ts send HOST PORT       asks by udp, from one socket, every 20 ms; prints each answer
 //   peer.ts load HOST PORT       reads a stream; prints every 100 ms that more has come
 //   peer.ts hold HOST PORT       an open TCP connection: echoes each line of stdin through the server
@@ -115,11 +115,11 @@ function knock(host: string, port: number, localAddress: string): Promise<string
   });
 }
 
-async function probe(): Promise<void> {
-  for await (const line of createInterface({ input: process.stdin })) {
-    const [host = "", port, source = ""] = line.split(" ");
-    process.stdout.write(`${await knock(host, Number(port), source)}\n`);
-  }
+function probe(): void {
+  createInterface({ input: process.stdin }).on("line", (line) => {
+    const [number, host = "", port, source = ""] = line.split(" ");
+    void knock(host, Number(port), source).then((answer) => process.stdout.write(`${number} ${answer}\n`));
+  });
 }
 
 const SERVERS = {
@@ -137,7 +137,7 @@ if (mode === "serve") {
     SERVERS[protocol as keyof typeof SERVERS](name, Number(port));
   }
 } else if (mode === "probe") {
-  await probe();
+  probe();
 } else if (mode === "send") {
   sendOn(args[0] ?? "", Number(args[1]));
 } else if (mode === "load") {

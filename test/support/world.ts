@@ -141,9 +141,12 @@ export async function createWorld(): Promise<World> {
       const client = lab.spawn([process.execPath, PEER, "probe"], at(from));
       let asked = 0;
       return async (host, port, source) => {
-        const index = asked++;
-        client.stdin.write(`${host} ${port} ${source}\n`);
-        return until("the prober has an answer", () => client.lines[index]);
+        const number = `${asked++} `;
+        client.stdin.write(`${number}${host} ${port} ${source}\n`);
+        const line = await until("the prober has an answer", () =>
+          client.lines.find((each) => each.startsWith(number)),
+        );
+        return line.slice(number.length);
       };
     },
     send: (from, host, port) => lab.spawn([process.execPath, PEER, "send", host, `${port}`], at(from)),
