@@ -1,7 +1,7 @@
 // Writes dist/kvmnatd.catalog, the message catalogue for journalctl -x.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { renderCatalog } from "../src/core/events.ts";
+import { renderCatalog } from "../src/core/catalog.ts";
 
 const dist = join(import.meta.dirname, "../dist");
 mkdirSync(dist, { recursive: true });

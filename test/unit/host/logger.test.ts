@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { explain } from "../../../src/core/events.ts";
+import { explain } from "../../../src/core/explanations.ts";
 
 const SUPPORT = join(import.meta.dirname, "../../support");
 const BURST = 5000;
