@@ -1,6 +1,8 @@
-import { formatPorts } from "../core/address.ts";
-import { readHistory, selectHistory } from "../core/history.ts";
-import type { GuestEvent, History, Holding, Selection } from "../core/history.ts";
+import { formatPorts, withPorts } from "../core/address.ts";
+import { readHistory } from "../core/history.ts";
+import type { GuestEvent, History, Holding } from "../core/history.ts";
+import { selectHistory } from "../core/select-history.ts";
+import type { Selection } from "../core/select-history.ts";
 import { printable } from "../core/printable.ts";
 import { EXIT } from "../errors.ts";
 import { readJournal } from "../host/journalctl.ts";
@@ -116,7 +118,7 @@ function toCells(
       ? "-"
       : printable(given.trigger === null ? given.why : `${given.why} (${given.trigger})`, 200);
   return [
-    `${host.includes(":") ? `[${host}]` : host}:${formatPorts(published)}/${protocol}`,
+    `${withPorts(host, formatPorts(published))}/${protocol}`,
     printable(guest, 40),
     target,
     fromMs === undefined ? earlier : shortTime(fromMs),

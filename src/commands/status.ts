@@ -1,3 +1,4 @@
+import { withPorts } from "../core/address.ts";
 import type { CountedForward } from "../core/count-forwards.ts";
 import { updateOccupied } from "../core/occupied.ts";
 import { oneLine, printable } from "../core/printable.ts";
@@ -76,14 +77,13 @@ export function describeForwards(context: Context, forwards: readonly CountedFor
 
 function toCells({ colors }: Context, forward: CountedForward): readonly string[] {
   const paint = { active: colors.green, pending: colors.yellow, degraded: colors.red }[forward.state];
-  const listen =
-    forward.listen.length === 0 ? (forward.family === 6 ? "[::]" : "*") : forward.listen.join(",");
-  const bracket = (ip: string): string => (ip.includes(":") ? `[${ip}]` : ip);
-  const host = forward.listen.length === 1 ? bracket(listen) : listen;
+  const { published, listen } = forward;
+  const [host = forward.family === 6 ? "::" : "*"] = listen;
+  const where = listen.length > 1 ? `${listen.join(",")}:${published}` : withPorts(host, published);
   return [
     printable(forward.guest, 40),
-    `${host}:${forward.published}/${forward.protocol}`,
-    forward.address === null ? `?:${forward.target}` : `${bracket(forward.address)}:${forward.target}`,
+    `${where}/${forward.protocol}`,
+    withPorts(forward.address ?? "?", forward.target),
     paint(forward.state),
     forward.leaseExpires === null ? "-" : shortTime(forward.leaseExpires),
     forward.packets === null ? "-" : `${forward.packets}/${forward.bytes}`,

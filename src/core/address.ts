@@ -97,3 +97,14 @@ export function parseMac(text: string): Mac | undefined {
 export function formatPorts(range: PortRange, separator = "-"): string {
   return range.first === range.last ? `${range.first}` : `${range.first}${separator}${range.last}`;
 }
+
+/** Reads what {@link formatPorts} wrote. */
+export function readPorts(text: string): PortRange {
+  const [first = 0, last = first] = text.split("-").map(Number);
+  return { first, last };
+}
+
+/** `HOST:PORTS`, with an IPv6 address in brackets. */
+export function withPorts(host: string, ports: string | number): string {
+  return `${host.includes(":") ? `[${host}]` : host}:${ports}`;
+}

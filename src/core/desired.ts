@@ -1,4 +1,4 @@
-import { formatCidr, formatPorts, LOOPBACK } from "./address.ts";
+import { formatCidr, formatPorts, LOOPBACK, withPorts } from "./address.ts";
 import type { Cidr, Family, Ip } from "./address.ts";
 import { nftForwardRules } from "./libvirt-table.ts";
 import type { Network } from "./network.ts";
@@ -121,13 +121,12 @@ function dnatRules(resolved: ResolvedForward, guests: ReadonlyMap<string, Guest>
 }
 
 /** `ADDRESS:PORT`; a shifted range is `ADDRESS:FIRST-LAST/BASE`, an unshifted one keeps the port by saying none. */
-function destination({ forward, target, family }: ResolvedForward): string {
+function destination({ forward, target }: ResolvedForward): string {
   const { published, target: ports } = forward;
   const address = target?.address ?? "";
   const single = ports.first === ports.last;
   if (!single && ports.first === published.first) return address;
-  const bracketed = family === 6 ? `[${address}]` : address;
-  return `${bracketed}:${formatPorts(ports)}${single ? "" : `/${published.first}`}`;
+  return withPorts(address, `${formatPorts(ports)}${single ? "" : `/${published.first}`}`);
 }
 
 /** Accepts what was redirected, and the answers to it, where FORWARD's policy or libvirt would not. */

@@ -1,4 +1,4 @@
-import { parseIp } from "./address.ts";
+import { parseIp, readPorts } from "./address.ts";
 import type { Family, Ip, PortRange } from "./address.ts";
 import type { FamilyChange } from "./narrate.ts";
 import type { ResolvedForward } from "./publish.ts";
@@ -31,8 +31,7 @@ export function leadsOf(forwards: readonly ResolvedForward[]): readonly Lead[] {
 export function readLeads(forwards: readonly ForwardStatus[]): readonly Lead[] {
   return forwards.flatMap(({ family, protocol, published, address: text }) => {
     const address = text === null ? undefined : parseIp(text);
-    const [first = 0, last = first] = published.split("-").map(Number);
-    return address === undefined ? [] : [{ family, protocol, range: { first, last }, address }];
+    return address === undefined ? [] : [{ family, protocol, range: readPorts(published), address }];
   });
 }
 

@@ -1,4 +1,4 @@
-import { parseIp } from "./address.ts";
+import { parseIp, withPorts } from "./address.ts";
 import type { Ip } from "./address.ts";
 import { refuse } from "./fault.ts";
 import type { Reading } from "./fault.ts";
@@ -25,7 +25,7 @@ export function parseEndpoint(text: string): Reading<Endpoint> {
 }
 
 export function formatEndpoint({ host, port }: Endpoint): string {
-  return `${host.includes(":") ? `[${host}]` : host}:${port}`;
+  return withPorts(host, port);
 }
 
 function parseHost(text: string, whole: string): Reading<Ip> {

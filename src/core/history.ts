@@ -1,9 +1,9 @@
-import { formatPorts, parseIp } from "./address.ts";
-import type { Family, PortRange } from "./address.ts";
-import { ownerName, parseOwner } from "./owner.ts";
+import { readPorts, withPorts } from "./address.ts";
+import { keyOf, portOf } from "./claim.ts";
+import type { Claim } from "./claim.ts";
 import type { Boot, JournalEntry } from "./parse-journal.ts";
-import { printable } from "./printable.ts";
-import { commentOf, optionOf, ruleKey, targetOf } from "./ruleset.ts";
+import { groupPasses } from "./rule-steps.ts";
+import type { Reason, Step } from "./rule-steps.ts";
 import type { DaemonStatus } from "./status.ts";
 
 /*
@@ -16,23 +16,8 @@ import type { DaemonStatus } from "./status.ts";
  *   nothing       is logged for what stays: what `status` says to be active now, and no entry began, was always there
  */
 
-/** Why something began or ended, in the log's words. */
-interface Reason {
-  readonly why: string;
-  /** What made kvmnatd look; null where the log has no fields. */
-  readonly trigger: string | null;
-}
-
 /** That a published port led to a guest, from then to then. */
-export interface Holding {
-  readonly guest: string;
-  readonly family: Family;
-  readonly protocol: string;
-  readonly published: PortRange;
-  /** The host's address; null: any. */
-  readonly listen: string | null;
-  /** `192.168.122.11:22`, `[fd00::1]:22`, a range `192.168.122.11:8000-8010`. */
-  readonly target: string;
+export interface Holding extends Omit<Claim, "source" | "rule"> {
   /** Sources that were let in at some time of it; empty: everyone. */
   readonly allow: readonly string[];
   /** Epoch ms; undefined: before the journal begins. */
@@ -57,20 +42,6 @@ export interface History {
   readonly beginsMs?: number;
   readonly holdings: readonly Holding[];
   readonly events: readonly GuestEvent[];
-}
-
-/** What one rule of a forward says. */
-type Claim = Pick<Holding, "guest" | "family" | "protocol" | "published" | "listen" | "target"> & {
-  readonly source: string | undefined;
-  /** The same for all texts of the same rule. */
-  readonly rule: string;
-};
-
-interface Step {
-  readonly entry: JournalEntry;
-  readonly claim: Claim;
-  readonly action: "add" | "remove";
-  readonly reason: Reason;
 }
 
 /** A holding while it is put together. */
@@ -120,116 +91,6 @@ export function readHistory(
   };
 }
 
-const RULE = /^([+-]) (ip6?tables) -t nat -[AID] KVMNATD-DNAT\S* (?:\d+ )?(-.*)$/;
-
-/** Steps of one pass together. Without fields, the rules of one guest are: each has a line of its own before them. */
-function groupPasses(entries: readonly JournalEntry[]): readonly (readonly Step[])[] {
-  const groups: Step[][] = [];
-  let before: JournalEntry | undefined;
-  let headlines: JournalEntry[] = [];
-  for (const entry of entries) {
-    const isRule = entry.event === undefined ? /^[+-] \S/.test(entry.message) : entry.event === "rule";
-    if (before === undefined || !isSamePass(before, entry, isRule)) {
-      groups.push([]);
-      headlines = [];
-    }
-    before = entry;
-    const step = isRule ? toStep(entry, headlines) : undefined;
-    if (step !== undefined) groups.at(-1)?.push(step);
-    if (!isRule) headlines.push(entry);
-  }
-  return groups.filter((group) => group.length > 0);
-}
-
-/** Lines of one pass are written within a moment, whatever the host is busy with. */
-const MOMENT_MS = 1000;
-
-function isSamePass(before: JournalEntry, entry: JournalEntry, isRule: boolean): boolean {
-  if (before.boot !== entry.boot || before.pid !== entry.pid || before.pass !== entry.pass) return false;
-  return entry.pass !== undefined || (isRule && entry.atMs - before.atMs < MOMENT_MS);
-}
-
-function toStep(entry: JournalEntry, headlines: readonly JournalEntry[]): Step | undefined {
-  const [, sign, program, rule = ""] = RULE.exec(entry.message) ?? [];
-  const claim = sign === undefined ? undefined : readClaim(rule, program === "iptables" ? 4 : 6, entry.guest);
-  if (claim === undefined) return undefined;
-  const headline =
-    headlines.findLast(({ guest }) => guest !== undefined && guest === entry.guest) ?? headlines.at(-1);
-  return {
-    entry,
-    claim,
-    action: sign === "+" ? "add" : "remove",
-    reason: toReason(headline, claim.guest),
-  };
-}
-
-/** Without the guest's name before and the trigger after it: both are told beside it. */
-function toReason(headline: JournalEntry | undefined, guest: string): Reason {
-  if (headline === undefined) return { why: "the log does not say", trigger: null };
-  const prefix = `${printable(guest)}: `;
-  const text = headline.message.startsWith(prefix) ? headline.message.slice(prefix.length) : headline.message;
-  const trigger = headline.reason ?? / \(([^()]*)\)$/.exec(text)?.[1] ?? null;
-  const tail = ` (${trigger})`;
-  return { why: text.endsWith(tail) ? text.slice(0, -tail.length) : text, trigger };
-}
-
-/** @param guest its name as the entry has it; else the rule's comment has it, or, of a long one, the beginning */
-function readClaim(rule: string, family: Family, guest: string | undefined): Claim | undefined {
-  const owner = parseOwner(commentOf(rule) ?? "");
-  const published = readRange(optionOf(rule, "--dport") ?? "");
-  if (owner === undefined || published === undefined || targetOf(rule) !== "DNAT") return undefined;
-  return {
-    guest: guest ?? decodeName(owner.name),
-    family,
-    protocol: optionOf(rule, "-p") ?? "",
-    published,
-    listen: withoutMask(optionOf(rule, "-d")) ?? null,
-    target: formatTarget(optionOf(rule, "--to-destination") ?? "", published),
-    source: optionOf(rule, "-s"),
-    rule: ruleKey(rule),
-  };
-}
-
-function readRange(text: string): PortRange | undefined {
-  const [, first, last = first] = /^(\d+)(?::(\d+))?$/.exec(text) ?? [];
-  return first === undefined ? undefined : { first: Number(first), last: Number(last) };
-}
-
-function decodeName(name: string): string {
-  const bytes = name.match(/%[0-9a-f]{2}|[^%]/g) ?? [];
-  return new TextDecoder().decode(
-    Uint8Array.from(bytes, (each) =>
-      each.length === 3 ? Number.parseInt(each.slice(1), 16) : each.charCodeAt(0),
-    ),
-  );
-}
-
-function withoutMask(address: string | undefined): string | undefined {
-  return address?.replace(/\/(?:32|128)$/, "");
-}
-
-/** `ADDRESS` alone keeps the port; `/BASE` of a shifted range says again what is published. */
-function formatTarget(destination: string, published: PortRange): string {
-  const ip = parseIp(destination);
-  if (ip === undefined) return destination.replace(/\/\d+$/, "");
-  return joinPort(ip, formatPorts(published));
-}
-
-function joinPort(address: string, ports: string): string {
-  return address.includes(":") ? `[${address}]:${ports}` : `${address}:${ports}`;
-}
-
-function keyOf({
-  guest,
-  family,
-  protocol,
-  published,
-  listen,
-  target,
-}: Omit<Claim, "source" | "rule">): string {
-  return [portOf({ family, protocol, published, listen, target, guest }), target, ownerName(guest)].join(" ");
-}
-
 function applyPass(tracks: Tracks, holders: Holders, steps: readonly Step[]): void {
   const added = steps.filter(({ action }) => action === "add");
   const rules = new Set(added.map(({ claim }) => `${claim.family} ${claim.rule}`));
@@ -252,10 +113,6 @@ function begin(tracks: Tracks, holders: Holders, { claim, entry, reason }: Step)
   holders.set(portOf(claim), own);
   own.rules.add(claim.rule);
   if (claim.source !== undefined) own.allow.add(claim.source);
-}
-
-function portOf({ family, protocol, published, listen }: Omit<Claim, "source" | "rule">): string {
-  return [family, protocol, formatPorts(published), listen ?? "*"].join(" ");
 }
 
 function end(tracks: Tracks, { claim, entry, reason }: Step): void {
@@ -296,17 +153,15 @@ function endOtherBoots(tracks: Tracks, boot: string, boots: readonly Boot[]): vo
 /** What is active now, whatever the log says: it began before the journal does, or a second copy of its rule ended. */
 function addCurrent(tracks: Tracks, { forwards, updatedAt }: DaemonStatus): void {
   for (const { state, guest, family, protocol, published, listen, address, target } of forwards) {
-    const [first = 0, last = first] = published.split("-").map(Number);
     if (state !== "active" || address === null) continue;
     for (const host of listen.length === 0 ? [null] : listen) {
-      const range = { first, last };
       const claim: Claim = {
         guest,
         family,
         protocol,
-        published: range,
+        published: readPorts(published),
         listen: host,
-        target: joinPort(address, target),
+        target: withPorts(address, target),
         source: undefined,
         rule: "",
       };
@@ -339,52 +194,4 @@ const OF_GUEST = /^(.+?): (?:no longer published|pending|forwarded to |rules bro
 function toEvent({ atMs, event, guest, message }: JournalEntry): readonly GuestEvent[] {
   const whose = event === undefined ? OF_GUEST.exec(message)?.[1] : event === "rule" ? undefined : guest;
   return whose === undefined ? [] : [{ atMs, guest: whose, event: event ?? null, message }];
-}
-
-/** What of a history is asked for; times in epoch ms. */
-export interface Selection {
-  readonly guest?: string;
-  readonly port?: number;
-  readonly protocol?: string;
-  /** Holdings that lasted until after this, and events from then on. */
-  readonly sinceMs?: number;
-  readonly untilMs?: number;
-}
-
-/** Sorted: holdings by port, then as they followed each other; events as they came. */
-export function selectHistory(history: History, selection: Selection): History {
-  const { guest, port, protocol } = selection;
-  const { sinceMs = Number.NEGATIVE_INFINITY, untilMs = Number.POSITIVE_INFINITY } = selection;
-  // What began before the journal is certain from there on.
-  const beginsMs = history.beginsMs ?? Number.NEGATIVE_INFINITY;
-  const holdings = history.holdings.filter(
-    (each) =>
-      (guest === undefined || each.guest === guest) &&
-      (port === undefined || (each.published.first <= port && port <= each.published.last)) &&
-      (protocol === undefined || each.protocol === protocol) &&
-      (each.fromMs ?? beginsMs) <= untilMs &&
-      (each.toMs ?? Number.POSITIVE_INFINITY) > sinceMs,
-  );
-  const guests = new Set(holdings.map((each) => each.guest));
-  return {
-    ...history,
-    holdings: holdings.toSorted(inOrder),
-    events: history.events.filter(
-      (event) =>
-        event.atMs >= sinceMs &&
-        event.atMs <= untilMs &&
-        (guest === undefined ? port === undefined || guests.has(event.guest) : event.guest === guest),
-    ),
-  };
-}
-
-function inOrder(one: Holding, other: Holding): number {
-  return (
-    one.published.first - other.published.first ||
-    one.protocol.localeCompare(other.protocol) ||
-    one.family - other.family ||
-    (one.listen ?? "").localeCompare(other.listen ?? "") ||
-    (one.fromMs ?? 0) - (other.fromMs ?? 0) ||
-    (one.toMs ?? Number.POSITIVE_INFINITY) - (other.toMs ?? Number.POSITIVE_INFINITY)
-  );
 }

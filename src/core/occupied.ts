@@ -1,4 +1,4 @@
-import { familyOf, isLoopback, LOOPBACK, parseIp } from "./address.ts";
+import { familyOf, isLoopback, LOOPBACK, parseIp, readPorts } from "./address.ts";
 import type { Family, Protocol } from "./address.ts";
 import { familiesOfListen } from "./listen.ts";
 import type { HostAddresses } from "./network.ts";
@@ -72,7 +72,6 @@ export function updateOccupied(
 }
 
 function toPublished({ guest, protocol, published, listen, family }: ForwardStatus): Published {
-  const [first = 0, last = first] = published.split("-").map(Number);
   const places = listen.map((name): Listen => {
     const address = parseIp(name);
     return address === undefined ? { kind: "interface", name } : { kind: "address", address };
@@ -80,7 +79,7 @@ function toPublished({ guest, protocol, published, listen, family }: ForwardStat
   return {
     guest,
     protocol,
-    published: { first, last },
+    published: readPorts(published),
     listen: places.length === 0 ? [{ kind: "any", family }] : places,
   };
 }

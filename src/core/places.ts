@@ -1,4 +1,4 @@
-import { familyOf, formatPorts, isLoopback, LOOPBACK } from "./address.ts";
+import { familyOf, formatPorts, isLoopback, LOOPBACK, withPorts } from "./address.ts";
 import type { Family, Ip } from "./address.ts";
 import type { HostAddresses } from "./network.ts";
 import { lastStartingBy } from "./overlap.ts";
@@ -66,8 +66,7 @@ export function placeForwards({ guests, reach }: Where, host: HostAddresses): Pl
 
 /** `192.168.1.100:80/tcp is published for guest web already` */
 export function describeTaken({ address, by: { guest, protocol, published } }: Taken): string {
-  const host = familyOf(address) === 6 ? `[${address}]` : address;
-  return `${host}:${formatPorts(published)}/${protocol} is published for guest ${printable(guest)} already`;
+  return `${withPorts(address, formatPorts(published))}/${protocol} is published for guest ${printable(guest)} already`;
 }
 
 /**

@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { readHistory, selectHistory } from "../../../src/core/history.ts";
-import type { History, Selection } from "../../../src/core/history.ts";
+import { readHistory } from "../../../src/core/history.ts";
+import type { History } from "../../../src/core/history.ts";
+import { selectHistory } from "../../../src/core/select-history.ts";
+import type { Selection } from "../../../src/core/select-history.ts";
 import type { JournalEntry } from "../../../src/core/parse-journal.ts";
 import type { DaemonStatus, ForwardStatus } from "../../../src/core/status.ts";
 
