@@ -1,5 +1,5 @@
 import type { Family } from "../core/address.ts";
-import type { StaleFlows } from "../core/flows.ts";
+import type { StaleFlows } from "../core/stale-flows.ts";
 import { CommandError } from "../errors.ts";
 import { launchCommand } from "./launcher.ts";
 

@@ -1,5 +1,5 @@
 import type { Family } from "../../src/core/address.ts";
-import type { StaleFlows } from "../../src/core/flows.ts";
+import type { StaleFlows } from "../../src/core/stale-flows.ts";
 import type { Lease, DomainMacs } from "../../src/core/lease.ts";
 import { CommandError } from "../../src/errors.ts";
 import type { Host, LeaseFiles } from "../../src/ports.ts";

@@ -1,8 +1,10 @@
 import { describe, expect, it } from "vitest";
 import { doubtAfter, doubtAll, leadsOf } from "../../../src/core/doubt.ts";
 import type { Doubt } from "../../../src/core/doubt.ts";
-import { findLateReplies, findStaleFlows, mayBeAnsweredLate, parseFlow } from "../../../src/core/flows.ts";
-import type { Expectation, Flow } from "../../../src/core/flows.ts";
+import { mayBeAnsweredLate, parseFlow } from "../../../src/core/flow.ts";
+import type { Flow } from "../../../src/core/flow.ts";
+import type { Expectation } from "../../../src/core/judge-flows.ts";
+import { findLateReplies, findStaleFlows } from "../../../src/core/stale-flows.ts";
 import { resolveForwards } from "../../../src/core/resolve.ts";
 import { domain, guest, ip, lease, MAC_A, network, NOW, portMap } from "../../support/build-values.ts";
 
