@@ -1,5 +1,5 @@
 import type { Family } from "./core/address.ts";
-import type { Answers, Question } from "./core/choose-lease.ts";
+import type { Answers, Question } from "./core/finding.ts";
 import type { StaleFlows } from "./core/stale-flows.ts";
 import type { Issue } from "./core/issue.ts";
 import type { DomainMacs, Lease } from "./core/lease.ts";

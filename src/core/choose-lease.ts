@@ -1,5 +1,5 @@
 import type { Ip, Mac } from "./address.ts";
-import type { Finding, Found, Holder, Target, World } from "./find-guest.ts";
+import type { Finding, Found, Holder, Target, World } from "./finding.ts";
 import type { Place } from "./lease-index.ts";
 import type { Lease } from "./lease.ts";
 import { refuseAddress, refuseOwn } from "./network.ts";
@@ -23,12 +23,6 @@ import { NEWEST, takeTurn } from "./turns.ts";
  * An address of which another MAC has a live lease too (forged rows) is a candidate for who answers there; while nobody
  * does, for the incumbent alone.
  */
-
-/** Somebody to be asked whether they have an address. */
-export type Question = Place;
-
-/** Who answered at a place, by {@link placeKey}; undefined: nobody did. Those that were not asked are missing. */
-export type Answers = ReadonlyMap<string, Mac | undefined>;
 
 interface Candidate extends Target {
   readonly bridge: string;
@@ -55,7 +49,7 @@ export function chooseLease(
   const live = leased.filter((each) => mayHave(each, holder, world));
   const former = vanished(mac, leased, holder, world);
   const [newest] = live;
-  if (newest !== undefined && live.length + former.length === 1 && !isContested(newest, world))
+  if (newest !== undefined && live.length + former.length === 1 && !isShared(newest, world))
     return judgeOnly(newest, holder, world);
   const candidates = [...live, ...former];
   // Where the forward leads now is asked first: not all questions of a pass may be asked.
@@ -119,7 +113,7 @@ function explainRefusal(
 
 function describeRefusal(candidate: Candidate, world: World): string {
   const { address, mac } = candidate;
-  if (isContested(candidate, world)) return describeContest(candidate, world);
+  if (isShared(candidate, world)) return describeContest(candidate, world);
   const answer = answerAt(candidate, world) ?? "nobody";
   return `${address} is leased to ${mac}, but ${answer} answers there; a guest that answers with another MAC than it leases with needs \`address\``;
 }
@@ -131,7 +125,7 @@ function noteOnSilence(
   world: World,
 ): { readonly note?: string } {
   const { address, mac } = chosen;
-  if (isContested(chosen, world)) return { note: describeContest(chosen, world) };
+  if (isShared(chosen, world)) return { note: describeContest(chosen, world) };
   const refused = live.filter((each) => answerAt(each, world) !== undefined);
   if (refused.length > 0) {
     const answers = new Set(refused.map((each) => answerAt(each, world)));
@@ -148,11 +142,11 @@ function noteOnSilence(
 /** Whether an address that is leased to another MAC as well can be this one's. */
 function mayHave(candidate: Candidate, holder: Holder | undefined, world: World): boolean {
   const { address, mac } = candidate;
-  if (!isContested(candidate, world)) return true;
+  if (!isShared(candidate, world)) return true;
   const answer = answerAt(candidate, world);
   return answer === undefined
     ? holder?.mac === mac && holder.address === address
-    : isOwn(answer, candidate, world);
+    : isGuests(answer, candidate, world);
 }
 
 function describeContest(candidate: Candidate, world: World): string {
@@ -177,7 +171,7 @@ function noteOn(
   candidates: readonly Candidate[],
   world: World,
 ): { readonly note?: string } {
-  if (isContested(chosen, world)) return { note: describeContest(chosen, world) };
+  if (isShared(chosen, world)) return { note: describeContest(chosen, world) };
   if (!chosen.isLive)
     return {
       note: `its lease vanished, but ${chosen.mac} still answers there, and not at ${listOf(candidates.filter((each) => each.isLive))}`,
@@ -198,11 +192,11 @@ function answerAt({ bridge, address }: Candidate, world: World): Mac | undefined
 }
 
 function hasAnswered(candidate: Candidate, world: World): boolean {
-  return isOwn(answerAt(candidate, world), candidate, world);
+  return isGuests(answerAt(candidate, world), candidate, world);
 }
 
 /** Whether who answers is the guest with this MAC: with it, or with that of another NIC that libvirt has given it there. */
-export function isOwn(
+export function isGuests(
   answer: Mac | undefined,
   { mac, bridge }: Pick<Candidate, "mac" | "bridge">,
   world: World,
@@ -262,7 +256,7 @@ function canHave(mac: Mac, address: Ip, network: Network, world: World): boolean
 }
 
 /** Whether usable leases give its address to more than one MAC. */
-function isContested(candidate: Candidate, world: World): boolean {
+function isShared(candidate: Candidate, world: World): boolean {
   return world.leases.at(candidate).length > 1;
 }
 

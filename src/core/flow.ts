@@ -65,11 +65,11 @@ export function clientKey({ protocol, source, sourcePort, asked, port }: Flow): 
 }
 
 /** Whether the host itself answers, at the address that was asked. */
-export function isOwn({ asked, answerer }: Flow): boolean {
+export function isHosts({ asked, answerer }: Flow): boolean {
   return asked === answerer;
 }
 
 /** Whether its state tells it apart from others that are alike: of the host's own, only what it has not answered is turned. */
 export function isByState(flow: Flow): boolean {
-  return isOwn(flow) && flow.state !== undefined;
+  return isHosts(flow) && flow.state !== undefined;
 }

@@ -1,5 +1,5 @@
 import type { Family } from "./address.ts";
-import type { Holder } from "./find-guest.ts";
+import type { Holder } from "./finding.ts";
 import { ownerName, parseOwner, sharedComment } from "./owner.ts";
 import type { PortMap } from "./port-map.ts";
 import type { Actual } from "./ruleset.ts";

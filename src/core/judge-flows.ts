@@ -1,7 +1,7 @@
 import { cidrContains, isLoopback, LOOPBACK } from "./address.ts";
 import type { Family, Ip, PortRange } from "./address.ts";
 import type { Doubt } from "./doubt.ts";
-import { isByState, isOwn } from "./flow.ts";
+import { isByState, isHosts } from "./flow.ts";
 import type { Flow } from "./flow.ts";
 import type { HostAddresses, Network } from "./network.ts";
 import type { PortMap } from "./port-map.ts";
@@ -60,7 +60,7 @@ export function createJudge(doubt: Doubt, expectation: Expectation, family: Fami
     judge(flow) {
       if (!doubted.has(`${flow.protocol} ${flow.port}`)) return RIGHT;
       // Somebody's own connection to a guest's address: no rule of ours led it there.
-      if (isOwn(flow) && !isHost(flow.asked)) return RIGHT;
+      if (isHosts(flow) && !isHost(flow.asked)) return RIGHT;
       const here = (byPort.get(`${flow.protocol} ${flow.port}`) ?? [])
         .map(({ each }) => each)
         .filter((each) => isAsked(each, flow.asked));

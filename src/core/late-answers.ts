@@ -1,5 +1,5 @@
 import type { Mac } from "./address.ts";
-import type { Answers } from "./choose-lease.ts";
+import type { Answers } from "./finding.ts";
 
 /*
  * To ask anew who is at a place forgets what the kernel has heard since it was asked last. A guest that is always a

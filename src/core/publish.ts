@@ -1,6 +1,6 @@
 import { familyOf } from "./address.ts";
 import type { Family, Ip } from "./address.ts";
-import type { Target } from "./find-guest.ts";
+import type { Target } from "./finding.ts";
 import { describeTaken } from "./places.ts";
 import type { Places } from "./places.ts";
 import type { Forward, Guest } from "./port-map.ts";

@@ -1,9 +1,9 @@
 import { familyOf } from "./address.ts";
 import type { Family, Mac } from "./address.ts";
 import { isTaken, stillAnswers } from "./choose-lease.ts";
-import type { Answers, Question } from "./choose-lease.ts";
-import { findGuest, indexUsable } from "./find-guest.ts";
-import type { Finding, Holder, Target, World } from "./find-guest.ts";
+import { findGuest } from "./find-guest.ts";
+import type { Answers, Finding, Holder, Question, Target, World } from "./finding.ts";
+import { indexUsable } from "./usable-leases.ts";
 import { placeKey } from "./lease-index.ts";
 import { findOwnAddresses, refuseOwn } from "./network.ts";
 import type { HostAddresses, Network } from "./network.ts";

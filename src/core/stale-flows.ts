@@ -1,6 +1,6 @@
 import type { Family } from "./address.ts";
 import type { Doubt } from "./doubt.ts";
-import { clientKey, isByState, isOwn, parseFlow } from "./flow.ts";
+import { clientKey, isByState, isHosts, parseFlow } from "./flow.ts";
 import type { Beginner, Flow } from "./flow.ts";
 import { createJudge } from "./judge-flows.ts";
 import type { Expectation } from "./judge-flows.ts";
@@ -72,7 +72,7 @@ export function findLateReplies(
   const clients = new Set(cut.map(clientKey));
   const doubt: Doubt = {
     ports: cut.map(({ protocol, port }) => ({ protocol, range: { first: port, last: port } })),
-    formerTargets: new Set(cut.flatMap((flow) => (isOwn(flow) ? [] : [flow.answerer]))),
+    formerTargets: new Set(cut.flatMap((flow) => (isHosts(flow) ? [] : [flow.answerer]))),
   };
   const judge = createJudge(doubt, expectation, family);
   const stale: Astray[] = [];
@@ -120,7 +120,7 @@ const MANY_PORTS = 8;
 
 function joinPorts(found: readonly StaleFlows[], lines: readonly string[]): readonly StaleFlows[] {
   const groups = Map.groupBy(found, ({ flow, bySource }) =>
-    bySource || isOwn(flow) ? undefined : guestKey(flow),
+    bySource || isHosts(flow) ? undefined : guestKey(flow),
   );
   return [...groups].flatMap(([key, group]) => {
     const [first] = group;

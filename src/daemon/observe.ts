@@ -1,7 +1,6 @@
 import type { Family } from "../core/address.ts";
-import type { Answers, Question } from "../core/choose-lease.ts";
 import { buildDesired } from "../core/desired.ts";
-import type { Holder } from "../core/find-guest.ts";
+import type { Answers, Holder, Question } from "../core/finding.ts";
 import { readHolders, readServed } from "../core/holders.ts";
 import type { Issue } from "../core/issue.ts";
 import type { LeaseFault } from "../core/parse-leases.ts";

@@ -1,7 +1,7 @@
 import { setTimeout } from "node:timers/promises";
 import { familyOf, parseIp, parseMac } from "../core/address.ts";
 import type { Mac } from "../core/address.ts";
-import type { Answers, Question } from "../core/choose-lease.ts";
+import type { Answers, Question } from "../core/finding.ts";
 import { createLateAnswers } from "../core/late-answers.ts";
 import { placeKey } from "../core/lease-index.ts";
 import { CommandError } from "../errors.ts";

@@ -1,7 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Mac } from "../../../src/core/address.ts";
-import type { Answers } from "../../../src/core/choose-lease.ts";
-import type { Holder } from "../../../src/core/find-guest.ts";
+import type { Answers, Holder } from "../../../src/core/finding.ts";
 import { placeKey } from "../../../src/core/lease-index.ts";
 import type { Lease } from "../../../src/core/lease.ts";
 import type { HostAddresses, Network } from "../../../src/core/network.ts";

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import type { Answers, Question } from "../../../src/core/choose-lease.ts";
+import type { Answers, Question } from "../../../src/core/finding.ts";
 import { placeKey } from "../../../src/core/lease-index.ts";
 import { createLoop } from "../../../src/daemon/loop.ts";
 import type { Loop } from "../../../src/daemon/loop.ts";
