@@ -15,7 +15,7 @@ export interface Expectation {
   readonly networks: readonly Network[];
 }
 
-export interface Verdict {
+interface Verdict {
   readonly isStale: boolean;
   readonly guest?: string;
 }

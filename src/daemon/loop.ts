@@ -1,4 +1,3 @@
-import { isDeepStrictEqual } from "node:util";
 import type { Family } from "../core/address.ts";
 import {
   IDLE,
@@ -16,24 +15,21 @@ import type { PassReport } from "../core/metrics.ts";
 import type { Guarded } from "../core/guarded.ts";
 import type { PortMap } from "../core/port-map.ts";
 import type { Variant } from "../core/ruleset.ts";
-import { STATUS_SCHEMA, toForwardStatus } from "../core/status.ts";
+import { toForwardStatus } from "../core/status.ts";
 import type { DaemonStatus, Problem } from "../core/status.ts";
-import { limitEntries, NOTHING_TOLD, tellProblems } from "../core/tell-problems.ts";
-import type { Telling } from "../core/tell-problems.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { ConfigError } from "../errors.ts";
 import type { Host, Logger } from "../ports.ts";
+import { createHints } from "./hints.ts";
+import type { HintKind } from "./hints.ts";
+import { createNap } from "./nap.ts";
 import { findOccupiedPorts } from "./occupied.ts";
 import { reportProgress } from "./progress.ts";
+import { createPublisher } from "./publisher.ts";
+import type { DaemonIdentity, Found } from "./publisher.ts";
 import { reconcile } from "./reconcile.ts";
 import type { View } from "./observe.ts";
 import type { PassMemory, PassResult } from "./reconcile.ts";
-
-/** What stays the same in every status of one daemon. */
-export type DaemonIdentity = Pick<DaemonStatus, "version" | "pid" | "startTicks" | "config" | "startedAt">;
-
-/** `file`: look once more when the events have settled. `rules`: our own changes are among them, do not hurry. */
-type HintKind = "plain" | "file" | "rules";
 
 /** Nobody tells that a process begins to listen. */
 const LOOKS_AT_ALL = ["resync", "SIGHUP", "reload"];
@@ -48,9 +44,6 @@ const FOUGHT: Problem = {
     "right once a second, and forwards fail in between: `pgrep -af kvmnatd` shows whether there are two, of which one has to be stopped",
   severity: "error",
 };
-
-/** What the last whole pass found. */
-type Known = Pick<DaemonStatus, "iptables" | "forwards" | "problems" | "guarded">;
 
 type Done = Omit<PassReport, "seconds" | "triggers">;
 
@@ -109,46 +102,26 @@ export interface LoopOptions {
 
 /** The daemon: hints in, passes out. */
 export function createLoop(options: LoopOptions): Loop {
-  const {
-    logger,
-    identity,
-    leads,
-    guarded,
-    unheard,
-    problemsBeside,
-    onPortMap,
-    onStatus,
-    onPass,
-    onAlive,
-    aliveEveryMs,
-  } = options;
+  const { logger, leads, guarded, unheard, problemsBeside, onPortMap, onPass, onAlive, aliveEveryMs } =
+    options;
   const host = reportProgress(options.host, onAlive);
+  const publisher = createPublisher({ ...options, host });
+  const hints = createHints("start");
+  const nap = createNap();
   let cadence: Cadence = onHint(IDLE, host.now());
   let memory: PassMemory = { flows: { leads }, guarded, variants: options.variants };
   let pass = 0;
   let occupied: readonly Problem[] = [];
-  let known: Known = { iptables: null, forwards: [], problems: [], guarded };
-  /** Whether that is in the status file. */
-  let isPublished = false;
   let seen: Pick<PassReport, "configErrors" | "leaseErrors"> = { configErrors: [], leaseErrors: [] };
-  let telling: Telling = NOTHING_TOLD;
   /** What the last pass saw, if it left nothing to be done. */
   let settled: View | undefined;
   let calm = false;
-  /** Of which families somebody has changed iptables' rules since a pass began; undefined: anything. */
-  let touched: ReadonlySet<Family> | undefined = new Set();
-  const triggers = new Set(["start"]);
-  /** What there is to look at once more. */
-  const unsettled = new Set<string>();
   let asking: ((reloaded: Reloaded) => void)[] = [];
-  let wake: () => void = () => undefined;
 
   function hint(trigger: string, kind: HintKind = "plain", family?: Family): void {
-    triggers.add(trigger);
-    touched = touched === undefined || family === undefined ? undefined : new Set([...touched, family]);
-    if (kind === "file") unsettled.add(trigger);
+    hints.add(trigger, kind, family);
     cadence = ON_HINT[kind](cadence, host.now());
-    wake();
+    nap.wake();
   }
 
   function reload(): Promise<Reloaded> {
@@ -158,33 +131,20 @@ export function createLoop(options: LoopOptions): Loop {
   }
 
   async function run(signal: AbortSignal): Promise<void> {
-    signal.addEventListener("abort", () => wake(), { once: true });
+    signal.addEventListener("abort", () => nap.wake(), { once: true });
     while (!signal.aborted) {
       onAlive();
       const waitMs = sleepMs(cadence, host.now()) ?? Number.POSITIVE_INFINITY;
       const napMs = Math.min(waitMs, aliveEveryMs ?? Number.POSITIVE_INFINITY);
       // Time that was slept is over, whatever the clock says: it may have been set back meanwhile.
-      if (waitMs === 0 || ((await sleep(napMs)) === "over" && napMs === waitMs)) await runPass();
+      if (waitMs === 0 || ((await nap.sleep(napMs)) === "over" && napMs === waitMs)) await runPass();
     }
-  }
-
-  /** Until the time is over, a hint comes or the daemon ends. */
-  async function sleep(ms: number): Promise<"over" | "woken"> {
-    const how = await new Promise<"over" | "woken">((resolve) => {
-      const timer = ms === Number.POSITIVE_INFINITY ? undefined : setTimeout(resolve, ms, "over");
-      wake = () => {
-        clearTimeout(timer);
-        resolve("woken");
-      };
-    });
-    wake = () => undefined;
-    return how;
   }
 
   async function runPass(): Promise<void> {
     calm = false;
     cadence = onStart(cadence, host.now());
-    const asked = takeTriggers();
+    const asked = hints.takeTriggers(cadence.secondLookAtMs === undefined);
     const trigger = asked.join(", ");
     const startMs = performance.now();
     const waiting = asking;
@@ -201,22 +161,12 @@ export function createLoop(options: LoopOptions): Loop {
       if (!(error instanceof KvmnatdError) || (!error.retryable && memory.snapshot === undefined))
         throw error;
       settled = undefined;
-      triggers.add("retry");
+      hints.add("retry");
       cadence = onFailure(cadence, host.now());
-      // What could not be looked at is not over, and the rules in the kernel are as they were.
-      await publish([{ code: error.code, message: error.message, severity: "error" }, ...known.problems]);
+      await publisher.publishFailure(pass, { code: error.code, message: error.message, severity: "error" });
       report({ ...NOTHING_DONE, ...seen }, asked, startMs);
       answer(waiting, { failures: [error.message] });
     }
-  }
-
-  /** What made the pass run that has begun. A second look has the reason of the first. */
-  function takeTriggers(): readonly string[] {
-    const isSecondLook = cadence.secondLookAtMs === undefined;
-    const asked = triggers.size === 0 && isSecondLook ? [...unsettled] : [...triggers];
-    triggers.clear();
-    if (isSecondLook) unsettled.clear();
-    return asked.length === 0 ? ["timer"] : asked;
   }
 
   function report(done: Done, triggered: readonly string[], startMs: number): void {
@@ -232,11 +182,11 @@ export function createLoop(options: LoopOptions): Loop {
   function takeInputs(): PassMemory {
     // Where nobody tells of all else, only looking does.
     const isHeard = unheard(settled?.tool?.variant) === undefined;
+    const touched = hints.takeTouched();
     const onlyRules =
       isHeard && cadence.rulesOnly === true && settled !== undefined && touched !== undefined
         ? { view: settled, families: touched }
         : undefined;
-    touched = new Set();
     return {
       ...memory,
       linksAreCurrent: isHeard && cadence.served === "rules",
@@ -259,17 +209,17 @@ export function createLoop(options: LoopOptions): Loop {
       onPortMap(snapshot.portMap);
       logger.log(configEntry(snapshot.portMap, before !== undefined));
     }
-    logTold(limitEntries(telling, result.entries, host.now()));
+    publisher.tell(result.entries);
     if (changed || LOOKS_AT_ALL.some((each) => trigger.split(", ").includes(each)))
       occupied = await findOccupiedPorts(host, result.view);
-    if (result.failed) triggers.add("retry");
+    if (result.failed) hints.add("retry");
     const wakeAtMs = wakeAt(result);
     cadence = result.failed
       ? onFailure(cadence, host.now(), wakeAtMs)
       : onSuccess(cadence, host.now(), { changed: result.changed, wakeAtMs });
     const unlogged = logger.problem();
     const { forwards } = result.view.resolution;
-    const found: Known = {
+    const found: Found = {
       iptables: result.view.tool?.variant ?? null,
       forwards: forwards.map((each) => toForwardStatus(each, result.failing)),
       problems: [
@@ -282,10 +232,7 @@ export function createLoop(options: LoopOptions): Loop {
       ],
       guarded: result.memory.guarded ?? [],
     };
-    // A neighbour whose rules change all the time: there is nothing new to be told.
-    if (isAsBefore && isPublished && isDeepStrictEqual(found, known)) return;
-    known = found;
-    await publish(known.problems);
+    await publisher.publish(pass, found, isAsBefore);
   }
 
   function wakeAt({ wakeAtMs, view }: PassResult): number | undefined {
@@ -298,28 +245,6 @@ export function createLoop(options: LoopOptions): Loop {
     if (why === undefined) return [];
     const message = `${why}: everything is looked at every ${POLL_MS / 1000} s instead`;
     return [{ code: "polling", message, severity: "warning" }];
-  }
-
-  /** Into status and log. A full or read-only /run must not stop the forwards: told, tried again at the next pass. */
-  async function publish(problems: readonly Problem[]): Promise<void> {
-    const updatedAt = new Date(host.now()).toISOString();
-    const status: DaemonStatus = { schema: STATUS_SCHEMA, ...identity, updatedAt, pass, ...known, problems };
-    onStatus(status);
-    try {
-      isPublished = false;
-      await host.writeStatus(status);
-      isPublished = true;
-      logTold(tellProblems(telling, problems, pass, host.now()));
-    } catch (error) {
-      if (!(error instanceof KvmnatdError)) throw error;
-      const unwritten: Problem = { code: error.code, message: error.message, severity: "warning" };
-      logTold(tellProblems(telling, [...problems, unwritten], pass, host.now()));
-    }
-  }
-
-  function logTold(told: ReturnType<typeof tellProblems>): void {
-    ({ telling } = told);
-    for (const entry of told.entries) logger.log(entry);
   }
 
   return { hint, isCalm: () => calm, reload, run };

@@ -1,0 +1,77 @@
+import { isDeepStrictEqual } from "node:util";
+import type { LogEntry } from "../core/narrate.ts";
+import { STATUS_SCHEMA } from "../core/status.ts";
+import type { DaemonStatus, Problem } from "../core/status.ts";
+import { limitEntries, NOTHING_TOLD, tellProblems } from "../core/tell-problems.ts";
+import type { Telling } from "../core/tell-problems.ts";
+import { KvmnatdError } from "../errors.ts";
+import type { Host, Logger } from "../ports.ts";
+
+/** What stays the same in every status of one daemon. */
+export type DaemonIdentity = Pick<DaemonStatus, "version" | "pid" | "startTicks" | "config" | "startedAt">;
+
+/** What a whole pass found. */
+export type Found = Pick<DaemonStatus, "iptables" | "forwards" | "problems" | "guarded">;
+
+/** Tells admins how things stand: by the status file and the log. */
+export interface Publisher {
+  /** What a pass did, into the log: what is said again and again less and less often. */
+  tell(entries: readonly LogEntry[]): void;
+  /**
+   * What a pass found, into status and log.
+   * @param isAsBefore the pass found all inputs and rules as the one before: nothing is written if there is nothing new to be told
+   */
+  publish(pass: number, found: Found, isAsBefore: boolean): Promise<void>;
+  /** That a pass could not look: what the last one found that could is not over, and the rules in the kernel are as they were. */
+  publishFailure(pass: number, failure: Problem): Promise<void>;
+}
+
+interface PublisherOptions {
+  readonly host: Pick<Host, "now" | "writeStatus">;
+  readonly logger: Logger;
+  readonly identity: DaemonIdentity;
+  /** What is known at the start. */
+  readonly guarded: DaemonStatus["guarded"];
+  /** Called with each state that is published. */
+  readonly onStatus: (status: DaemonStatus) => void;
+}
+
+export function createPublisher({ host, logger, identity, guarded, onStatus }: PublisherOptions): Publisher {
+  let known: Found = { iptables: null, forwards: [], problems: [], guarded };
+  /** Whether that is in the status file. */
+  let isPublished = false;
+  let telling: Telling = NOTHING_TOLD;
+
+  function log(told: ReturnType<typeof tellProblems>): void {
+    ({ telling } = told);
+    for (const entry of told.entries) logger.log(entry);
+  }
+
+  /** A full or read-only /run must not stop the forwards: told, tried again at the next pass. */
+  async function write(pass: number, problems: readonly Problem[]): Promise<void> {
+    const updatedAt = new Date(host.now()).toISOString();
+    const status: DaemonStatus = { schema: STATUS_SCHEMA, ...identity, updatedAt, pass, ...known, problems };
+    onStatus(status);
+    try {
+      isPublished = false;
+      await host.writeStatus(status);
+      isPublished = true;
+      log(tellProblems(telling, problems, pass, host.now()));
+    } catch (error) {
+      if (!(error instanceof KvmnatdError)) throw error;
+      const unwritten: Problem = { code: error.code, message: error.message, severity: "warning" };
+      log(tellProblems(telling, [...problems, unwritten], pass, host.now()));
+    }
+  }
+
+  return {
+    tell: (entries) => log(limitEntries(telling, entries, host.now())),
+    publish: async (pass, found, isAsBefore) => {
+      // A neighbour whose rules change all the time: there is nothing new to be told.
+      if (isAsBefore && isPublished && isDeepStrictEqual(found, known)) return;
+      known = found;
+      await write(pass, found.problems);
+    },
+    publishFailure: (pass, failure) => write(pass, [failure, ...known.problems]),
+  };
+}
