@@ -40,8 +40,9 @@ export function parseLibvirtTable(text: string): LibvirtTable {
   for (const line of text.match(LINE) ?? []) {
     const chain = /^\tchain (\S+) \{/.exec(line)?.[1];
     if (chain !== undefined) {
-      rules = [];
-      chains.set(chain, rules);
+      // nft 1.0.6, asked while others change rules of theirs, was seen to list a chain again and again, without its rules.
+      rules = chains.has(chain) ? undefined : [];
+      if (rules !== undefined) chains.set(chain, rules);
       continue;
     }
     const [, rule, handle] = /^\t\t(.*\S)\s+# handle (\d+)$/s.exec(line) ?? [];

@@ -43,6 +43,11 @@ function script(desired: readonly string[], text: string): string {
   return renderNft(4, diffLibvirtTable(desired, parseLibvirtTable(text)));
 }
 
+it("a chain that is listed again without its rules has them", () => {
+  const again = "\tchain guest_input { # handle 3\n\t}\n\tchain forward { # handle 1\n\t}\n";
+  expect(parseLibvirtTable(CAPTURED.replace(/\}\n$/, `${again}}\n`))).toEqual(parseLibvirtTable(CAPTURED));
+});
+
 it("reads nft's words and handles", () => {
   const table = parseLibvirtTable(CAPTURED);
   expect([...table.keys()]).toEqual(["forward", "guest_input"]);
