@@ -9,7 +9,7 @@ import { finishCleaning } from "../daemon/flows.ts";
 import { observe } from "../daemon/observe.ts";
 import type { View } from "../daemon/observe.ts";
 import { findOccupiedPorts } from "../daemon/occupied.ts";
-import { findWaits } from "../daemon/problems.ts";
+import { findWaits, rulesBefore } from "../daemon/problems.ts";
 import { reconcile } from "../daemon/reconcile.ts";
 import { findSysctls } from "../daemon/sysctls.ts";
 import type { SysctlChange } from "../daemon/sysctls.ts";
@@ -48,8 +48,7 @@ export async function plan(context: Context): Promise<number> {
   printIssues(context, view.snapshot.warnings, view.snapshot.configText);
   for (const { severity, message, where } of view.leaseIssues)
     context.complain(`kvmnatd: ${severity}: ${where.file}: ${message}`);
-  for (const { severity, message } of findWaits(host, view))
-    context.complain(`kvmnatd: ${severity}: ${message}`);
+  complainOf(context, [...findWaits(host, view), ...rulesBefore(view)]);
   await warnOccupied(context, host, view);
   if (context.json) printJson(context, { changes: steps.map(toStep) });
   else printEntries(context, entries);

@@ -24,6 +24,7 @@ export type Explained =
   | "ipv6-forwarding"
   | "bridge-nf"
   | "port-in-use"
+  | "rule-before"
   | "polling"
   | "control"
   | "status-file"

@@ -208,6 +208,18 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     does: "It forwards the port, as the config says.",
     todo: "If that is not what you want, publish another port, or publish on one address only: `192.168.1.101:22:22`.",
   },
+  "rule-before": {
+    id: "4967c4febe42467a899cfa9fba7c7379",
+    subject: "A rule of another program has a published port",
+    means:
+      "In the chain PREROUTING of table nat the first rule that matches decides. Another program has put one before " +
+      "kvmnatd's that redirects or accepts packets to a published port: an old line of rc.local, a hook script, Docker. " +
+      "The message shows it.",
+    does: "Its own rules are in place behind it. It touches no rules of others.",
+    todo:
+      "Remove the rule where it is made, and once by hand: the command of the message with `-D` in place of `-A`. If it is " +
+      "right there, publish another port.",
+  },
   polling: {
     id: "0679bc1bc7574d4ab4016b53643df091",
     subject: "kvmnatd is not told of all changes",

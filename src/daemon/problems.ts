@@ -8,6 +8,7 @@ import { ownerOfChange } from "../core/narrate.ts";
 import { ownerName } from "../core/owner.ts";
 import { withoutStrays } from "../core/plan.ts";
 import { printable } from "../core/printable.ts";
+import { findRulesBefore } from "../core/rules-before.ts";
 import type { Jump } from "../core/ruleset.ts";
 import type { Problem } from "../core/status.ts";
 import type { Host } from "../ports.ts";
@@ -66,6 +67,13 @@ export function rejectsElsewhere(
     tool.variant,
     other?.actual,
     networks.map(({ bridge }) => bridge),
+  );
+}
+
+/** Rules of others that have ports which are published. */
+export function rulesBefore({ families, resolution, addresses }: View): readonly Problem[] {
+  return families.flatMap(({ family, sides: [used] }) =>
+    findRulesBefore(used?.actual, resolution.forwards, addresses, family),
   );
 }
 

@@ -23,6 +23,7 @@ import {
   inputProblems,
   problemOf,
   rejectsElsewhere,
+  rulesBefore,
   tellContestedGuard,
 } from "./problems.ts";
 import type { SideOutcome } from "./problems.ts";
@@ -131,6 +132,7 @@ export async function reconcile(
       ...findWaits(host, view),
       ...view.families.flatMap(({ sides: [used] }) => findMissingJump(used?.actual)),
       ...unguarded.problems,
+      ...rulesBefore(view),
       ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
       ...outcomes.flatMap(problemOf),
       ...outcomes.flatMap((each) => contestOf(view, each)),

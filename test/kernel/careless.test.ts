@@ -4,7 +4,17 @@ import { afterEach, describe, expect, it } from "vitest";
 import { createDaemonWorld } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
 import { PROGRAM, startDaemon } from "../support/lab.ts";
-import { CLIENT, DB, HOST_V6, leaseRow, leaseRow6, libvirtRules, NETWORKS, WEB } from "../support/world.ts";
+import {
+  CLIENT,
+  DB,
+  HOST,
+  HOST_V6,
+  leaseRow,
+  leaseRow6,
+  libvirtRules,
+  NETWORKS,
+  WEB,
+} from "../support/world.ts";
 
 /** What a careless admin or an odd host brings about: each was once a forward that did what it should not. */
 const SOON = { timeout: 20_000 };
@@ -252,6 +262,24 @@ it("a process of the host that takes a published port later shows in the status 
   const codes = async (): Promise<readonly string[]> =>
     (await world.status()).problems.map(({ code }) => code);
   await expect.poll(codes, SOON).not.toContain("port-in-use");
+});
+
+it("an old line of rc.local that has a published port is told, with the line, and no longer once it is gone", async () => {
+  await begin();
+  await world.start();
+  await world.isWell();
+  const line = `PREROUTING -d ${HOST}/32 -p tcp -m tcp --dport 1122 -j DNAT --to-destination ${DB.address}:22`;
+  await sh(`iptables -t nat -I ${line}`);
+  await world.complains("rule-before", /does not reach guest web \(port 1122\/tcp\): `iptables -t nat -A /);
+  expect(await world.web()).toBe(`db 22 ${CLIENT}`);
+  const planned = await world.lab.kvmnatd(["plan", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir]);
+  expect(planned.stderr).toContain(`\`iptables -t nat -A ${line}\``);
+  expect(planned.exitCode).toBe(0);
+  await sh(`iptables -t nat -D ${line}`);
+  const codes = async (): Promise<readonly string[]> =>
+    (await world.status()).problems.map(({ code }) => code);
+  await expect.poll(codes, SOON).not.toContain("rule-before");
+  expect(await world.web()).toBe(WEB_ANSWERS);
 });
 
 it("who may not read the status or the counters is told so", async () => {
