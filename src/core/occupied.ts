@@ -56,19 +56,25 @@ export function updateOccupied(
   { forwards, problems }: Pick<DaemonStatus, "forwards" | "problems">,
   listeners: readonly Listener[],
 ): readonly Problem[] {
-  const loopback = forwards.some(({ listen }) => listen.includes(LOOPBACK));
-  const rows = findOccupied(forwards.map(toPublished), listeners, new Map(), loopback);
-  const [before, others] = [true, false].map((isOld) =>
+  const [before = [], others = []] = [true, false].map((isOld) =>
     problems.filter(({ code }) => (code === "port-in-use") === isOld),
   );
-  const now = rows.map((row): Problem => {
+  const find = (loopback: boolean): readonly Occupied[] =>
+    findOccupied(forwards.map(toPublished), listeners, new Map(), loopback);
+  const known = new Set(
+    find(forwards.some(({ listen }) => listen.includes(LOOPBACK))).map((row) => describeOccupied(row)),
+  );
+  const now = find(true).flatMap((row): readonly Problem[] => {
+    const message = describeOccupied(row);
+    const [what = ""] = message.split(" by ", 1);
+    const old = before.find((each) => each.message.startsWith(what));
+    // Of a port on every address a status does not say whether 127.0.0.1 is one of them: the daemon knew.
+    if (!known.has(message) && old === undefined) return [];
     // Who is not root is told no names; the daemon may have been.
-    const [what = ""] = describeOccupied(row).split(" by ", 1);
-    const named =
-      row.process === UNNAMED ? before?.find(({ message }) => message.startsWith(what)) : undefined;
-    return named ?? { code: "port-in-use", message: describeOccupied(row), severity: "warning" };
+    const named = row.process === UNNAMED ? old : undefined;
+    return [named ?? { code: "port-in-use", message, severity: "warning" }];
   });
-  return [...(others ?? []), ...now];
+  return [...others, ...now];
 }
 
 function toPublished({ guest, protocol, published, listen, family }: ForwardStatus): Published {

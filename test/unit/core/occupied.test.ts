@@ -53,6 +53,12 @@ describe("the ports in use of a status", () => {
     expect(update(forward, listener)).toEqual(expected);
   });
 
+  it("on 127.0.0.1 is told while it was told by the daemon, which knows whether that is published", () => {
+    const loopback = { address: "127.0.0.1" };
+    expect(update({ listen: [] }, loopback)).toEqual(["no nft"]);
+    expect(update({ listen: [] }, loopback, [stale(1123), OTHER])).toEqual(TOLD);
+  });
+
   it("are those of now", () => {
     expect(update({}, { port: 1125 }, [stale(1123), OTHER])).toEqual(["no nft"]);
   });
