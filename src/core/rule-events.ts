@@ -17,8 +17,8 @@ import { CHAIN_PREFIX, MARK } from "./owner.ts";
  *   other chains of nat               | no                             | no
  *
  * Of what goes the kernel tells the number alone, so those of others' rules are remembered. What is in the way of which
- * of ours, `findObstacles` in diff.ts says; of the jumps in nat nothing is taken to be. All of this holds where the rules are as they should be;
- * while somebody's are in the way, it may be these that go.
+ * of ours, obstacles.ts says; of the jumps in nat nothing is taken to be. All of this holds where the rules are as they
+ * should be; while somebody's are in the way, it may be these that go.
  */
 
 /** A rule that came or went, as `nft -a monitor rules` prints it. */

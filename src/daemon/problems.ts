@@ -1,10 +1,10 @@
 import type { Family } from "../core/address.ts";
 import { isLeft } from "../core/contest.ts";
-import { findBlocker } from "../core/diff.ts";
 import type { EventCode } from "../core/events.ts";
 import type { Issue } from "../core/issue.ts";
 import { findRejectElsewhere } from "../core/libvirt-rules.ts";
 import { ownerOfChange } from "../core/narrate.ts";
+import { findBlocker } from "../core/obstacles.ts";
 import { ownerName } from "../core/owner.ts";
 import { withoutStrays } from "../core/plan.ts";
 import { printable } from "../core/printable.ts";

@@ -94,6 +94,9 @@ describe("what rejects every new connection", () => {
   it.each<[string, Record<string, readonly string[]>, boolean]>([
     ["a drop", { FORWARD: ["-j DROP"] }, true],
     ["a drop of some", { FORWARD: ["-p tcp -j DROP"] }, false],
+    ["a drop for all bridges of libvirt's", { FORWARD: ["-o virbr+ -j DROP"] }, true],
+    ["a drop for all but one link", { FORWARD: ["! -o lan0 -j DROP"] }, true],
+    ["a drop for all but the bridge", { FORWARD: ["! -o virbr0 -j DROP"] }, false],
     ["a chain that drops", { FORWARD: ["-j A"], A: ["-o virbr0 -j DROP"] }, true],
     ["a drop behind a return", { FORWARD: ["-j A"], A: ["-j RETURN", "-j DROP"] }, false],
     [
@@ -130,7 +133,16 @@ describe("what rejects every new connection", () => {
         "-j LOG",
         ...chains.flatMap((to) => [`-j ${to}`, `-g ${to}`, `-j ${to}`]),
       );
-    const condition = fc.constantFrom("", "", "-o virbr0 ", "-o lan0 ", "-p tcp ");
+    const condition = fc.constantFrom(
+      "",
+      "",
+      "-o virbr0 ",
+      "-o virbr+ ",
+      "! -o lan0 ",
+      "-o lan0 ",
+      "! -o virbr0 ",
+      "-p tcp ",
+    );
     const rules = (...chains: readonly string[]): fc.Arbitrary<string[]> =>
       fc.array(
         fc.tuple(condition, target(...chains)).map(([when, to]) => when + to),
@@ -165,7 +177,7 @@ describe("what rejects every new connection", () => {
 /** A new connection to virbr0 that is neither tcp nor anything else: where it ends; undefined: it goes on. */
 function lead(rules: readonly string[], chains: Chains): "drop" | "accept" | "return" | undefined {
   for (const rule of rules) {
-    const [, how, target = ""] = /^(?:-o virbr0 )?-([jg]) (\w+)$/.exec(rule) ?? [];
+    const [, how, target = ""] = /^(?:-o virbr[0+] |! -o lan0 )?-([jg]) (\w+)$/.exec(rule) ?? [];
     if (target === "DROP" || target === "REJECT") return "drop";
     if (target === "ACCEPT") return "accept";
     if (target === "RETURN") return "return";
