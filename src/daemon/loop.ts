@@ -34,6 +34,9 @@ import type { PassMemory, PassResult } from "./reconcile.ts";
 /** Nobody tells that a process begins to listen. */
 const LOOKS_AT_ALL = ["resync", "SIGHUP", "reload"];
 
+/** What is wrong with a file may stay so for days, and the rules are as they should be all the same. */
+const OF_FILES: ReadonlySet<string> = new Set(["config", "lease-file", "lease-folder"]);
+
 /** How often to look at rules of whose changes nobody tells. */
 const POLL_MS = 2000;
 
@@ -202,7 +205,7 @@ export function createLoop(options: LoopOptions): Loop {
     calm =
       settled !== undefined &&
       result.failing.size === 0 &&
-      result.problems.every(({ severity }) => severity !== "error");
+      result.problems.every(({ severity, code }) => severity !== "error" || OF_FILES.has(code));
     memory = result.memory;
     const changed = before?.configText !== snapshot.configText;
     if (changed) {

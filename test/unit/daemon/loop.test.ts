@@ -96,6 +96,21 @@ it("a second look says what it was that was to be looked at once more", async ()
   expect(triggers).toEqual([["virbr0.status"], ["virbr0.status"], ["resync"]]);
 });
 
+it("is calm while the rules are as they should be, whatever is wrong with the config on disk", async () => {
+  expect(loop.isCalm()).toBe(true);
+  host.config = "guests: [";
+  loop.hint("config", "file");
+  expect(loop.isCalm(), "until the pass").toBe(true);
+  await settle();
+  expect(status.problems.map(({ code }) => code)).toEqual(["config"]);
+  expect(loop.isCalm()).toBe(true);
+  host.failing.set("restoreRules", commandError("iptables-restore", "no"));
+  host.rules.restore("*nat\n:KVMNATD-DNAT - [0:0]\nCOMMIT\n");
+  loop.hint("resync");
+  await settle();
+  expect(loop.isCalm()).toBe(false);
+});
+
 describe("where a neighbour's rules have changed and nothing else", () => {
   it("the rules of that family are looked at, and nothing is told", async () => {
     loop.hint("ruleset changed", "rules", 4);
