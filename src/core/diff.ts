@@ -149,7 +149,7 @@ function jumpChanges(desired: Desired, actual: Actual, table: Table): Diff {
       chain,
       jumps.filter((jump) => jump.chain === chain),
       chains,
-      actual.dropping?.has(`${table} ${chain}`) === true,
+      actual.dropping.has(`${table} ${chain}`),
     ),
   );
 }

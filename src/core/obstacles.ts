@@ -7,7 +7,7 @@ export function findBlocker(jumps: readonly Jump[], actual: Actual): RuleText | 
     const chains = actual.tables[jump.table];
     const rules = chains.get(jump.chain) ?? [];
     const own = rules.findIndex((rule) => ruleKey(rule) === ruleKey(jump.rule));
-    const policyDrops = actual.dropping?.has(`${jump.table} ${jump.chain}`) === true;
+    const policyDrops = actual.dropping.has(`${jump.table} ${jump.chain}`);
     const blocker = rules.slice(0, own + 1).find(findObstacles(jump, chains, policyDrops));
     if (blocker !== undefined) return blocker;
   }

@@ -38,7 +38,7 @@ export interface Jump {
 export interface Actual {
   readonly tables: Readonly<Record<Table, Chains>>;
   /** `TABLE CHAIN` of the built-in chains whose policy is DROP. */
-  readonly dropping?: ReadonlySet<string>;
+  readonly dropping: ReadonlySet<string>;
   /** Absent where libvirt's nftables backend is not in use. */
   readonly libvirt?: LibvirtTable;
 }

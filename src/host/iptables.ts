@@ -67,9 +67,9 @@ export async function readRules(tool: Iptables, family: Family): Promise<Actual>
   // iptables-legacy-save finds its tables by that list; without it each must be named.
   const argvs = isClosed ? TABLES.map((table) => [save, "-t", table]) : [[save]];
   const stdout = (await Promise.all(argvs.map((argv) => readCommand(argv)))).join("");
-  const { tables, incompatible } = parseSave(stdout);
+  const { incompatible, ...actual } = parseSave(stdout);
   const table = TABLES.find((each) => incompatible.includes(each));
-  if (table === undefined) return { tables };
+  if (table === undefined) return actual;
   const ip = family === 4 ? "ip" : "ip6";
   throw new KvmnatdError(
     "incompatible-table",

@@ -264,6 +264,16 @@ it("a process of the host that takes a published port later shows in the status 
   await expect.poll(codes, SOON).not.toContain("port-in-use");
 });
 
+it("where FORWARD drops by its policy, a return for the bridge is got past", async () => {
+  await begin();
+  await sh("iptables -P FORWARD DROP; iptables -I FORWARD -o virbr0 -j RETURN");
+  await world.start();
+  await world.isWell();
+  expect(await world.web()).toBe(WEB_ANSWERS);
+  await sh("iptables -D FORWARD -o virbr0 -j RETURN; iptables -I FORWARD -j RETURN");
+  await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+});
+
 it("an old line of rc.local that has a published port is told, with the line, and no longer once it is gone", async () => {
   await begin();
   await world.start();

@@ -42,6 +42,11 @@ const INPUTS: readonly (readonly [what: string, ...texts: readonly string[]])[] 
       "-D FORWARD 1",
     ),
   ],
+  [
+    "a policy, which empties nothing",
+    SECTION("filter", `-A FORWARD ${OTHER}`, "-A OUTPUT -j ACCEPT"),
+    SECTION("filter", ":FORWARD DROP [0:0]", ":OUTPUT ACCEPT [0:0]"),
+  ],
   ["-D by a place that is not there", SECTION("filter", `-A FORWARD ${OTHER}`, "-D FORWARD 2")],
   [
     "-D of what is not there fails the whole table",
@@ -85,6 +90,7 @@ describe.each(["nft", "legacy"])("the fake and iptables-%s agree", (variant) => 
   it.each(INPUTS)("%s", async (_what, ...texts) => {
     for (const table of ["raw", "filter", "nat"])
       for (const verb of ["-F", "-X"]) await lab.exec([`iptables-${variant}`, "-t", table, verb]);
+    await lab.exec([`iptables-${variant}`, "-P", "FORWARD", "ACCEPT"]);
     const fake = createFakeIptables();
     for (const input of texts) {
       const { exitCode } = await lab.exec([`iptables-${variant}-restore`, "--noflush"], {
@@ -98,6 +104,7 @@ describe.each(["nft", "legacy"])("the fake and iptables-%s agree", (variant) => 
       expect([...fake.read().tables[table]].filter(isUsed).toSorted(byName)).toEqual(
         [...real.tables[table]].filter(isUsed).toSorted(byName),
       );
+    expect(fake.read().dropping).toEqual(real.dropping);
   });
 });
 

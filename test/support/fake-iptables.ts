@@ -19,17 +19,23 @@ export interface FakeIptables {
   read(): Actual;
 }
 
+interface State {
+  readonly tables: Readonly<Record<Table, Chains>>;
+  /** Of built-in chains, by `TABLE CHAIN`; one that is not here accepts. */
+  readonly policies: Map<string, string>;
+}
+
 export function createFakeIptables(initial = ""): FakeIptables {
-  let tables = emptyTables();
+  let state: State = { tables: emptyTables(), policies: new Map() };
   const fake: FakeIptables = {
     restore(text) {
       for (const section of text.split(/^COMMIT$/m).filter((part) => part.includes("*"))) {
-        const next = structuredClone(tables);
+        const next = structuredClone(state);
         for (const line of section.split("\n").filter((each) => each !== "")) applyLine(next, section, line);
-        tables = next;
+        state = next;
       }
     },
-    save: () => TABLES.map((table) => printTable(table, tables[table])).join(""),
+    save: () => TABLES.map((table) => printTable(table, state)).join(""),
     read: () => parseSave(fake.save()),
   };
   fake.restore(initial);
@@ -41,11 +47,14 @@ function emptyTables(): Record<Table, Chains> {
   return { raw: build("raw"), filter: build("filter"), nat: build("nat") };
 }
 
-function applyLine(tables: Record<Table, Chains>, section: string, line: string): void {
+function applyLine({ tables, policies }: State, section: string, line: string): void {
   if (line.startsWith("*")) return;
-  const chains = tables[tableOf(section)];
+  const table = tableOf(section);
+  const chains = tables[table];
   const [word = "", chain = "", ...rest] = line.split(" ");
-  if (word.startsWith(":")) chains.set(word.slice(1), []);
+  if (word.startsWith(":") && BUILT_IN[table].includes(word.slice(1)))
+    policies.set(`${table} ${word.slice(1)}`, chain);
+  else if (word.startsWith(":")) chains.set(word.slice(1), []);
   else if (word === "-A") rulesOf(chains, chain).push(rest.join(" "));
   else if (word === "-I") insert(rulesOf(chains, chain), rest);
   else if (word === "-D") remove(rulesOf(chains, chain), rest.join(" "));
@@ -88,10 +97,11 @@ function drop(chains: Chains, chain: string): void {
   chains.delete(chain);
 }
 
-function printTable(table: Table, chains: Chains): string {
-  const names = [...chains.keys()].map(
-    (chain) => `:${chain} ${BUILT_IN[table].includes(chain) ? "ACCEPT" : "-"} [0:0]\n`,
-  );
+function printTable(table: Table, { tables, policies }: State): string {
+  const chains = tables[table];
+  const policyOf = (chain: string): string =>
+    BUILT_IN[table].includes(chain) ? (policies.get(`${table} ${chain}`) ?? "ACCEPT") : "-";
+  const names = [...chains.keys()].map((chain) => `:${chain} ${policyOf(chain)} [0:0]\n`);
   const rules = [...chains].flatMap(([chain, own]) => own.map((rule) => `-A ${chain} ${rule}\n`));
   return `*${table}\n${names.join("")}${rules.join("")}COMMIT\n`;
 }

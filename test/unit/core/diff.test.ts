@@ -60,8 +60,8 @@ describe("the guard of 127.0.0.1", () => {
   const guard: Jump = { table: "raw", chain: "PREROUTING", rule, beforeAcceptsOf: "virbr0" };
   const kindsWith = (...before: readonly string[]): readonly string[] => {
     const tables = { nat: new Map(), filter: new Map(), raw: new Map([["PREROUTING", [...before, rule]]]) };
-    return diffRulesets({ ...NOTHING_DESIRED, jumps: [guard] }, { tables }).map((change) =>
-      change.kind === "add" && "position" in change ? `add at ${change.position}` : change.kind,
+    return diffRulesets({ ...NOTHING_DESIRED, jumps: [guard] }, { tables, dropping: new Set() }).map(
+      (change) => (change.kind === "add" && "position" in change ? `add at ${change.position}` : change.kind),
     );
   };
 

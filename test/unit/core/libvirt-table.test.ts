@@ -36,7 +36,7 @@ const withOurs = (text: string, rules = OURS, jump = JUMP): string =>
 
 function actual(text: string, fwi: readonly string[] = []): Actual {
   const tables = { raw: new Map(), nat: new Map(), filter: new Map([["LIBVIRT_FWI", fwi]]) };
-  return { tables, libvirt: parseLibvirtTable(text) };
+  return { tables, dropping: new Set(), libvirt: parseLibvirtTable(text) };
 }
 
 function script(desired: readonly string[], text: string): string {

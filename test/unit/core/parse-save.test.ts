@@ -52,5 +52,5 @@ it("a comment's line breaks make no counters", () => {
 it("tells the chains whose policy drops", () => {
   const text =
     "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:X - [0:0]\nCOMMIT\n*raw\n:OUTPUT DROP [0:0]\nCOMMIT\n";
-  expect([...(parseSave(text).dropping ?? [])]).toEqual(["filter INPUT", "raw OUTPUT"]);
+  expect([...parseSave(text).dropping]).toEqual(["filter INPUT", "raw OUTPUT"]);
 });
