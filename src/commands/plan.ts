@@ -4,7 +4,7 @@ import type { FamilyChange, LogEntry } from "../core/narrate.ts";
 import { NOTHING_DESIRED } from "../core/ruleset.ts";
 import { sysctlName } from "../core/sysctl-name.ts";
 import { observe } from "../daemon/observe.ts";
-import { findWaits, rulesBefore } from "../daemon/problems.ts";
+import { findWaits, rulesBeforeOurs } from "../daemon/problems.ts";
 import { findSysctls } from "../daemon/sysctls.ts";
 import type { SysctlChange } from "../daemon/sysctls.ts";
 import { EXIT } from "../errors.ts";
@@ -41,7 +41,7 @@ export async function plan(context: Context): Promise<number> {
   printIssues(context, view.snapshot.warnings, view.snapshot.configText);
   for (const { severity, message, where } of view.leaseIssues)
     context.complain(`kvmnatd: ${severity}: ${where.file}: ${message}`);
-  complainOf(context, [...findWaits(host, view), ...rulesBefore(view)]);
+  complainOf(context, [...findWaits(host, view), ...rulesBeforeOurs(view, []).problems]);
   await warnOccupied(context, host, view);
   if (context.json) printJson(context, { changes: steps.map(toStep) });
   else printEntries(context, entries);

@@ -215,7 +215,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
       "In the chain PREROUTING of table nat the first rule that matches decides. Another program has put one before " +
       "kvmnatd's that redirects or accepts packets to a published port: an old line of rc.local, a hook script, Docker. " +
       "The message shows it.",
-    does: "Its own rules are in place behind it. It touches no rules of others.",
+    does: "Its own rules are in place behind it. A forward that gets nothing at all is called degraded. It touches no rules of others.",
     todo:
       "Remove the rule where it is made, and once by hand: the command of the message with `-D` in place of `-A`. If it is " +
       "right there, publish another port.",

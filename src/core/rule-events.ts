@@ -13,12 +13,13 @@ import { CHAIN_PREFIX, MARK } from "./owner.ts";
  *   filter FORWARD                    | unless it accepts and no more  | unless it was seen to be added
  *   filter INPUT, OUTPUT              | no                             | no
  *   other chains of filter            | unless it accepts and no more  | unless it was seen to be added
- *   nat PREROUTING, OUTPUT ...        | no: order does not matter      | unless it was seen to be added
+ *   nat PREROUTING                    | if inserted: it may have ports | unless it was seen to be appended
+ *   nat OUTPUT, POSTROUTING           | no: order does not matter      | unless it was seen to be added
  *   other chains of nat               | no                             | no
  *
  * Of what goes the kernel tells the number alone, so those of others' rules are remembered. What is in the way of which
- * of ours, obstacles.ts says; of the jumps in nat nothing is taken to be. All of this holds where the rules are as they
- * should be; while somebody's are in the way, it may be these that go.
+ * of ours, obstacles.ts says. All of this holds where the rules are as they should be; while somebody's are in the way,
+ * it may be these that go.
  */
 
 /** A rule that came or went, as `nft -a monitor rules` prints it. */
@@ -85,6 +86,7 @@ export function createOthersRules(): OthersRules {
       if (event.handle === undefined || isLibvirtsOrOurs(event)) return true;
       // By its comment, which is not told, it may be one of ours.
       if (mayHaveBeenOurs(event) && !event.isWhole) return true;
+      if (mayHavePorts(event)) return true;
       if (mayConcernWhenGone(event)) remember(event);
       return mayBeInTheWay(event);
     },
@@ -116,6 +118,11 @@ const SHARED: ReadonlySet<string> = new Set([
   "nat OUTPUT",
   "nat POSTROUTING",
 ]);
+
+/** See rules-before.ts. What is appended stands behind ours. */
+function mayHavePorts({ verb, table, chain }: RuleEvent): boolean {
+  return verb === "insert" && table === "nat" && chain === "PREROUTING";
+}
 
 function mayBeInTheWay({ table, chain, text }: RuleEvent): boolean {
   if (table === "raw") return !DROPS.test(text);

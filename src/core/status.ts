@@ -71,15 +71,9 @@ export function summarize({ forwards, problems }: Pick<DaemonStatus, "forwards" 
   return parts.map((part) => part.replaceAll(/\s+/g, " ")).join("; ");
 }
 
-/**
- * @param failing guests (by family and name) whose rules could not be put into the kernel, with the reason
- */
-export function toForwardStatus(
-  resolved: ResolvedForward,
-  failing: ReadonlyMap<string, string>,
-): ForwardStatus {
+/** @param failure why its rules do not help, though its guest is there; undefined: they do */
+export function toForwardStatus(resolved: ResolvedForward, failure: string | undefined): ForwardStatus {
   const { forward, target, family, hostAddresses, why } = resolved;
-  const failure = failing.get(`${family} ${forward.guest}`);
   const expires = target?.expiresAtMs;
   return {
     guest: forward.guest,

@@ -40,6 +40,8 @@ export interface Outcome {
   /** What it should have taken and has not. */
   readonly remaining: Diff;
   readonly error?: KvmnatdError;
+  /** What is there now; absent where nothing was to be done. */
+  readonly after?: Actual;
   /** Rules of ours that stood where they do not help: those put right, and those left there. */
   readonly moves: ReadonlySet<string>;
   readonly held: ReadonlySet<string>;
@@ -158,8 +160,10 @@ export async function applyTo(
   // Whoever fights may have moved it again by now: a repair that was made counts, one that failed does not.
   const moves = findMoves(failure === undefined ? diff : applied);
   const [first] = remaining;
-  if (first === undefined) return { applied, remaining, moves, held };
-  return { applied, remaining, error: explain(side.family, failure, remaining.length, first), moves, held };
+  const done = { applied, remaining, after, moves, held };
+  return first === undefined
+    ? done
+    : { ...done, error: explain(side.family, failure, remaining.length, first) };
 }
 
 /** @param first of what is not as it should be */

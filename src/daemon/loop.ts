@@ -14,6 +14,7 @@ import type { Lead } from "../core/doubt.ts";
 import type { PassReport } from "../core/metrics.ts";
 import type { Guarded } from "../core/guarded.ts";
 import type { PortMap } from "../core/port-map.ts";
+import type { ResolvedForward } from "../core/publish.ts";
 import type { Variant } from "../core/ruleset.ts";
 import { toForwardStatus } from "../core/status.ts";
 import type { DaemonStatus, Problem } from "../core/status.ts";
@@ -224,7 +225,7 @@ export function createLoop(options: LoopOptions): Loop {
     const { forwards } = result.view.resolution;
     const found: Found = {
       iptables: result.view.tool?.variant ?? null,
-      forwards: forwards.map((each) => toForwardStatus(each, result.failing)),
+      forwards: forwards.map((each) => toForwardStatus(each, failureOf(result, each))),
       problems: [
         ...result.problems,
         ...occupied,
@@ -251,6 +252,10 @@ export function createLoop(options: LoopOptions): Loop {
   }
 
   return { hint, isCalm: () => calm, reload, run };
+}
+
+function failureOf({ failing, taken }: PassResult, resolved: ResolvedForward): string | undefined {
+  return failing.get(`${resolved.family} ${resolved.forward.guest}`) ?? taken.get(resolved);
 }
 
 /** Of a pass that could not look. */

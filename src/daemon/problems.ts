@@ -9,6 +9,7 @@ import { ownerName } from "../core/owner.ts";
 import { withoutStrays } from "../core/plan.ts";
 import { printable } from "../core/printable.ts";
 import { findRulesBefore } from "../core/rules-before.ts";
+import type { RulesBefore } from "../core/rules-before.ts";
 import type { Jump } from "../core/ruleset.ts";
 import type { Problem } from "../core/status.ts";
 import type { Host } from "../ports.ts";
@@ -70,11 +71,22 @@ export function rejectsElsewhere(
   );
 }
 
-/** Rules of others that have ports which are published. */
-export function rulesBefore({ families, resolution, addresses }: View): readonly Problem[] {
-  return families.flatMap(({ family, sides: [used] }) =>
-    findRulesBefore(used?.actual, resolution.forwards, addresses, family),
-  );
+/**
+ * Rules of others that have ports which are published.
+ * @param outcomes what the pass has done to the rules that it has read; none: nothing
+ */
+export function rulesBeforeOurs(
+  { families, resolution, addresses }: View,
+  outcomes: readonly SideOutcome[],
+): RulesBefore {
+  const found = families.map(({ family, sides: [used] }) => {
+    const outcome = outcomes.find((each) => each.family === family)?.outcome;
+    return findRulesBefore(outcome?.after ?? used?.actual, resolution.forwards, addresses, family);
+  });
+  return {
+    problems: found.flatMap(({ problems }) => problems),
+    taken: new Map(found.flatMap(({ taken }) => [...taken])),
+  };
 }
 
 /** Says who keeps a guard of 127.0.0.1 from its place. */

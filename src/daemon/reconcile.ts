@@ -8,6 +8,7 @@ import { findMissingJump } from "../core/libvirt-rules.ts";
 import { narrate, tellFailures, tellGuests, tellHolders } from "../core/narrate.ts";
 import type { FamilyChange, LogEntry, ToldByGuest } from "../core/narrate.ts";
 import type { Desired, Jump, Variant } from "../core/ruleset.ts";
+import type { ResolvedForward } from "../core/publish.ts";
 import type { Problem } from "../core/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../ports.ts";
@@ -23,7 +24,7 @@ import {
   inputProblems,
   problemOf,
   rejectsElsewhere,
-  rulesBefore,
+  rulesBeforeOurs,
   tellContestedGuard,
 } from "./problems.ts";
 import type { SideOutcome } from "./problems.ts";
@@ -61,6 +62,8 @@ export interface PassResult {
   readonly problems: readonly Problem[];
   /** Guests whose rules are not in the kernel, with the reason. */
   readonly failing: ReadonlyMap<string, string>;
+  /** Forwards that rules of others leave nothing of, with the reason. */
+  readonly taken: ReadonlyMap<ResolvedForward, string>;
   /** The kernel was not as it should be. */
   readonly changed: boolean;
   readonly work: Work;
@@ -96,6 +99,7 @@ export async function reconcile(
   const unguarded = findUnguarded(guarded, host.now());
   const before = memory.told ?? tellHolders(view.incumbents);
   const failing = failingGuests(view, outcomes);
+  const foreign = rulesBeforeOurs(view, outcomes);
   const told = tellFailures(tellGuests(view.resolution.forwards), before, failing);
   // What could not be read once is not forgotten: the name that a guest holds must not be free for the taking.
   const isKnown = memory.holders !== undefined || view.families[0]?.sides.length !== 0;
@@ -132,7 +136,7 @@ export async function reconcile(
       ...findWaits(host, view),
       ...view.families.flatMap(({ sides: [used] }) => findMissingJump(used?.actual)),
       ...unguarded.problems,
-      ...rulesBefore(view),
+      ...foreign.problems,
       ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
       ...outcomes.flatMap(problemOf),
       ...outcomes.flatMap((each) => contestOf(view, each)),
@@ -141,6 +145,7 @@ export async function reconcile(
       ...flows.problems,
     ],
     failing,
+    taken: foreign.taken,
     changed: changes.length > 0,
     work: countWork(changes, wanted, memory.wanted),
     failed,

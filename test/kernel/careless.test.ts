@@ -274,21 +274,30 @@ it("where FORWARD drops by its policy, a return for the bridge is got past", asy
   await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
 });
 
-it("an old line of rc.local that has a published port is told, with the line, and no longer once it is gone", async () => {
+it("an old line of rc.local that has a published port is told at once, with the line, until it is gone", async () => {
   await begin();
   await world.start();
   await world.isWell();
-  const line = `PREROUTING -d ${HOST}/32 -p tcp -m tcp --dport 1122 -j DNAT --to-destination ${DB.address}:22`;
-  await sh(`iptables -t nat -I ${line}`);
-  await world.complains("rule-before", /does not reach guest web \(port 1122\/tcp\): `iptables -t nat -A /);
+  const insert = (line: string): Promise<unknown> => sh(`iptables -t nat -I ${line}`);
+  const remove = (line: string): Promise<unknown> => sh(`iptables -t nat -D ${line}`);
+  const elsewhere = `-p tcp -m tcp --dport 1122 -j DNAT --to-destination ${DB.address}:22`;
+  await insert(`PREROUTING -d ${HOST}/32 ${elsewhere}`);
+  await world.complains(
+    "rule-before",
+    /does not reach guest web \(1122\/tcp\): `iptables -t nat -A PREROUTING -d /,
+  );
   expect(await world.web()).toBe(`db 22 ${CLIENT}`);
   const planned = await world.lab.kvmnatd(["plan", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir]);
-  expect(planned.stderr).toContain(`\`iptables -t nat -A ${line}\``);
+  expect(planned.stderr).toContain(`\`iptables -t nat -A PREROUTING -d ${HOST}/32 ${elsewhere}\``);
   expect(planned.exitCode).toBe(0);
-  await sh(`iptables -t nat -D ${line}`);
-  const codes = async (): Promise<readonly string[]> =>
-    (await world.status()).problems.map(({ code }) => code);
-  await expect.poll(codes, SOON).not.toContain("rule-before");
+  await remove(`PREROUTING -d ${HOST}/32 ${elsewhere}`);
+  await world.becomes("web", "active");
+  await insert(`PREROUTING ${elsewhere}`);
+  await world.becomes("web", "degraded", /has the port/);
+  await world.becomes("db", "active");
+  await remove(`PREROUTING ${elsewhere}`);
+  await world.isWell();
+  expect((await world.status()).problems).toEqual([]);
   expect(await world.web()).toBe(WEB_ANSWERS);
 });
 

@@ -103,7 +103,7 @@ describe("a rule of ours in a chain of others that cannot be deleted by its word
   const STUCK = '-m comment --comment "kvmnatd:@jump" -m recent --set -j RETURN';
   beforeEach(async () => {
     await pass();
-    host.rules.restore(`*nat\n-I PREROUTING 1 -j ACCEPT\n-I PREROUTING 2 ${STUCK}\nCOMMIT\n`);
+    host.rules.restore(`*nat\n-I PREROUTING 1 -p udp -j ACCEPT\n-I PREROUTING 2 ${STUCK}\nCOMMIT\n`);
     host.leases = [lease(MOVED, MAC_A)];
   });
 
@@ -111,7 +111,7 @@ describe("a rule of ours in a chain of others that cannot be deleted by its word
     host.refused = /-D PREROUTING -m/;
     expect(codes(await pass())).toEqual([]);
     expect(save()).not.toContain(`-A PREROUTING ${STUCK}`);
-    expect(save()).toContain("-A PREROUTING -j ACCEPT");
+    expect(save()).toContain("-A PREROUTING -p udp -j ACCEPT");
     expect(dnat().join()).toContain(MOVED);
   });
 
