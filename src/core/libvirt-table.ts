@@ -41,12 +41,13 @@ export function parseLibvirtTable(text: string): LibvirtTable {
     const chain = /^\tchain (\S+) \{/.exec(line)?.[1];
     if (chain !== undefined) {
       // nft 1.0.6, asked while others change rules of theirs, was seen to list a chain again and again, without its rules.
-      rules = chains.has(chain) ? undefined : [];
-      if (rules !== undefined) chains.set(chain, rules);
+      rules = chains.get(chain) ?? [];
+      chains.set(chain, rules);
       continue;
     }
     const [, rule, handle] = /^\t\t(.*\S)\s+# handle (\d+)$/s.exec(line) ?? [];
-    if (rule !== undefined) rules?.push({ rule, handle: Number(handle) });
+    if (rule !== undefined && rules?.every((each) => each.handle !== Number(handle)) === true)
+      rules.push({ rule, handle: Number(handle) });
   }
   return chains;
 }

@@ -43,9 +43,14 @@ function script(desired: readonly string[], text: string): string {
   return renderNft(4, diffLibvirtTable(desired, parseLibvirtTable(text)));
 }
 
-it("a chain that is listed again without its rules has them", () => {
+it("a chain that is listed again without its rules, or with them, has them once", () => {
   const again = "\tchain guest_input { # handle 3\n\t}\n\tchain forward { # handle 1\n\t}\n";
-  expect(parseLibvirtTable(CAPTURED.replace(/\}\n$/, `${again}}\n`))).toEqual(parseLibvirtTable(CAPTURED));
+  const table = parseLibvirtTable(CAPTURED);
+  expect(parseLibvirtTable(CAPTURED.replace(/\}\n$/, `${again}}\n`))).toEqual(table);
+  expect([...parseLibvirtTable(CAPTURED.replace("\n", `\n${again}`))].toSorted()).toEqual(
+    [...table].toSorted(),
+  );
+  expect(parseLibvirtTable(CAPTURED + CAPTURED)).toEqual(table);
 });
 
 it("reads nft's words and handles", () => {
