@@ -104,6 +104,8 @@ async function main(): Promise<number> {
   const invocation = parseArguments(process.argv.slice(2));
   if ("exitCode" in invocation) return invocation.exitCode;
   const context = createContext(invocation);
+  // A bug of ours that nobody waits for.
+  process.on("uncaughtException", (error) => process.exit(explainFailure(error, context)));
   try {
     return await execute(invocation, context);
   } catch (error) {

@@ -110,10 +110,8 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   } finally {
     process.off("SIGHUP", onHup);
     stopResync();
-    await stopControl();
-    await metrics.stop();
-    await watching.stop();
-    await logger.flush();
+    // What is in the log is written, whatever cannot be ended.
+    await Promise.all([stopControl(), metrics.stop(), watching.stop()]).finally(() => logger.flush());
   }
   return EXIT.ok;
 }

@@ -47,6 +47,16 @@ describe("the built program", () => {
     expect(execFileSync("sh", ["-c", script], { encoding: "utf8", cwd: folder })).toMatch(/valid/);
   });
 
+  it("ends with 70 by a bug that nobody waits for, and says that it is one", () => {
+    const bug =
+      'const timer = setInterval(() => { if (process.listenerCount("uncaughtException") === 0) return; ' +
+      'clearInterval(timer); void Promise.reject(new Error("nobody waits")); }, 1)';
+    const args = ["--import", `data:text/javascript,${bug}`, program, "check", "-c", join(folder, "c.yaml")];
+    const { status, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
+    expect(stderr).toMatch(/^kvmnatd: this is a bug, please report it: Error: nobody waits\n +at /);
+    expect(status).toBe(70);
+  });
+
   it.each([
     ["no command", [], 64],
     ["an unknown command", ["rum"], 64],
