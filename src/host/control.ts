@@ -42,6 +42,8 @@ export async function serveControl(
       server.once("error", fail);
       server.listen(path, done);
     });
+    // Without files to spare nobody is let in for a while; who asked is told by that.
+    server.removeAllListeners("error").on("error", () => undefined);
     await chmod(path, 0o600);
   } catch (error) {
     const code = errnoOf(error);

@@ -167,7 +167,7 @@ function createSlot(shell: ShellProcess, { fd, stream }: Output, all: readonly O
 }
 
 const NO_EXIT_CODE = {
-  unstarted: "could not be started: no more processes can be made",
+  unstarted: "could not be started, for no more processes can be made, or was ended together with its shell",
   garbled: "printed a zero byte, which is taken for its end",
 };
 
@@ -176,8 +176,8 @@ function parseEnd(bytes: Buffer): Ended | keyof typeof NO_EXIT_CODE | undefined 
   const first = bytes.indexOf(0);
   const second = bytes.indexOf(0, first + 1);
   if (second === -1 || second === bytes.length - 1) return undefined;
-  if (bytes.length === 3) return "unstarted";
   const code = bytes.toString("utf8", first + 1, second);
+  if (code === "") return "unstarted";
   if (!/^\d{1,3}$/.test(code)) return "garbled";
   return {
     stdout: bytes.toString("utf8", 0, first),
