@@ -124,17 +124,6 @@ it("saved in two steps by an editor: what is half written is never in force", as
   expect(said.filter(({ event }) => event === "rule")).toEqual([]);
 });
 
-it("being saved in two steps while the daemon starts: it waits for the second", async () => {
-  await daemon.stop();
-  await truncate(world.config);
-  const starting = world.start();
-  await new Promise((done) => setTimeout(done, 60));
-  await world.configure(GUESTS);
-  daemon = await starting;
-  await world.isWell();
-  expect(daemon.log().map(({ msg }) => msg)).toContain("config loaded: guests 2, forwards 2");
-});
-
 it("a good change applies at once, and says what it did", async () => {
   const from = daemon.log().length;
   await world.configure("guests:\n  web: {ports: [1122:22, 1123:22]}\n  db: {ports: [1222:22]}\n");

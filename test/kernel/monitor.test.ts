@@ -124,9 +124,7 @@ describe("a busy neighbour", () => {
     await expect.poll(() => Date.now() - began, { timeout: 40_000, interval: 200 }).toBeGreaterThan(5000);
     expect((await passesUntilNow()) - before).toBeLessThan(5 + (Date.now() - began) / 900);
     await world.leases(leaseRow(WEB), leaseRow({ mac: DB.mac, address: "192.168.122.99" }));
-    await expect
-      .poll(() => world.rules("nat"), { timeout: 10_000, interval: 10 })
-      .toContain("192.168.122.99");
+    await expect.poll(() => world.rules("nat"), SOON).toContain("192.168.122.99");
     await busy.kill("SIGKILL");
   });
 
@@ -216,7 +214,7 @@ describe("tampering is healed", () => {
     await begin();
     for (let index = 0; index < 10; index += 1) {
       await sh("iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING; iptables-nft -F KVMNATD-FWD");
-      await expect.poll(() => world.web(), { timeout: 12_000 }).toBe(WEB_ANSWERS);
+      await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
     }
     // What libvirt alone can put back is said.
     await world.complains("libvirt-jump", /guests on virbr0, virbr1 are open .*restart libvirtd/);

@@ -22,7 +22,9 @@ describe("explanations", () => {
   it.each(explanations)("of %s say what it means, what is done and what to do", (code, explanation) => {
     const { id: _, ...texts } = explanation;
     for (const text of Object.values(texts)) expect(text).toMatch(/^[\w@`].*[\w@.`]$/s);
-    expect(source, "is logged somewhere").toContain(`"${code}"`);
+    // As an entry's event, a problem's or an issue's code, or that of a KvmnatdError or of an error derived from it.
+    const use = new RegExp(String.raw`(?:event: |code: |Error\(\s*|super\(\s*|refuse\(\s*|: |return )"${code}"`);
+    expect(source, "is logged somewhere").toMatch(use);
   });
 
   it("are missing only where the entry says it all", () => {

@@ -40,9 +40,9 @@ describe("overlaps", () => {
   it("are found among 10,000 forwards, colliding or not, well below a second", () => {
     const apart = Array.from({ length: 10_000 }, (_, index) => forward(index, index + 1));
     const alike = Array.from({ length: 10_000 }, (_, index) => forward(index, 80));
-    const before = performance.now();
+    const before = process.cpuUsage();
     expect(lines(apart)).toEqual([]);
     expect(lines(alike)).toHaveLength(9_999);
-    expect(performance.now() - before).toBeLessThan(1000);
+    expect(process.cpuUsage(before).user).toBeLessThan(1e6);
   });
 });

@@ -270,9 +270,9 @@ describe("YAML", () => {
       const alias = Array.from({ length: 10 }, () => `*a${index}`).join(", ");
       return `a${index + 1}: &a${index + 1} [${alias}]`;
     });
-    const before = performance.now();
+    const before = process.cpuUsage();
     expect(told(["a0: &a0 [x]", ...levels].join("\n"))).toEqual([expect.stringMatching(/yaml-alias-bomb$/)]);
-    expect(performance.now() - before).toBeLessThan(1000);
+    expect(process.cpuUsage(before).user).toBeLessThan(1e6);
   });
 
   it("may use one anchor for 5,000 guests", () => {

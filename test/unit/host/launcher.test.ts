@@ -127,7 +127,7 @@ describe.each(["dash", "bash"])("what is launched by %s", (name) => {
     expect(late.message).toMatch(/did not end within 0.2 s and was stopped$/);
     expect(performance.now() - began).toBeLessThan(5000);
     expect(await sh("echo well")).toEqual({ stdout: "well\n", stderr: "" });
-    expect(await commandLines()).not.toContain("sleep 4321");
+    await expect.poll(commandLines).not.toContain("sleep 4321");
   });
 
   it("ends when all processes of a service are told to, and the next one runs", async () => {
