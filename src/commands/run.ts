@@ -110,8 +110,12 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   } finally {
     process.off("SIGHUP", onHup);
     stopResync();
-    // What is in the log is written, whatever cannot be ended.
-    await Promise.all([stopControl(), metrics.stop(), watching.stop()]).finally(() => logger.flush());
+    try {
+      await Promise.all([stopControl(), metrics.stop(), watching.stop()]);
+    } finally {
+      // What is in the log is written, whatever cannot be ended.
+      await logger.flush();
+    }
   }
   return EXIT.ok;
 }

@@ -23,7 +23,9 @@ describe("explanations", () => {
     const { id: _, ...texts } = explanation;
     for (const text of Object.values(texts)) expect(text).toMatch(/^[\w@`].*[\w@.`]$/s);
     // As an entry's event, a problem's or an issue's code, or that of a KvmnatdError or of an error derived from it.
-    const use = new RegExp(String.raw`(?:event: |code: |Error\(\s*|super\(\s*|refuse\(\s*|: |return )"${code}"`);
+    const use = new RegExp(
+      String.raw`(?:event: (?:\w+ \? )?|code: |Error\(\s*|super\(\s*|refuse\(\s*|: |return )"${code}"`,
+    );
     expect(source, "is logged somewhere").toMatch(use);
   });
 

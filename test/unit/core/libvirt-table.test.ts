@@ -47,9 +47,7 @@ it("a chain that is listed again without its rules, or with them, has them once"
   const again = "\tchain guest_input { # handle 3\n\t}\n\tchain forward { # handle 1\n\t}\n";
   const table = parseLibvirtTable(CAPTURED);
   expect(parseLibvirtTable(CAPTURED.replace(/\}\n$/, `${again}}\n`))).toEqual(table);
-  expect([...parseLibvirtTable(CAPTURED.replace("\n", `\n${again}`))].toSorted()).toEqual(
-    [...table].toSorted(),
-  );
+  expect(parseLibvirtTable(CAPTURED.replace("\n", `\n${again}`))).toEqual(table);
   expect(parseLibvirtTable(CAPTURED + CAPTURED)).toEqual(table);
 });
 
