@@ -43,9 +43,7 @@ export function createJudge(doubt: Doubt, expectation: Expectation, family: Fami
   const others = [...expectation.addresses.values()].flat().filter((ip) => !isLoopback(ip));
   const localAddresses = new Set([...others, LOOPBACK]);
   const isHost = (ip: Ip): boolean => localAddresses.has(ip) || isLoopback(ip);
-  const isGuest = (ip: Ip): boolean =>
-    !isHost(ip) &&
-    expectation.networks.some(({ subnets }) => subnets.some(({ cidr }) => cidrContains(cidr, ip)));
+  const isGuest = (ip: Ip): boolean => !isHost(ip) && isOfGuest(ip, expectation.networks);
   const isAsked = ({ hostAddresses }: ResolvedForward, ip: Ip): boolean =>
     hostAddresses.length === 0 ? localAddresses.has(ip) : hostAddresses.includes(ip);
   // As the jumps say it: who asks 127.0.0.1 is the host, but reach.host is not about that.
@@ -73,6 +71,11 @@ export function createJudge(doubt: Doubt, expectation: Expectation, family: Fami
       return { isStale: true, ...(guest === undefined ? {} : { guest }) };
     },
   };
+}
+
+/** Whether an address lies in one of libvirt's networks; the host's own do, too. */
+export function isOfGuest(ip: Ip, networks: readonly Network[]): boolean {
+  return networks.some(({ subnets }) => subnets.some(({ cidr }) => cidrContains(cidr, ip)));
 }
 
 function leadsTo(flow: Flow, { forward, target }: ResolvedForward): boolean {

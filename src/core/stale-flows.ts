@@ -1,8 +1,8 @@
 import type { Family } from "./address.ts";
 import type { Doubt } from "./doubt.ts";
-import { clientKey, isByState, isHosts, parseFlow } from "./flow.ts";
+import { clientKey, isByState, isHosts, mayBeAnsweredLate, parseFlow } from "./flow.ts";
 import type { Beginner, Flow } from "./flow.ts";
-import { createJudge } from "./judge-flows.ts";
+import { createJudge, isOfGuest } from "./judge-flows.ts";
 import type { Expectation } from "./judge-flows.ts";
 
 /*
@@ -74,6 +74,35 @@ export function findLateReplies(
     ports: cut.map(({ protocol, port }) => ({ protocol, range: { first: port, last: port } })),
     formerTargets: new Set(cut.flatMap((flow) => (isHosts(flow) ? [] : [flow.answerer]))),
   };
+  return findBegunByAnswerer(lines, doubt, expectation, family, (flow) => clients.has(clientKey(flow)));
+}
+
+/**
+ * The same where nobody knows any more whom the daemon before this one had cut off: all that a guest has begun so, for what
+ * it asks from a published port by itself begins again with its next packet.
+ */
+export function findReplies(
+  lines: readonly string[],
+  doubt: Doubt,
+  expectation: Expectation,
+  family: Family,
+): readonly StaleFlows[] {
+  return findBegunByAnswerer(
+    lines,
+    doubt,
+    expectation,
+    family,
+    (flow) => mayBeAnsweredLate(flow) && isOfGuest(flow.answerer, expectation.networks),
+  );
+}
+
+function findBegunByAnswerer(
+  lines: readonly string[],
+  doubt: Doubt,
+  expectation: Expectation,
+  family: Family,
+  isMeant: (flow: Flow) => boolean,
+): readonly StaleFlows[] {
   const judge = createJudge(doubt, expectation, family);
   const stale: Astray[] = [];
   const right = new Set<string>();
@@ -82,7 +111,7 @@ export function findLateReplies(
     const flow = parseFlow(line, "answerer");
     if (flow === undefined) continue;
     const verdict = judge.judge(flow);
-    if (verdict.isStale && clients.has(clientKey(flow))) stale.push({ flow, ...verdict });
+    if (verdict.isStale && isMeant(flow)) stale.push({ flow, ...verdict });
     else right.add(portKey(flow));
   }
   return joinClients(stale, right, "answerer");

@@ -4,7 +4,7 @@ import { doubtAfter, doubtAll, leadsOf, mergeDoubts } from "../core/doubt.ts";
 import type { Doubt, Lead } from "../core/doubt.ts";
 import { clientKey, mayBeAnsweredLate } from "../core/flow.ts";
 import type { Flow } from "../core/flow.ts";
-import { findLateReplies, findStaleFlows } from "../core/stale-flows.ts";
+import { findLateReplies, findReplies, findStaleFlows } from "../core/stale-flows.ts";
 import type { StaleFlows } from "../core/stale-flows.ts";
 import type { FamilyChange, LogEntry } from "../core/narrate.ts";
 import { printable } from "../core/printable.ts";
@@ -75,7 +75,11 @@ export async function cleanFlows(
     doubts.set(family, doubt);
     cuts.set(family, cut);
     if (error !== undefined) continue;
-    const removal = await removeAstray(host, view, family, doubt, cut);
+    const removal = await removeAstray(host, view, family, {
+      doubt,
+      cut,
+      isFirst: memory.doubts === undefined,
+    });
     entries.push(...removal.entries);
     const left = stillLate(removal.cut, host.now());
     cuts.set(family, left);
@@ -130,12 +134,19 @@ interface Removal {
   readonly failure?: KvmnatdError;
 }
 
+/** What of the connections is to be looked at. */
+interface Suspicion {
+  readonly doubt: Doubt;
+  readonly cut: readonly Cut[];
+  /** Nobody knows whom a daemon before this one has cut off. */
+  readonly isFirst: boolean;
+}
+
 async function removeAstray(
   host: Host,
   view: View,
   family: Family,
-  doubt: Doubt,
-  before: readonly Cut[],
+  { doubt, cut: before, isFirst }: Suspicion,
 ): Promise<Removal> {
   const counts = new Map<StaleFlows, number>();
   const cut = new Map(before.map((each) => [clientKey(each.flow), each]));
@@ -164,7 +175,10 @@ async function removeAstray(
     const expectation = expectationOf(view);
     const astray = findStaleFlows(lines, doubt, expectation, family);
     const flows = before.map(({ flow }) => flow);
-    let late = findLateReplies(lines, flows, expectation, family);
+    let late = isFirst
+      ? findReplies(lines, doubt, expectation, family)
+      : findLateReplies(lines, flows, expectation, family);
+    if (isFirst) for (const each of late) remember(each.flows);
     for (const each of astray.slice(0, MAX_REMOVALS)) {
       await remove(each);
       remember(each.flows);

@@ -2,6 +2,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { afterEach, beforeEach, expect, it } from "vitest";
 import { createDaemonWorld } from "../support/daemon-world.ts";
 import type { DaemonWorld } from "../support/daemon-world.ts";
+import { until } from "../support/lab.ts";
 import type { LabProcess } from "../support/lab.ts";
 import { CLIENT, CLIENT_SECOND, DB, HOST, leaseRow, WEB } from "../support/world.ts";
 
@@ -40,6 +41,35 @@ it("a UDP client whom the guest before still answers reaches the guest at its ne
     leaseRow({ mac: WEB.mac, address: DB.address }),
     leaseRow({ mac: DB.mac, address: WEB.address }),
   );
+  await expect.poll(() => last(client), SOON).toBe(`db 5353 ${CLIENT}`);
+});
+
+it("nor does it stay with the guest before when the daemon that had cut it off was killed", async () => {
+  await world.configure("guests: {web: {ports: [5353:5353/udp]}}\n");
+  await world.serve("web", "web", ["late:5353"]);
+  await world.serve("db", "db", ["udp:5353"]);
+  const daemon = await world.start();
+  await world.isWell();
+  const client = world.send("client", HOST, 5353);
+  await expect.poll(() => last(client), SOON).toBe(`web 5353 ${CLIENT}`);
+  await daemon.kill("SIGKILL");
+  await daemon.exited;
+  await world.leases(
+    leaseRow({ mac: WEB.mac, address: DB.address }),
+    leaseRow({ mac: DB.mac, address: WEB.address }),
+  );
+  // As it does; and its rules had been there.
+  const rules = (await world.rules("nat")).match(/^-A KVMNATD-DNAT .*--dport 5353 .*$/m)?.[0] ?? "";
+  const moved = rules.replace("-A KVMNATD-DNAT", "-R KVMNATD-DNAT 1").replace(WEB.address, DB.address);
+  await world.lab.exec(["sh", "-c", `iptables -t nat ${moved}`]);
+  const begunByReply = new RegExp(`src=${WEB.address} dst=${CLIENT} sport=5353 `);
+  await until("a late reply has begun an entry that the client is in", async () => {
+    await world.lab.exec(["conntrack", "-D", "-p", "udp", "--orig-port-dst", "5353"], { check: false });
+    await pause(200);
+    const { stdout } = await world.lab.exec(["conntrack", "-L", "-p", "udp"]);
+    return begunByReply.test(stdout) && last(client) === `web 5353 ${CLIENT}`;
+  });
+  await world.start();
   await expect.poll(() => last(client), SOON).toBe(`db 5353 ${CLIENT}`);
 });
 
