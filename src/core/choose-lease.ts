@@ -5,6 +5,7 @@ import type { Lease } from "./lease.ts";
 import { refuseAddress, refuseOwn } from "./network.ts";
 import type { Network } from "./network.ts";
 import { refusePlace } from "./plugs.ts";
+import { isRestless } from "./restless.ts";
 import { goOn, isDue } from "./silence.ts";
 import { NEWEST, takeTurn } from "./turns.ts";
 
@@ -18,6 +19,7 @@ import { NEWEST, takeTurn } from "./turns.ts";
  *   some answer with the MAC                  -> the first of them
  *   at those that are left nobody answers     -> the incumbent's, if it has a live lease; else the newest lease
  *   at each live lease another MAC answers    -> none, but the address it had lingers
+ *   it has moved again and again (restless.ts) -> the incumbent's, if it answers there
  *
  * Another NIC of the same guest is no other MAC: on one bridge, Linux answers for all addresses of a guest with any.
  * An address of which another MAC has a live lease too (forged rows) is a candidate for who answers there; while nobody
@@ -57,6 +59,14 @@ export function chooseLease(
     (one, other) => Number(known.has(other.address)) - Number(known.has(one.address)),
   );
   const own = new Set(questions.filter((each) => hasAnswered(each, world)));
+  const stay = candidates.find((each) => own.has(each) && each.address === holder?.address);
+  if (stay !== undefined && stay !== candidates[0] && isRestless(holder?.movedAtMs, world.nowMs))
+    return {
+      state: "found",
+      lease: toTarget(stay),
+      inDoubt: true,
+      note: `it moves again and again: kept at ${stay.address} for a minute, as long as it answers there`,
+    };
   const answering =
     candidates.find((each) => own.has(each)) ??
     takeTurn(

@@ -22,6 +22,8 @@ export interface Holder {
   readonly left?: Ip;
   /** Nobody has answered at its only address yet; absent once it did. */
   readonly silence?: Silence;
+  /** When it moved lately (epoch ms), see restless.ts; absent: it did not. */
+  readonly movedAtMs?: readonly number[];
 }
 
 /** Where a forward leads. */

@@ -13,6 +13,7 @@ import type { Guest, PortMap } from "./port-map.ts";
 import { findPlugs } from "./plugs.ts";
 import { publishedFamilies, publish } from "./publish.ts";
 import type { GuestOutcome, ResolvedForward } from "./publish.ts";
+import { recentMoves } from "./restless.ts";
 import { wakeFor } from "./silence.ts";
 import { limitWishes } from "./turns.ts";
 
@@ -102,6 +103,11 @@ function settle(finding: Finding, holder: Holder | undefined, guest: Guest, worl
     // Who has just moved is asked again soon, however long it was in doubt where they were.
     const before = holder?.address === lease.address ? holder.inDoubtSinceMs : undefined;
     const inDoubtSinceMs = inDoubt ? (before ?? world.nowMs) : undefined;
+    const movedAtMs = recentMoves(
+      holder?.movedAtMs,
+      holder !== undefined && holder.address !== lease.address,
+      world.nowMs,
+    );
     const now: Holder = {
       guest: guest.name,
       identity: identityText(guest),
@@ -111,6 +117,7 @@ function settle(finding: Finding, holder: Holder | undefined, guest: Guest, worl
       ...(inDoubtSinceMs === undefined ? {} : { inDoubtSinceMs }),
       ...(left === undefined ? {} : { left }),
       ...(silence === undefined ? {} : { silence }),
+      ...(movedAtMs.length === 0 ? {} : { movedAtMs }),
     };
     return {
       target: lease,

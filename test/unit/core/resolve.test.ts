@@ -140,6 +140,53 @@ describe("several live leases of one MAC", () => {
   });
 });
 
+describe("a guest that answers at two leases and renews them by turns", () => {
+  const [ONE, TWO] = ["192.168.122.11", "192.168.122.77"] as const;
+
+  /** @returns where its forward leads each time; @param answering where it does, each time */
+  function flap(
+    times: number,
+    everyMs: number,
+    answering: readonly string[] = [ONE, TWO],
+  ): readonly string[] {
+    let holders: readonly Holder[] = [];
+    return Array.from({ length: times }, (_, index) => {
+      const nowMs = NOW + index * everyMs;
+      const [older, newer] = index % 2 === 0 ? [TWO, ONE] : [ONE, TWO];
+      const leases = [
+        lease(older, MAC_A, { expiresAtMs: nowMs + 3_600_000 }),
+        lease(newer, MAC_A, { expiresAtMs: nowMs + 3_601_000 }),
+      ];
+      const answers = answersAt(...answering.map((address) => [address, MAC_A] as const));
+      const resolution = resolveForwards(
+        portMap([web]),
+        [network({ ...running, leases })],
+        HOST,
+        holders,
+        nowMs,
+        { answers },
+      );
+      ({ holders } = resolution);
+      if (index === times - 1 && times > 10)
+        expect(outcome(resolution).why).toMatch(/^it moves again and again/);
+      return outcome(resolution).at;
+    });
+  }
+
+  it("follows the newest six times within a minute, and then stays", () => {
+    expect(flap(12, 1000)).toEqual([ONE, TWO, ONE, TWO, ONE, TWO, ONE, ONE, ONE, ONE, ONE, ONE]);
+  });
+
+  it("goes on following one that moves every quarter of a minute", () => {
+    expect(flap(10, 15_000)).toEqual([ONE, TWO, ONE, TWO, ONE, TWO, ONE, TWO, ONE, TWO]);
+  });
+
+  it("moves once it no longer answers where it is", () => {
+    const times = flap(9, 1000, [TWO]);
+    expect(times.slice(1)).toEqual(Array.from({ length: 8 }, () => TWO));
+  });
+});
+
 describe("who answers at a lease that the guest did not have before", () => {
   const at = ip("192.168.122.99");
   const own = ip("192.168.122.11");
