@@ -22,6 +22,8 @@ export interface LogEntry {
   readonly action?: "add" | "remove";
   readonly pass?: number;
   readonly reason?: string;
+  /** Of its kind guests can make as many as they like: so many are told a minute, see tell-problems.ts. */
+  readonly quota?: string;
 }
 
 /** What was told of a guest in one family, so that only news is told. */
@@ -106,7 +108,7 @@ function tellGuest(
   now: Told | undefined,
   changes: number,
   trigger: string,
-): Pick<LogEntry, "level" | "message" | "event"> | undefined {
+): Pick<LogEntry, "level" | "message" | "event" | "quota"> | undefined {
   const name = printable(now?.guest ?? before?.guest ?? "");
   const because = `(${trigger})`;
   if (now === undefined)
@@ -136,10 +138,11 @@ function tellGuest(
   if (before?.why === now.why) return undefined;
   const state = now.address === undefined ? "pending" : `forwarded to ${now.address}`;
   const message = `${name}: ${state}${note} ${because}`;
-  if (now.why?.startsWith("conflict") === true) return { level: "warn", event: "forward-conflict", message };
+  if (now.why?.startsWith("conflict") === true)
+    return { level: "warn", event: "forward-conflict", message, quota: `forward-conflict ${name}` };
   // That a network is down, or the kernel takes no rules, is told once, not for each of the guests.
   const level = /^(network |no network |degraded: )/.test(now.why ?? "") ? "debug" : "info";
-  return { level, event: "forward-state", message };
+  return { level, event: "forward-state", message, quota: `forward-state ${name}` };
 }
 
 function tellShared(

@@ -103,15 +103,14 @@ function tellOver(message: string, pass: number): LogEntry {
 
 /**
  * The audit trail of a pass, less what guests could make it say without end: what is known of a guest whose rules stay
- * as they are. A rule that is added or removed is always told.
+ * as they are, and what its late replies begin again. A rule that is added or removed is always told.
  */
 export function limitEntries(before: Telling, entries: readonly LogEntry[], nowMs: number): Told {
   let { quotas } = before;
-  const limited = entries.flatMap((entry): readonly LogEntry[] => {
-    if (entry.event !== "forward-state") return [entry];
-    const kind = `forward-state ${entry.guest}`;
-    const line = takeLine(quotas, kind, nowMs);
-    quotas = line?.quotas ?? keepLine(quotas, kind);
+  const limited = entries.flatMap(({ quota, ...entry }): readonly LogEntry[] => {
+    if (quota === undefined) return [entry];
+    const line = takeLine(quotas, quota, nowMs);
+    quotas = line?.quotas ?? keepLine(quotas, quota);
     return line === undefined ? [] : [{ ...entry, message: `${entry.message}${andMore(line.kept)}` }];
   });
   return { telling: { ...before, quotas }, entries: limited };

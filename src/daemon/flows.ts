@@ -25,7 +25,10 @@ export interface FlowMemory {
 
 interface Cut {
   readonly flow: Flow;
+  /** The last time. */
   readonly atMs: number;
+  /** The first time. */
+  readonly sinceMs: number;
 }
 
 export interface Cleaning {
@@ -40,6 +43,10 @@ export interface Cleaning {
 const MAX_REMOVALS = 20;
 /** What could not be looked at is tried again then. */
 const RETRY_MS = 10_000;
+/** So long a pass goes on removing: in a table of a hundred thousand each command takes a third of a second. */
+const REMOVING_MS = 200;
+/** So long who is cut off again and again is looked for: a guest may go on replying for ever. */
+const CUT_MAX_MS = 60_000;
 /** So long after a connection was removed it is looked for again: a slow server's reply takes seconds. */
 const LATE_REPLIES_MS = [100, 200, 400, 800, 1600, 3200, 6400, 12_800];
 /**
@@ -165,11 +172,15 @@ async function removeAstray(
   const remember = (flows: readonly Flow[]): void => {
     const atMs = host.now();
     for (const flow of flows.filter(mayBeAnsweredLate)) {
+      const key = clientKey(flow);
+      const sinceMs = cut.get(key)?.sinceMs ?? atMs;
       // The newest last: of too many the others are forgotten first.
-      cut.delete(clientKey(flow));
-      cut.set(clientKey(flow), { flow, atMs });
+      cut.delete(key);
+      cut.set(key, { flow, atMs, sinceMs });
     }
   };
+  const endsAtMs = performance.now() + REMOVING_MS;
+  const isTime = (): boolean => performance.now() < endsAtMs;
   try {
     const lines = await host.listFlows(family);
     const expectation = expectationOf(view);
@@ -179,20 +190,26 @@ async function removeAstray(
       ? findReplies(lines, doubt, expectation, family)
       : findLateReplies(lines, flows, expectation, family);
     if (isFirst) for (const each of late) remember(each.flows);
+    let done = 0;
     for (const each of astray.slice(0, MAX_REMOVALS)) {
+      if (done > 0 && !isTime()) break;
       await remove(each);
       remember(each.flows);
+      done += 1;
     }
     let left = Math.max(0, MAX_REMOVALS - astray.length);
     // Those whose turn does not come now are not over when their time is.
     for (const each of late.slice(left)) remember(each.flows);
-    for (let turn = 0; turn < LATE_REPLY_TRIES && left > 0; turn += 1) {
+    for (let turn = 0; turn < LATE_REPLY_TRIES && left > 0 && late.length > 0; turn += 1) {
       const again: StaleFlows[] = [];
-      for (const each of late.slice(0, left)) if (await remove(each)) again.push(each);
+      for (const each of late.slice(0, left)) {
+        if (!isTime()) remember(each.flows);
+        else if (await remove(each)) again.push(each);
+      }
       left -= late.length;
       late = again;
     }
-    return outcome(astray.length <= MAX_REMOVALS);
+    return outcome(done === astray.length);
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
     return outcome(false, error);
@@ -202,8 +219,12 @@ async function removeAstray(
 /** A clock that was set back makes none of them last. */
 function stillLate(cut: readonly Cut[], nowMs: number): readonly Cut[] {
   return cut
-    .map(({ flow, atMs }) => ({ flow, atMs: Math.min(atMs, nowMs) }))
-    .filter(({ atMs }) => nextLookMs(atMs, nowMs) !== undefined)
+    .map(({ flow, atMs, sinceMs }) => ({
+      flow,
+      atMs: Math.min(atMs, nowMs),
+      sinceMs: Math.min(sinceMs, nowMs),
+    }))
+    .filter(({ atMs, sinceMs }) => nextLookMs(atMs, nowMs) !== undefined && nowMs - sinceMs < CUT_MAX_MS)
     .slice(-MAX_CUT);
 }
 
@@ -233,5 +254,6 @@ function toEntry({ flow, beginner, guest, byPort }: StaleFlows, count: number): 
     event: "flows-removed",
     message: `${whose}${entries} of ${where} at ${asked} removed that ${why}`,
     ...(guest === undefined ? {} : { guest }),
+    ...(beginner === "client" ? {} : { quota: `flows-removed ${guest ?? ""}` }),
   };
 }

@@ -74,7 +74,7 @@ describe("problems", () => {
 
 describe("the audit trail", () => {
   function state(guest: string, message: string): LogEntry {
-    return { level: "info", event: "forward-state", guest, message };
+    return { level: "info", event: "forward-state", guest, message, quota: `forward-state ${guest}` };
   }
 
   it("tells ten states of a guest a minute, and of each other guest too", () => {
