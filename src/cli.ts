@@ -167,6 +167,8 @@ export function parseArguments(argv: readonly string[]): Invocation | Printed {
   try {
     const [word = ""] = argv;
     const isKnown = /^(-|help$|$)/.test(word) || COMMANDS.some(({ name }) => name === word);
+    if (/^(-c|--config|--dnsmasq-dir|--json)(=|$)/.test(word))
+      program.error("error: options come after the command: `kvmnatd check -c FILE`");
     // After a command that there is not, `--help` would print the help of all, as if it were well.
     program.parse(isKnown ? argv : [word], { from: "user" });
   } catch (error) {

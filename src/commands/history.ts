@@ -90,7 +90,7 @@ function printHistory(context: Context, found: History, { at }: HistoryOptions):
     complain("kvmnatd: the journal has no entry of kvmnatd (`journalctl -u kvmnatd`)");
   else complain(`kvmnatd: the journal has entries of kvmnatd since ${shortTime(beginsMs)}`);
   const cells = holdings.map((holding) => toCells(holding, beginsMs));
-  if (cells.length === 0) print(`nothing was forwarded ${at === undefined ? "that was asked for" : "then"}`);
+  if (cells.length === 0) print(`no forward ${at === undefined ? "matches in the log" : "was there then"}`);
   else print(renderTable(HEAD, cells));
   const others = at === undefined ? events.filter((event) => !isShown(event, holdings)) : [];
   if (others.length === 0) return;

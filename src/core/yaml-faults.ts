@@ -29,12 +29,19 @@ const MESSAGES: ReadonlyMap<string, readonly [code: string, message: string]> = 
  * @param code the library's code
  * @param message the library's message
  * @param line the source line
+ * @param before the last line before it that has more than a comment
  */
-export function explainYamlError(code: string, message: string, line: string): Fault {
+export function explainYamlError(code: string, message: string, line: string, before: string): Fault {
   const hint = hintToQuote(line);
   if (hint !== undefined) return { code: "yaml-quote", message: hint };
   if (/^Flow (map|sequence)/.test(message))
     return { code: "yaml-syntax", message: "a [ or { above this place is not closed" };
+  // The config of the packages begins so.
+  if (/^\s/.test(line) && /:\s*(\{\}|\[\])\s*(#.*)?$/.test(before))
+    return refuse(
+      "yaml-syntax",
+      `the line before says that there is nothing: take ${/\{\}|\[\]/.exec(before)?.[0]} away from it`,
+    ).fault;
   const [ours, text] = MESSAGES.get(code) ?? ["yaml-syntax", `not valid YAML: ${printable(message, 200)}`];
   return refuse(ours, text).fault;
 }

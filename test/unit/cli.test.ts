@@ -20,6 +20,14 @@ describe("a command that there is not", () => {
   });
 });
 
+it("options before the command are wrong usage, and it is said where they go", () => {
+  for (const option of ["-c", "--config=x", "--json"]) {
+    const { status, stderr } = kvmnatd(option, "x", "check");
+    expect(stderr).toMatch(/^error: options come after the command: `kvmnatd check -c FILE`$/m);
+    expect(status).toBe(64);
+  }
+});
+
 describe("the help of a command", () => {
   it.each([
     ["plan", ["--config", "--dnsmasq-dir"]],
