@@ -13,7 +13,7 @@ const BANNER = `#!/usr/bin/env -S node --max-semi-space-size=2
   }
 }`;
 
-/** Writes down whose code is in the bundle, by folder: their licenses go with it (copyright.ts). */
+/** Writes down whose code is in the bundle, by folder: their licenses go with it (third-party.ts). */
 const listPackages: Plugin = {
   name: "list-packages",
   generateBundle(_options, files) {

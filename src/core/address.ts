@@ -98,9 +98,9 @@ export function formatPorts(range: PortRange, separator = "-"): string {
   return range.first === range.last ? `${range.first}` : `${range.first}${separator}${range.last}`;
 }
 
-/** Reads what {@link formatPorts} wrote. */
-export function readPorts(text: string): PortRange {
-  const [first = 0, last = first] = text.split("-").map(Number);
+/** Reads what {@link formatPorts} wrote, or iptables with `:`. */
+export function readPorts(text: string, separator = "-"): PortRange {
+  const [first = 0, last = first] = text.split(separator).map(Number);
   return { first, last };
 }
 

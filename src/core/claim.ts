@@ -1,7 +1,7 @@
-import { formatPorts, parseIp, withPorts } from "./address.ts";
+import { formatPorts, parseIp, readPorts, withPorts } from "./address.ts";
 import type { Family, PortRange } from "./address.ts";
 import { ownerName, parseOwner } from "./owner.ts";
-import { commentOf, optionOf, ruleKey, targetOf } from "./ruleset.ts";
+import { commentOf, optionOf, ruleKey, targetOf, withoutWholeMask } from "./ruleset.ts";
 
 /** What one rule of a forward says: who is to have which port. */
 export interface Claim {
@@ -26,23 +26,20 @@ export interface Claim {
  */
 export function readClaim(rule: string, family: Family, guest: string | undefined): Claim | undefined {
   const owner = parseOwner(commentOf(rule) ?? "");
-  const published = readRange(optionOf(rule, "--dport") ?? "");
-  if (owner === undefined || published === undefined || targetOf(rule) !== "DNAT") return undefined;
+  const ports = optionOf(rule, "--dport");
+  if (owner === undefined || ports === undefined || targetOf(rule) !== "DNAT") return undefined;
+  const published = readPorts(ports, ":");
+  const listen = optionOf(rule, "-d");
   return {
     guest: guest ?? decodeName(owner.name),
     family,
     protocol: optionOf(rule, "-p") ?? "",
     published,
-    listen: withoutMask(optionOf(rule, "-d")) ?? null,
+    listen: listen === undefined ? null : withoutWholeMask(listen),
     target: formatTarget(optionOf(rule, "--to-destination") ?? "", published),
     source: optionOf(rule, "-s"),
     rule: ruleKey(rule),
   };
-}
-
-function readRange(text: string): PortRange | undefined {
-  const [, first, last = first] = /^(\d+)(?::(\d+))?$/.exec(text) ?? [];
-  return first === undefined ? undefined : { first: Number(first), last: Number(last) };
 }
 
 function decodeName(name: string): string {
@@ -54,10 +51,6 @@ function decodeName(name: string): string {
   );
 }
 
-function withoutMask(address: string | undefined): string | undefined {
-  return address?.replace(/\/(?:32|128)$/, "");
-}
-
 /** `ADDRESS` alone keeps the port; `/BASE` of a shifted range says again what is published. */
 function formatTarget(destination: string, published: PortRange): string {
   const ip = parseIp(destination);
@@ -66,11 +59,11 @@ function formatTarget(destination: string, published: PortRange): string {
 }
 
 /** The same for all claims to one port. */
-export function portOf({ family, protocol, published, listen }: Claim): string {
+export function portKey({ family, protocol, published, listen }: Claim): string {
   return [family, protocol, formatPorts(published), listen ?? "*"].join(" ");
 }
 
 /** The same for all claims of one guest to one port, from one address. */
-export function keyOf(claim: Claim): string {
-  return [portOf(claim), claim.target, ownerName(claim.guest)].join(" ");
+export function claimKey(claim: Claim): string {
+  return [portKey(claim), claim.target, ownerName(claim.guest)].join(" ");
 }

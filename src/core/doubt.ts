@@ -52,9 +52,10 @@ export function doubtAfter(
   const leading = rules.filter(({ rule }) => targetOf(rule) === "DNAT");
   const touched: Doubt = {
     ports: leading.flatMap(({ rule }) => {
-      const [first, last = first] = (optionOf(rule, "--dport") ?? "").split(":").map(Number);
-      if (first === undefined || last === undefined) return [];
-      return [{ protocol: optionOf(rule, "-p") ?? "", range: { first, last } }];
+      const ports = optionOf(rule, "--dport");
+      return ports === undefined
+        ? []
+        : [{ protocol: optionOf(rule, "-p") ?? "", range: readPorts(ports, ":") }];
     }),
     formerTargets: new Set(
       leading.flatMap(({ kind, rule }) => (kind === "remove" ? (destinationOf(rule) ?? []) : [])),

@@ -6,7 +6,7 @@ import { isLive } from "./lease.ts";
 import type { DomainMacs, Lease } from "./lease.ts";
 import { refuseAddress } from "./network.ts";
 import type { Network } from "./network.ts";
-import { describe, pick, refuseLease } from "./usable-leases.ts";
+import { describeLeases, leasesOn, refuseLease } from "./usable-leases.ts";
 
 /** Network cards that a guest may have: a MAC counts on this bridge, and says nothing on any other. */
 export type Cards = Pick<DomainMacs, "bridge" | "macs">;
@@ -39,7 +39,7 @@ export function findByMacs(
   const holder = remembered !== undefined && isAtHome(remembered, cards, networks) ? remembered : undefined;
   const macs = [...new Set(cards.flatMap((each) => each.macs))];
   const usable = macs
-    .flatMap((mac) => pick(world.leases.ofMac(mac), networks, family))
+    .flatMap((mac) => leasesOn(world.leases.ofMac(mac), networks, family))
     .filter(({ bridge, mac }) => cards.some((each) => each.bridge === bridge && each.macs.includes(mac)));
   if (usable.length === 0) return explainAbsence(macs, family, networks, holder, world);
   const holds = holder?.mac !== undefined && macs.includes(holder.mac);
@@ -51,8 +51,8 @@ export function findByMacs(
   const isLeased = atHome.some((lease) => lease.mac === holder?.mac);
   // Its lease may have been released by somebody else.
   if (holds && !isLeased && stillAnswers(holder, world)) {
-    const note = `its lease vanished, but ${holder.mac} still answers there: kept, though the guest has ${describe(usable)}`;
-    return keep(holder, note);
+    const note = `its lease vanished, but ${holder.mac} still answers there: kept, though the guest has ${describeLeases(usable)}`;
+    return keepIncumbent(holder, note);
   }
   const counting = isLeased ? atHome : usable;
   const leasesOf = (mac: Mac): readonly Lease[] => counting.filter((lease) => lease.mac === mac);
@@ -75,12 +75,12 @@ function bridgesOf(holder: Holder | undefined, networks: readonly Network[]): Re
 }
 
 function noteAway(found: Found, away: readonly Lease[]): Found {
-  const note = `conflict: ${describe(away)}, on another network, changes nothing`;
+  const note = `conflict: ${describeLeases(away)}, on another network, changes nothing`;
   return { ...found, note: found.note ?? note };
 }
 
 /** The incumbent stays, though its lease vanished, as long as it answers and its lease would have lasted. */
-export function keep({ address, mac, expiresAtMs }: Holder, note: string): Finding {
+export function keepIncumbent({ address, mac, expiresAtMs }: Holder, note: string): Finding {
   const lease: Target = {
     address,
     ...(mac === undefined ? {} : { mac }),

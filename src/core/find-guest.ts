@@ -1,13 +1,13 @@
 import type { Family, Ip } from "./address.ts";
 import { isGuests, stillAnswers } from "./choose-lease.ts";
-import { cardsOn, findByMacs, findUnreadHome, keep } from "./find-by-macs.ts";
+import { cardsOn, findByMacs, findUnreadHome, keepIncumbent } from "./find-by-macs.ts";
 import type { Finding, Holder, World } from "./finding.ts";
 import { isLive } from "./lease.ts";
 import { refuseAddress, refuseOwn } from "./network.ts";
 import type { Network } from "./network.ts";
 import type { Guest } from "./port-map.ts";
 import { printable } from "./printable.ts";
-import { describe, pick } from "./usable-leases.ts";
+import { describeLeases, leasesOn } from "./usable-leases.ts";
 
 /** Which address a guest has now. */
 export function findGuest(guest: Guest, family: Family, holder: Holder | undefined, world: World): Finding {
@@ -95,17 +95,17 @@ function findHostname(
   holder: Holder | undefined,
   world: World,
 ): Finding {
-  const named = pick(world.leases.named(hostname), up, family);
+  const named = leasesOn(world.leases.named(hostname), up, family);
   const claimants = [...new Set(named.map((lease) => lease.mac))];
   // dnsmasq hands a name to whoever asked last: the incumbent keeps the forward while it has a live lease at all.
   const incumbent = holder?.mac;
-  if (incumbent !== undefined && pick(world.leases.ofMac(incumbent), up, family).length > 0) {
+  if (incumbent !== undefined && leasesOn(world.leases.ofMac(incumbent), up, family).length > 0) {
     const rivals = named.filter((lease) => lease.mac !== incumbent);
     const found = findByMacs(cardsOn(up, [incumbent]), family, up, holder, world);
     if (found.state !== "found" || rivals.length === 0) return found;
     return {
       ...found,
-      note: `conflict: the name is also claimed by ${describe(rivals)}, which changes nothing`,
+      note: `conflict: the name is also claimed by ${describeLeases(rivals)}, which changes nothing`,
     };
   }
   // Who cannot be seen at the moment has not given up the name.
@@ -116,14 +116,14 @@ function findHostname(
   if (down !== undefined) return { state: "down", why: `network ${down.bridge} is down` };
   // Its lease may have been released by somebody else, to get at the name.
   if (holder !== undefined && claimants.length > 0 && stillAnswers(holder, world))
-    return keep(
+    return keepIncumbent(
       holder,
-      `conflict: its lease vanished, but ${holder.mac} still answers; the name is also claimed by ${describe(named)}, which changes nothing`,
+      `conflict: its lease vanished, but ${holder.mac} still answers; the name is also claimed by ${describeLeases(named)}, which changes nothing`,
     );
   if (claimants.length > 1)
     return {
       state: "down",
-      why: `conflict: ${describe(named)} claim this name; use \`mac\` or \`domain\` instead`,
+      why: `conflict: ${describeLeases(named)} claim this name; use \`mac\` or \`domain\` instead`,
     };
   if (claimants.length === 0) {
     return { state: "vanished", why: `no live lease with hostname "${printable(hostname)}"` };

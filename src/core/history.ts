@@ -1,5 +1,5 @@
 import { readPorts, withPorts } from "./address.ts";
-import { keyOf, portOf } from "./claim.ts";
+import { claimKey, portKey } from "./claim.ts";
 import type { Claim } from "./claim.ts";
 import type { Boot, JournalEntry } from "./parse-journal.ts";
 import { groupPasses } from "./rule-steps.ts";
@@ -56,9 +56,9 @@ interface Track {
   ended?: Reason;
 }
 
-/** The holdings of each {@link keyOf} a claim, the oldest first. */
+/** The holdings of each {@link claimKey} a claim, the oldest first. */
 type Tracks = Map<string, Track[]>;
-/** Who had a port last, see {@link portOf}. */
+/** Who had a port last, see {@link portKey}. */
 type Holders = Map<string, Track>;
 
 /**
@@ -104,13 +104,13 @@ function begin(tracks: Tracks, holders: Holders, { claim, entry, reason }: Step)
   const track = last?.toMs === undefined ? last : undefined;
   const own = track ?? newTrack(claim, entry.boot, { fromMs: entry.atMs, began: reason });
   if (track === undefined) tracksOf(tracks, claim).push(own);
-  const before = holders.get(portOf(claim));
+  const before = holders.get(portKey(claim));
   // Somebody else had removed its rule, so that no entry tells of its end.
   if (before !== undefined && before !== own && before.toMs === undefined) {
     before.toMs = entry.atMs;
     before.ended = { why: "another has its port, and its rule was gone", trigger: null };
   }
-  holders.set(portOf(claim), own);
+  holders.set(portKey(claim), own);
   own.rules.add(claim.rule);
   if (claim.source !== undefined) own.allow.add(claim.source);
 }
@@ -131,8 +131,8 @@ function end(tracks: Tracks, { claim, entry, reason }: Step): void {
 }
 
 function tracksOf(tracks: Tracks, claim: Claim): Track[] {
-  const own = tracks.get(keyOf(claim)) ?? [];
-  tracks.set(keyOf(claim), own);
+  const own = tracks.get(claimKey(claim)) ?? [];
+  tracks.set(claimKey(claim), own);
   return own;
 }
 

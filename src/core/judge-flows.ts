@@ -28,6 +28,7 @@ export interface Judge {
   judge(flow: Flow): Verdict;
 }
 
+/** Knows where each connection should lead. @param family whose connections are judged */
 export function createJudge(doubt: Doubt, expectation: Expectation, family: Family): Judge {
   const { reach } = expectation;
   const doubted = new Set(

@@ -1,4 +1,4 @@
-import { cidrContains, familyOf, formatPorts, isLoopback, parseCidr } from "./address.ts";
+import { cidrContains, familyOf, formatPorts, isLoopback, parseCidr, readPorts } from "./address.ts";
 import type { Cidr, Family, Ip, PortRange } from "./address.ts";
 import type { HostAddresses } from "./network.ts";
 import { printable } from "./printable.ts";
@@ -206,7 +206,12 @@ function readRule(rule: RuleText): {
       ...(protocol === undefined || name === "all" ? {} : { protocol: { name, negated: protocol.negated } }),
       ...(ports === undefined
         ? {}
-        : { ports: { ranges: (ports.values[0] ?? "").split(",").map(readRange), negated: ports.negated } }),
+        : {
+            ports: {
+              ranges: (ports.values[0] ?? "").split(",").map((range) => readPorts(range, ":")),
+              negated: ports.negated,
+            },
+          }),
       destinations: options.flatMap(({ flag, negated, values: [text = ""] }) => {
         const cidr = flag === "-d" ? parseCidr(text) : undefined;
         return cidr === undefined ? [] : [{ cidr, negated }];
@@ -217,11 +222,6 @@ function readRule(rule: RuleText): {
       ),
     },
   };
-}
-
-function readRange(text: string): PortRange {
-  const [first = 0, last = first] = text.split(":").map(Number);
-  return { first, last };
 }
 
 /** What of a forward goes where a rule says. */

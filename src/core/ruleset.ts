@@ -124,7 +124,7 @@ export function ruleKey(rule: RuleText): string {
 }
 
 /** A mask that leaves one address: `/32`, and `/128` of an IPv6 one. */
-function withoutWholeMask(value: string): string {
+export function withoutWholeMask(value: string): string {
   return value.replace(value.includes(":") ? /\/128$/ : /\/32$/, "");
 }
 

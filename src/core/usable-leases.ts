@@ -34,7 +34,7 @@ export function refuseLease(
 }
 
 /** Those on these networks and of this family. */
-export function pick(
+export function leasesOn(
   leases: readonly Lease[],
   networks: readonly Network[],
   family: Family,
@@ -44,7 +44,7 @@ export function pick(
 }
 
 /** Who has which address, four of them at most. In an order of their own: that of the rows changes whenever any guest renews its lease. */
-export function describe(leases: readonly Lease[]): string {
+export function describeLeases(leases: readonly Lease[]): string {
   const all = leases.map((lease) => `${lease.mac} at ${lease.address}`).toSorted();
   return all.slice(0, 4).join(" and ") + (all.length > 4 ? ` and ${all.length - 4} more` : "");
 }

@@ -1,6 +1,6 @@
 import type { Family } from "../core/address.ts";
 
-/** `file`: look once more when the events have settled. `rules`: our own changes are among them, do not hurry. */
+/** `file`: look once more when the events have settled. `rules`: somebody may change them all the time, do not hurry. */
 export type HintKind = "plain" | "file" | "rules";
 
 /** Why the next pass is made. */

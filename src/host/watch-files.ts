@@ -54,7 +54,8 @@ export function watchFiles(
   }
 
   function open(path: string, id: string | undefined): void {
-    // Folders, not files: libvirt renames a new file over the old one, and a watch on a file dies with its inode.
+    // libvirt renames a new file over the old one, so it is the folder that is watched; whether the config is another
+    // file by now is looked for.
     const watcher = watch(path, {
       depth: 0,
       ignoreInitial: true,
