@@ -36,9 +36,10 @@ it("a UDP client that never pauses reaches the guest's new address", async () =>
   await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
   await moveWeb();
   await expect.poll(() => last(client), SOON).toBe(`db 53 ${CLIENT}`);
-  expect(told()).toContain(
-    `web: 1 conntrack entry of udp port 5353 at ${HOST} removed that led to ${WEB.address}`,
-  );
+  // It is logged once all is done.
+  await expect
+    .poll(told, SOON)
+    .toContain(`web: 1 conntrack entry of udp port 5353 at ${HOST} removed that led to ${WEB.address}`);
 });
 
 it("a UDP client that began before its port was published reaches the guest", async () => {
