@@ -8,8 +8,8 @@ const packaged = { ...real, globalSetup: ["test/support/build.ts", "test/support
 
 const config: ViteUserConfig = {
   test: {
-    // Twice as many as processors: most of them wait for something most of the time.
-    maxWorkers: 4,
+    // More than processors: most of them wait for something most of the time.
+    maxWorkers: 3,
     // Minutes of properties, on a machine that may have other things to do.
     testTimeout: 240_000,
     // What is waited for comes at once, or on a slow machine when it can.
