@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import { readLeads } from "../core/doubt.ts";
 import { formatIssue } from "../core/code-frame.ts";
 import type { PortMap } from "../core/port-map.ts";
@@ -157,6 +158,9 @@ async function stop(
   logger.log({ level: "info", event: "stop", message });
 }
 
+const REMOVE_TRIES = 3;
+const REMOVE_AGAIN_MS = 200;
+
 async function leaveRules(
   context: Context,
   logger: Logger,
@@ -165,12 +169,22 @@ async function leaveRules(
 ): Promise<string> {
   if (onStop !== "remove") return "rules stay (on_stop: keep)";
   let isTold = false;
-  const { failures } = await removeOwned(createHost(context.paths), variants, (entry) => {
-    const message = "all rules of kvmnatd: removed (on_stop: remove)";
-    if (!isTold) logger.log({ level: "info", event: "rules-changed", message });
-    isTold = true;
-    logger.log(entry);
-  });
+  const remove = async (): Promise<readonly KvmnatdError[]> => {
+    const { failures } = await removeOwned(createHost(context.paths), variants, (entry) => {
+      const message = "all rules of kvmnatd: removed (on_stop: remove)";
+      if (!isTold) logger.log({ level: "info", event: "rules-changed", message });
+      isTold = true;
+      logger.log(entry);
+    });
+    return failures;
+  };
+  // systemd ends all processes of a service, and looks for more until there are none: programs that were started for
+  // this may be among them.
+  let failures = await remove();
+  for (let turn = 1; turn < REMOVE_TRIES && failures.length > 0; turn += 1) {
+    await setTimeout(REMOVE_AGAIN_MS);
+    failures = await remove();
+  }
   for (const { message } of failures)
     logger.log({ level: "error", event: "teardown", message: `rules of ours may be left: ${message}` });
   return failures.length === 0 ? "rules removed" : "rules may be left: `kvmnatd teardown` removes them";

@@ -72,6 +72,21 @@ describe("iptables-restore", () => {
   });
 });
 
+it("programs that are told to end together with the daemon keep no rules from being removed", async () => {
+  const { bin } = await begin("nft");
+  await world.configure(`on_stop: remove\n${GUESTS}`);
+  await expect
+    .poll(() => world.log().map(({ msg }) => msg))
+    .toContainEqual(expect.stringMatching(/^config reloaded/));
+  await world.settles();
+  // As systemd does it, which looks for processes of a service until it finds no more.
+  const ends = `[ -e ${world.lab.dir}/told ] || { : > ${world.lab.dir}/told; kill $$; }`;
+  await shadowed(bin, "iptables-save", `${ends}; exec /usr/sbin/iptables-nft-save "$@"`);
+  await world.lab.exec(["sh", "-c", "kill -TERM $(pgrep -x kvmnatd)"]);
+  await expect.poll(() => world.log().map(({ msg }) => msg)).toContain("kvmnatd stops; rules removed");
+  expect(`${await world.rules("nat")}${await world.rules("filter")}`).not.toContain("kvmnatd:");
+});
+
 it("iptables-restore under its plain name, which `auto` takes, is tried again as well", async () => {
   world = await createDaemonWorld("nft");
   const bin = join(world.lab.dir, "plain");

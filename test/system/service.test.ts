@@ -164,7 +164,8 @@ describe.each([
     const rules = "{ iptables-save; ip6tables-save; } | grep -c kvmnatd || true";
     expect(await host.sh(rules)).not.toBe("0");
     await host.sh("systemctl stop kvmnatd");
-    expect(await host.sh(rules)).toBe("0");
+    const said = await host.sh("journalctl -u kvmnatd -n 30 -o cat --no-pager");
+    expect(await host.sh(rules), said).toBe("0");
     expect(await host.show("Result")).toBe("success");
     await host.sh("systemctl start kvmnatd");
     await until("it is up again", async () => (await status()) === "2 of 2 forwards active");
