@@ -67,10 +67,11 @@ const MORE = {
 
 function tell(family: Family, { rule, forwards, taken }: RuleBefore): Problem {
   const command = `\`${family === 4 ? "iptables" : "ip6tables"} -t nat -A ${printable(rule, 300)}\``;
-  const message =
+  const what =
     taken.length > 0
-      ? `a rule of another program stands before kvmnatd's and has the port of ${list(taken)}: ${command}`
-      : `a rule of another program stands before kvmnatd's, and what it matches does not reach ${list(forwards)}: ${command}`;
+      ? `a rule of another program stands before kvmnatd's and has the port of ${list(taken)}`
+      : `a rule of another program stands before kvmnatd's, and what it matches does not reach ${list(forwards)}`;
+  const message = `${what}: ${command}; delete it where it is made, and here with -D for -A, or publish another port`;
   return { code: "rule-before", message, severity: taken.length > 0 ? "error" : "warning" };
 }
 
@@ -256,12 +257,13 @@ function markPorts(forwards: readonly Coming[]): Uint8Array {
 }
 
 const ONE_HOST = /^-d ([\d.]+)\/32 /;
-const ONE_PORT = / --dport (\d+) /;
+/** As iptables-save prints it; of a negated one a `!` stands between. */
+const ONE_PORT = / -m (?:tcp|udp|sctp) --dport (\d+) /;
 
 /** A test that costs little: kube-proxy has a rule for each of thousands of services of its own. */
 function mayConcern(rule: RuleText, isPublished: Uint8Array, hosts: ReadonlySet<string>): boolean {
   const host = ONE_HOST.exec(rule)?.[1];
   if (host !== undefined && !hosts.has(host)) return false;
   const port = ONE_PORT.exec(rule)?.[1];
-  return port === undefined || rule.includes("! --dport") || isPublished[Number(port)] === 1;
+  return port === undefined || isPublished[Number(port)] === 1;
 }

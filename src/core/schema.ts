@@ -228,7 +228,9 @@ type CodedProblem = Omit<Problem, "code"> & { readonly code: string };
 const problemSchema = z.looseObject({
   code: z.string().describe("Stable, kebab-case; docs/status.md has those that there are."),
   message: z.string().describe("What is wrong and what to do; for people."),
-  severity: z.enum(["error", "warning"]).describe("A warning leaves every forward working as asked."),
+  severity: z
+    .enum(["error", "warning"])
+    .describe("A warning leaves every forward working, as asked but for what its message says."),
 });
 
 const forwardSchema = z.looseObject({

@@ -83,9 +83,9 @@ function readErrors({ errors, warnings }: Document.Parsed, text: string, placeOf
   const byLine = new Map<number, Issue>();
   for (const { code, message, pos } of [...errors, ...warnings]) {
     const where = placeOf(pos[0]);
-    const before = lines.slice(0, where.line - 1).findLast((line) => !/^\s*(#|$)/.test(line)) ?? "";
-    const fault = explainYamlError(code, message, lines[where.line - 1] ?? "", before);
-    if (!byLine.has(where.line)) byLine.set(where.line, { ...fault, where, severity: "error" });
+    if (byLine.has(where.line)) continue;
+    const [before = "", line = ""] = [lines[where.line - 2], lines[where.line - 1]];
+    byLine.set(where.line, { ...explainYamlError(code, message, line, before), where, severity: "error" });
   }
   return [...byLine.values()];
 }

@@ -29,21 +29,27 @@ const MESSAGES: ReadonlyMap<string, readonly [code: string, message: string]> = 
  * @param code the library's code
  * @param message the library's message
  * @param line the source line
- * @param before the last line before it that has more than a comment
+ * @param before the line before it
  */
 export function explainYamlError(code: string, message: string, line: string, before: string): Fault {
   const hint = hintToQuote(line);
   if (hint !== undefined) return { code: "yaml-quote", message: hint };
   if (/^Flow (map|sequence)/.test(message))
     return { code: "yaml-syntax", message: "a [ or { above this place is not closed" };
-  // The config of the packages begins so.
-  if (/^\s/.test(line) && /:\s*(\{\}|\[\])\s*(#.*)?$/.test(before))
-    return refuse(
-      "yaml-syntax",
-      `the line before says that there is nothing: take ${/\{\}|\[\]/.exec(before)?.[0]} away from it`,
-    ).fault;
+  const nothing = nothingBefore(line, before);
+  if (nothing !== undefined)
+    return {
+      code: "yaml-syntax",
+      message: `the line before says that there is nothing: take ${nothing} away from it`,
+    };
   const [ours, text] = MESSAGES.get(code) ?? ["yaml-syntax", `not valid YAML: ${printable(message, 200)}`];
   return refuse(ours, text).fault;
+}
+
+/** Something stands below a key of which is said that nothing does, as the config of the packages does at first. */
+function nothingBefore(line: string, before: string): string | undefined {
+  const isBelow = /^ */.exec(line)?.[0].startsWith(`${/^ */.exec(before)?.[0]} `) === true;
+  return isBelow ? /:\s*(\{\}|\[\])\s*(?:#.*)?$/.exec(before)?.[1] : undefined;
 }
 
 /** IPv6 in plain YAML is a list (`[::1]:80:80`) or the key of a mapping (`::`). */

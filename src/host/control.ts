@@ -42,7 +42,7 @@ export async function serveControl(
       server.once("error", fail);
       server.listen(path, done);
     });
-    // Without files to spare nobody is let in for a while; who asked is told by that.
+    // An error that comes later (no open file is left for who asks) keeps nobody from being let in afterwards.
     server.removeAllListeners("error").on("error", () => undefined);
     await chmod(path, 0o600);
   } catch (error) {

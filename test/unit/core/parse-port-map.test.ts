@@ -247,6 +247,7 @@ describe("YAML", () => {
     ["an alias within its anchor", "guests: &a {b: *a}\n", "1:16 yaml-alias"],
     ["a merged list", "guests: {<<: [x]}\n", "1:10 yaml-merge"],
     ["guests below {}", "guests: {} # none\n  web: {}\n", "2:1 yaml-syntax"],
+    ["what stands beside {}", "guests:\n  web: {}\n  @db: {}\n", "3:3 yaml-syntax"],
     ["a tag", "guests: !!omap {}\n", "1:9 yaml-tag"],
     ["a list as key", "guests: {[a]: b}\n", "1:10 yaml-syntax"],
     ["an open bracket", "listen: [a\nguests: {}\n", "2:1 yaml-syntax"],

@@ -22,6 +22,7 @@ function publish(first: number, last: number, more: Partial<ResolvedForward> = {
 }
 
 const FORWARD = publish(1122, 1130);
+const ADVICE = "; delete it where it is made, and here with -D for -A, or publish another port";
 
 function find(rules: readonly string[], forwards: readonly ResolvedForward[] = [FORWARD]): RulesBefore {
   const chains = ["KVMNATD-DNAT", "A", "B", "C"].map((chain) => `:${chain} - [0:0]`);
@@ -48,7 +49,7 @@ describe("before ours", () => {
     "-m comment --comment mine -j ACCEPT",
   ])("%s has the port", (rule) => {
     const { problems, taken } = find([`-A PREROUTING ${rule}`, JUMP]);
-    const message = `a rule of another program stands before kvmnatd's and has the port of guest web (1122-1130/tcp): \`iptables -t nat -A PREROUTING ${rule}\``;
+    const message = `a rule of another program stands before kvmnatd's and has the port of guest web (1122-1130/tcp): \`iptables -t nat -A PREROUTING ${rule}\`${ADVICE}`;
     expect(problems).toEqual([{ code: "rule-before", message, severity: "error" }]);
     expect(taken.get(FORWARD)).toContain("has the port");
     expect(messages([JUMP, `-A PREROUTING ${rule}`]), "behind ours").toEqual([]);
@@ -65,7 +66,7 @@ describe("before ours", () => {
     "-p tcp -m tcp --dport 1122:1130 -m socket -j ACCEPT",
   ])("%s has some of it", (rule) => {
     const { problems, taken } = find([`-A PREROUTING ${rule}`, JUMP]);
-    const message = `a rule of another program stands before kvmnatd's, and what it matches does not reach guest web (1122-1130/tcp): \`iptables -t nat -A PREROUTING ${rule}\``;
+    const message = `a rule of another program stands before kvmnatd's, and what it matches does not reach guest web (1122-1130/tcp): \`iptables -t nat -A PREROUTING ${rule}\`${ADVICE}`;
     expect(problems).toEqual([{ code: "rule-before", message, severity: "warning" }]);
     expect(taken.size).toBe(0);
   });
