@@ -284,6 +284,41 @@ describe("many connections, one command each", () => {
     await finishCleaning({ ...host, now: () => Date.now() }, view, memory.flows ?? { leads: [] });
     expect(host.flows).toEqual([straight("203.0.113.5")]);
   });
+
+  it("are removed for a fifth of a second, then others have their turn; none is forgotten", async () => {
+    host.removeFlows = async (flows) => {
+      await new Promise((done) => setTimeout(done, 120));
+      host.flows = host.flows.filter((each) => !each.includes(` src=${flows.flow.source} `));
+      host.removed.push(flows);
+      return 1;
+    };
+    const { wakeAtMs } = await pass();
+    expect(host.removed.length).toBeLessThanOrEqual(2);
+    expect(wakeAtMs).toBe(host.nowMs);
+    for (let passes = 0; passes < 49; passes += 1) if ((await pass()).wakeAtMs !== host.nowMs) break;
+    expect(host.flows).toEqual([straight("203.0.113.5")]);
+  });
+
+  it("that a guest begins again and again are looked for for a minute", async () => {
+    // More of them than one pass removes: the others' turn comes later.
+    const many = Array.from({ length: 150 }, (_, index) => `198.51.100.${index + 2}`);
+    for (let from = 0; from < many.length; from += 20) {
+      host.flows = [...many.slice(from), "203.0.113.5"].map(straight);
+      await pass();
+    }
+    const cut = (): number => memory.flows?.cut?.get(4)?.length ?? 0;
+    expect(cut()).toBe(many.length);
+    const late = (source: string): string =>
+      `tcp      6 29 ESTABLISHED src=192.168.122.11 dst=${source} sport=8080 dport=4 src=${source} dst=198.51.100.1 sport=4 dport=8080 use=1`;
+    const began = host.nowMs;
+    host.flows = [...many, "203.0.113.5"].map(late);
+    while (cut() > 0 && host.nowMs - began < 120_000) {
+      host.nowMs += 100;
+      await pass();
+    }
+    expect(host.nowMs - began).toBeGreaterThan(12_800);
+    expect(host.nowMs - began).toBeLessThanOrEqual(60_100);
+  });
 });
 
 it("nobody is looked for where no late reply can reach them", async () => {
