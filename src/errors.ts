@@ -1,5 +1,5 @@
-import type { EventCode } from "./core/events.ts";
-import type { Issue } from "./core/issue.ts";
+import type { EventCode } from "./event-codes.ts";
+import type { Issue } from "./diagnostic.ts";
 
 /** Exit codes: sysexits.h where it has a name for it. */
 export const EXIT = {

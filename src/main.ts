@@ -1,24 +1,24 @@
 import { stripVTControlCharacters } from "node:util";
 import { realpathSync } from "node:fs";
 import { createColors } from "./colors.ts";
-import { describeCommands, parseArguments } from "./cli.ts";
-import type { Invocation } from "./cli.ts";
-import { apply } from "./commands/apply.ts";
-import { ask } from "./commands/ask.ts";
-import { check, printIssues } from "./commands/check.ts";
-import type { Context } from "./commands/context.ts";
-import { history } from "./commands/history.ts";
-import { leases } from "./commands/leases.ts";
-import { plan } from "./commands/plan.ts";
-import { run } from "./commands/run.ts";
-import { status } from "./commands/status.ts";
-import { watchStatus } from "./commands/watch-status.ts";
-import { teardown } from "./commands/teardown.ts";
-import { completionScript } from "./completion.ts";
-import { configJsonSchema, statusJsonSchema } from "./core/schema.ts";
+import { describeCommands, parseArguments } from "./cli/arguments.ts";
+import type { Invocation } from "./cli/arguments.ts";
+import { apply } from "./cli/apply.ts";
+import { ask } from "./cli/request.ts";
+import { check, printIssues } from "./cli/check.ts";
+import type { Context } from "./cli/context.ts";
+import { history } from "./cli/history.ts";
+import { leases } from "./cli/leases.ts";
+import { plan } from "./cli/plan.ts";
+import { run } from "./cli/run.ts";
+import { status } from "./cli/status.ts";
+import { watchStatus } from "./cli/live-status.ts";
+import { teardown } from "./cli/teardown.ts";
+import { completionScript } from "./cli/completion.ts";
+import { configJsonSchema, statusJsonSchema } from "./config/schema/schema.ts";
 import { runDemo } from "./demo/demo.ts";
 import { ConfigError, EXIT, KvmnatdError } from "./errors.ts";
-import { runtimeFolder } from "./host/status-file.ts";
+import { runtimeFolder } from "./host/files/status-file.ts";
 
 /**
  * SIGTERM and SIGINT end whatever runs. The listener stays: signal-exit (in execa) kills the process by the same

@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { configJsonSchema } from "../../src/core/schema.ts";
+import { configJsonSchema } from "../../src/config/schema/schema.ts";
 import type { Block } from "./roff.ts";
 
 interface Schema {

@@ -1,5 +1,5 @@
-import { describeCommands, HELP } from "../../src/cli.ts";
-import type { CommandSpec } from "../../src/completion.ts";
+import { describeCommands, HELP } from "../../src/cli/arguments.ts";
+import type { CommandSpec } from "../../src/cli/completion.ts";
 import type { Block } from "./roff.ts";
 
 /** kvmnatd(8), from what the program's own help says. */

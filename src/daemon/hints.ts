@@ -1,4 +1,4 @@
-import type { Family } from "../core/address.ts";
+import type { Family } from "../net/address.ts";
 
 /** `file`: look once more when the events have settled. `rules`: somebody may change them all the time, do not hurry. */
 export type HintKind = "plain" | "file" | "rules";

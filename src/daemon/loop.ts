@@ -1,4 +1,4 @@
-import type { Family } from "../core/address.ts";
+import type { Family } from "../net/address.ts";
 import {
   IDLE,
   onFailure,
@@ -8,29 +8,29 @@ import {
   onStart,
   onSuccess,
   sleepMs,
-} from "../core/cadence.ts";
-import type { Cadence } from "../core/cadence.ts";
-import type { Lead } from "../core/doubt.ts";
-import type { PassReport } from "../core/metrics.ts";
-import type { Guarded } from "../core/guarded.ts";
-import type { PortMap } from "../core/port-map.ts";
-import type { ResolvedForward } from "../core/publish.ts";
-import type { Variant } from "../core/ruleset.ts";
-import { toForwardStatus } from "../core/status.ts";
-import type { DaemonStatus, Problem } from "../core/status.ts";
+} from "./schedule.ts";
+import type { Cadence } from "./schedule.ts";
+import type { Lead } from "../conntrack/changed-ports.ts";
+import type { PassReport } from "../status/metrics.ts";
+import type { Guarded } from "../libvirt/flushed-rules.ts";
+import type { PortMap } from "../config/port-map.ts";
+import type { ResolvedForward } from "../forwards/resolved-forward.ts";
+import type { Variant } from "../rules/ruleset.ts";
+import { toForwardStatus } from "../status/status.ts";
+import type { DaemonStatus, Problem } from "../status/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { ConfigError } from "../errors.ts";
-import type { Host, Logger } from "../ports.ts";
+import type { Host, Logger } from "../host-interface.ts";
 import { createHints } from "./hints.ts";
 import type { HintKind } from "./hints.ts";
 import { createNap } from "./nap.ts";
-import { findOccupiedPorts } from "./occupied.ts";
-import { reportProgress } from "./progress.ts";
+import { findOccupiedPorts } from "./ports-in-use.ts";
+import { reportProgress } from "./watchdog.ts";
 import { createPublisher } from "./publisher.ts";
 import type { DaemonIdentity, Found } from "./publisher.ts";
-import { reconcile } from "./reconcile.ts";
+import { reconcile } from "./pass.ts";
 import type { View } from "./observe.ts";
-import type { PassMemory, PassResult } from "./reconcile.ts";
+import type { PassMemory, PassResult } from "./pass.ts";
 
 /** Nobody tells that a process begins to listen. */
 const LOOKS_AT_ALL = ["resync", "SIGHUP", "reload"];

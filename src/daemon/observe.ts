@@ -1,24 +1,24 @@
-import type { Family } from "../core/address.ts";
-import { buildDesired } from "../core/desired.ts";
-import type { Answers, Holder, Question } from "../core/finding.ts";
-import { readHolders, readServed } from "../core/holders.ts";
-import type { Issue } from "../core/issue.ts";
-import type { LeaseFault } from "../core/parse-leases.ts";
-import { findNftBridges } from "../core/libvirt-table.ts";
-import type { HostAddresses, Network } from "../core/network.ts";
-import type { PortMap } from "../core/port-map.ts";
-import { resolveForwards } from "../core/resolve.ts";
-import type { Resolution } from "../core/resolve.ts";
-import type { Actual, Desired, Variant } from "../core/ruleset.ts";
-import { NOTHING_DESIRED } from "../core/ruleset.ts";
-import { findUnserved } from "../core/unserved.ts";
+import type { Family } from "../net/address.ts";
+import { buildDesired } from "../rules/desired.ts";
+import type { Answers, Holder, Question } from "../identity/lookup.ts";
+import { readHolders, readServed } from "../rules/read-incumbents.ts";
+import type { Issue } from "../diagnostic.ts";
+import type { LeaseFault } from "../leases/parse-lease-files.ts";
+import { findNftBridges } from "../rules/libvirt-table.ts";
+import type { HostAddresses, Network } from "../leases/network.ts";
+import type { PortMap } from "../config/port-map.ts";
+import { resolveForwards } from "../forwards/resolve.ts";
+import type { Resolution } from "../forwards/resolve.ts";
+import type { Actual, Desired, Variant } from "../rules/ruleset.ts";
+import { NOTHING_DESIRED } from "../rules/ruleset.ts";
+import { findUnserved } from "../forwards/check-subnets.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { ConfigError } from "../errors.ts";
-import type { Host, Iptables, Links } from "../ports.ts";
-import { FAMILIES, readAllSides, rereadSides } from "./kernel.ts";
-import type { SidesOrError } from "./kernel.ts";
-import { mergeBridges, readPortMap, toNetworks } from "./snapshot.ts";
-import type { Refused, Snapshot } from "./snapshot.ts";
+import type { Host, Iptables, Links } from "../host-interface.ts";
+import { FAMILIES, readAllSides, rereadSides } from "./apply.ts";
+import type { SidesOrError } from "./apply.ts";
+import { mergeBridges, readPortMap, toNetworks } from "./inputs.ts";
+import type { Refused, Snapshot } from "./inputs.ts";
 
 /** One family: what should be, and what the kernel has, or why it cannot be read. */
 export interface FamilyView extends SidesOrError {

@@ -1,19 +1,19 @@
-import type { Family } from "../core/address.ts";
-import { isLeft } from "../core/contest.ts";
-import type { EventCode } from "../core/events.ts";
-import type { Issue } from "../core/issue.ts";
-import { findRejectElsewhere } from "../core/libvirt-rules.ts";
-import { ownerOfChange } from "../core/narrate.ts";
-import { findBlocker } from "../core/obstacles.ts";
-import { ownerName } from "../core/owner.ts";
-import { withoutStrays } from "../core/plan.ts";
-import { printable } from "../core/printable.ts";
-import { findRulesBefore } from "../core/rules-before.ts";
-import type { RulesBefore } from "../core/rules-before.ts";
-import type { Jump } from "../core/ruleset.ts";
-import type { Problem } from "../core/status.ts";
-import type { Host } from "../ports.ts";
-import type { Outcome } from "./kernel.ts";
+import type { Family } from "../net/address.ts";
+import { isLeft } from "../rules/repair-limit.ts";
+import type { EventCode } from "../event-codes.ts";
+import type { Issue } from "../diagnostic.ts";
+import { findRejectElsewhere } from "../libvirt/missing-jump.ts";
+import { ownerOfChange } from "../log/audit-entries.ts";
+import { findBlocker } from "../rules/jump-position.ts";
+import { ownerName } from "../rules/ownership.ts";
+import { withoutStrays } from "../rules/restore.ts";
+import { printable } from "../sanitize.ts";
+import { findRulesBefore } from "../rules/shadowing-rules.ts";
+import type { RulesBefore } from "../rules/shadowing-rules.ts";
+import type { Jump } from "../rules/ruleset.ts";
+import type { Problem } from "../status/status.ts";
+import type { Host } from "../host-interface.ts";
+import type { Outcome } from "./apply.ts";
 import type { FamilyView, View } from "./observe.ts";
 
 /** One side of one family, and what a pass did to it. */

@@ -1,11 +1,11 @@
 import { isDeepStrictEqual } from "node:util";
-import type { LogEntry } from "../core/narrate.ts";
-import { STATUS_SCHEMA } from "../core/status.ts";
-import type { DaemonStatus, Problem } from "../core/status.ts";
-import { limitEntries, NOTHING_TOLD, tellProblems } from "../core/tell-problems.ts";
-import type { Telling } from "../core/tell-problems.ts";
+import type { LogEntry } from "../log/audit-entries.ts";
+import { STATUS_SCHEMA } from "../status/status.ts";
+import type { DaemonStatus, Problem } from "../status/status.ts";
+import { limitEntries, NOTHING_TOLD, tellProblems } from "../log/problem-log.ts";
+import type { Telling } from "../log/problem-log.ts";
 import { KvmnatdError } from "../errors.ts";
-import type { Host, Logger } from "../ports.ts";
+import type { Host, Logger } from "../host-interface.ts";
 
 /** What stays the same in every status of one daemon. */
 export type DaemonIdentity = Pick<DaemonStatus, "version" | "pid" | "startTicks" | "config" | "startedAt">;

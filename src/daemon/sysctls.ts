@@ -1,11 +1,11 @@
-import type { Family } from "../core/address.ts";
-import type { LogEntry } from "../core/narrate.ts";
-import { NOTHING_DESIRED } from "../core/ruleset.ts";
-import type { Desired, Jump } from "../core/ruleset.ts";
-import type { Problem } from "../core/status.ts";
-import { sysctlName } from "../core/sysctl-name.ts";
+import type { Family } from "../net/address.ts";
+import type { LogEntry } from "../log/audit-entries.ts";
+import { NOTHING_DESIRED } from "../rules/ruleset.ts";
+import type { Desired, Jump } from "../rules/ruleset.ts";
+import type { Problem } from "../status/status.ts";
+import { sysctlName } from "../rules/sysctl-name.ts";
 import { KvmnatdError } from "../errors.ts";
-import type { Host } from "../ports.ts";
+import type { Host } from "../host-interface.ts";
 import type { View } from "./observe.ts";
 
 /** A sysctl that is to have another value. */

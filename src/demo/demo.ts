@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { EXIT, KvmnatdError } from "../errors.ts";
-import { findProgram, programFolders } from "../host/programs.ts";
+import { findProgram, programFolders } from "../host/exec/programs.ts";
 import { tellStory } from "./story.ts";
 
 export interface DemoOptions {

@@ -1,7 +1,7 @@
 import { createColors } from "../colors.ts";
-import type { DaemonStatus } from "../core/status.ts";
+import type { DaemonStatus } from "../status/status.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
-import { runCommand } from "../host/run-command.ts";
+import { runCommand } from "../host/exec/run-command.ts";
 import type { DemoOptions } from "./demo.ts";
 import {
   ask,
@@ -12,8 +12,8 @@ import {
   startDhcp,
   startDomain,
   startServer,
-} from "./world.ts";
-import type { World } from "./world.ts";
+} from "./lab.ts";
+import type { World } from "./lab.ts";
 
 const CONFIG = `guests:
   devstack:            # the name of a libvirt domain

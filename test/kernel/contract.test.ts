@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { parseSave } from "../../src/core/parse-save.ts";
+import { parseSave } from "../../src/rules/parse-save.ts";
 import { createFakeIptables } from "../support/fake-iptables.ts";
 import { createLab } from "../support/lab.ts";
 import type { Lab } from "../support/lab.ts";

@@ -1,17 +1,17 @@
 import * as fc from "fast-check";
 import { expect, it } from "vitest";
-import { parseMac } from "../../src/core/address.ts";
-import { parseDuration } from "../../src/core/duration.ts";
-import { parseEndpoint } from "../../src/core/endpoint.ts";
-import { parseHostIp } from "../../src/core/listen.ts";
-import { parsePortRange, parsePortText } from "../../src/core/port-syntax.ts";
+import { parseMac } from "../../src/net/address.ts";
+import { parseDuration } from "../../src/config/values/duration.ts";
+import { parseEndpoint } from "../../src/config/values/endpoint.ts";
+import { parseHostIp } from "../../src/config/values/listen-address.ts";
+import { parsePortRange, parsePortText } from "../../src/config/values/port-syntax.ts";
 import {
   DURATION_PATTERN,
   ENDPOINT_PATTERN,
   MAC_PATTERN,
   PORT_PATTERN,
   RANGE_PATTERN,
-} from "../../src/core/schema-patterns.ts";
+} from "../../src/config/schema/patterns.ts";
 
 /** Text of the given pieces, so that much of it is nearly right. */
 function textOf(...pieces: readonly string[]): fc.Arbitrary<string> {

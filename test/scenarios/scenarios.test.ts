@@ -1,15 +1,15 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { networkOf } from "../../src/core/address.ts";
-import { buildDesired } from "../../src/core/desired.ts";
-import { diffRulesets } from "../../src/core/diff.ts";
-import { readHolders } from "../../src/core/holders.ts";
-import { narrate, tellGuests, tellHolders } from "../../src/core/narrate.ts";
-import { parseDomainMacs, parseLeases } from "../../src/core/parse-leases.ts";
-import { parsePortMap } from "../../src/core/parse-port-map.ts";
-import { renderRestore } from "../../src/core/plan.ts";
-import { resolveForwards } from "../../src/core/resolve.ts";
+import { networkOf } from "../../src/net/address.ts";
+import { buildDesired } from "../../src/rules/desired.ts";
+import { diffRulesets } from "../../src/rules/diff.ts";
+import { readHolders } from "../../src/rules/read-incumbents.ts";
+import { narrate, tellGuests, tellHolders } from "../../src/log/audit-entries.ts";
+import { parseDomainMacs, parseLeases } from "../../src/leases/parse-lease-files.ts";
+import { parsePortMap } from "../../src/config/parse-port-map.ts";
+import { renderRestore } from "../../src/rules/restore.ts";
+import { resolveForwards } from "../../src/forwards/resolve.ts";
 import { ip, NOW } from "../support/build-values.ts";
 import { createFakeIptables } from "../support/fake-iptables.ts";
 

@@ -1,8 +1,8 @@
-import { networkOf, parseCidr, parseIp, parseMac } from "../../src/core/address.ts";
-import type { Cidr, Ip, Mac, Protocol } from "../../src/core/address.ts";
-import type { Lease } from "../../src/core/lease.ts";
-import type { Network } from "../../src/core/network.ts";
-import type { Forward, Guest, Identity, Listen, PortMap } from "../../src/core/port-map.ts";
+import { networkOf, parseCidr, parseIp, parseMac } from "../../src/net/address.ts";
+import type { Cidr, Ip, Mac, Protocol } from "../../src/net/address.ts";
+import type { Lease } from "../../src/leases/lease.ts";
+import type { Network } from "../../src/leases/network.ts";
+import type { Forward, Guest, Identity, Listen, PortMap } from "../../src/config/port-map.ts";
 
 /** Short ways to values for tests; each throws on a text that is none. */
 export function ip(text: string): Ip {

@@ -1,8 +1,8 @@
-import type { Family } from "../../src/core/address.ts";
-import type { StaleFlows } from "../../src/core/stale-flows.ts";
-import type { Lease, DomainMacs } from "../../src/core/lease.ts";
+import type { Family } from "../../src/net/address.ts";
+import type { StaleFlows } from "../../src/conntrack/stale-flows.ts";
+import type { Lease, DomainMacs } from "../../src/leases/lease.ts";
 import { CommandError } from "../../src/errors.ts";
-import type { Host, LeaseFiles } from "../../src/ports.ts";
+import type { Host, LeaseFiles } from "../../src/host-interface.ts";
 import { ip, network, NOW } from "./build-values.ts";
 import { createFakeIptables } from "./fake-iptables.ts";
 import type { FakeIptables } from "./fake-iptables.ts";

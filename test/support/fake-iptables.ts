@@ -1,6 +1,6 @@
-import type { Actual, Table } from "../../src/core/ruleset.ts";
-import { TABLES } from "../../src/core/ruleset.ts";
-import { parseSave } from "../../src/core/parse-save.ts";
+import type { Actual, Table } from "../../src/rules/ruleset.ts";
+import { TABLES } from "../../src/rules/ruleset.ts";
+import { parseSave } from "../../src/rules/parse-save.ts";
 
 type Chains = Map<string, string[]>;
 

@@ -1,7 +1,7 @@
 // Logs entries as the daemon does: those of the burst, then, once standard input says so, one more of each kind.
 import { once } from "node:events";
 import { writeSync } from "node:fs";
-import { createLogger } from "../../src/host/logger.ts";
+import { createLogger } from "../../src/host/log/logger.ts";
 
 const logger = createLogger({
   format: "journal",

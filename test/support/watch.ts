@@ -1,6 +1,6 @@
 import { writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
-import { createWatches } from "../../src/commands/watches.ts";
+import { createWatches } from "../../src/cli/watchers.ts";
 
 /*
  * The daemon's watches alone, in a user namespace of their own, whose limit of inotify watches can be set without

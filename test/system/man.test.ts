@@ -3,8 +3,8 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { describeCommands } from "../../src/cli.ts";
-import { knownKeys } from "../../src/core/schema.ts";
+import { describeCommands } from "../../src/cli/arguments.ts";
+import { knownKeys } from "../../src/config/schema/schema.ts";
 
 const GENERATOR = resolve(import.meta.dirname, "../../packaging/man.ts");
 const folder = mkdtempSync(join(tmpdir(), "kvmnatd-man-"));

@@ -1,10 +1,10 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import type { Answers, Question } from "../../../src/core/finding.ts";
-import { placeKey } from "../../../src/core/lease-index.ts";
+import type { Answers, Question } from "../../../src/identity/lookup.ts";
+import { placeKey } from "../../../src/leases/lease-index.ts";
 import { createLoop } from "../../../src/daemon/loop.ts";
 import type { Loop } from "../../../src/daemon/loop.ts";
-import type { DaemonStatus } from "../../../src/core/status.ts";
-import type { Host } from "../../../src/ports.ts";
+import type { DaemonStatus } from "../../../src/status/status.ts";
+import type { Host } from "../../../src/host-interface.ts";
 import { lease, MAC_A } from "../../support/build-values.ts";
 import { commandError, createFakeHost } from "../../support/fake-host.ts";
 import type { FakeHost } from "../../support/fake-host.ts";

@@ -1,0 +1,48 @@
+import type { LogEntry } from "../log/audit-entries.ts";
+import { finishCleaning } from "../daemon/remove-stale-flows.ts";
+import { observe } from "../daemon/observe.ts";
+import { reconcile } from "../daemon/pass.ts";
+import { EXIT } from "../errors.ts";
+import { readLiveStatus } from "../host/files/status-file.ts";
+import { createHost } from "../host/create-host.ts";
+import { refuseUnserved } from "./check.ts";
+import type { Context } from "./context.ts";
+import { record } from "./record.ts";
+import { complainOf, printEntries, warnOccupied } from "./print.ts";
+
+/** `kvmnatd apply`: one pass. */
+export async function apply(context: Context): Promise<number> {
+  const host = createHost(context.paths);
+  const checked = await observe(host, {}, false);
+  refuseUnserved(checked, context.paths.config);
+  const daemon = await readLiveStatus(context.paths.runtimeDir);
+  if (daemon !== undefined)
+    context.complain(
+      `${context.colors.yellow("warning")}: kvmnatd runs as process ${daemon.pid} and keeps the rules itself, also what lingers: ` +
+        "`kvmnatd reload` makes it look at its config at once",
+    );
+  const result = await reconcile(host, {}, 1, "apply", false);
+  await tell(context, result.entries);
+  if (!result.failed && result.entries.every(({ event }) => event !== "rule" && event !== "sysctl-set"))
+    context.print("no changes: the kernel is as it should be");
+  complainOf(context, result.problems);
+  await warnOccupied(context, host, result.view);
+  const rest = await finishCleaning(host, result.view, result.memory.flows ?? { leads: [] });
+  await tell(context, rest.entries);
+  const before = new Set(result.problems.map(({ message }) => message));
+  complainOf(
+    context,
+    rest.problems.filter(({ message }) => !before.has(message)),
+  );
+  return result.failed ? EXIT.failed : EXIT.ok;
+}
+
+/** What was done, here and in the journal. */
+async function tell(context: Context, entries: readonly LogEntry[]): Promise<void> {
+  printEntries(context, entries);
+  if (entries.length === 0) return;
+  await record(
+    context,
+    entries.map(({ message }) => message),
+  );
+}

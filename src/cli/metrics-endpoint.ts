@@ -1,0 +1,84 @@
+import type { Endpoint } from "../config/values/endpoint.ts";
+import { formatEndpoint } from "../config/values/endpoint.ts";
+import { countPass, readSamples } from "../status/metrics.ts";
+import type { PassReport } from "../status/metrics.ts";
+import type { DaemonStatus, Problem } from "../status/status.ts";
+import type { MetricsRegistry } from "../host/metrics/registry.ts";
+import { createMetricsServer } from "../host/metrics/server.ts";
+import type { Listening, MetricsServer, Page } from "../host/metrics/server.ts";
+import type { Logger } from "../host-interface.ts";
+import { withCounters } from "./counters.ts";
+
+/** However many ask: state and kernel are read once in this time. */
+const FRESH_MS = 1000;
+
+/** What Prometheus may ask the daemon. */
+export interface MetricsEndpoint {
+  /** Where from now on; undefined: nowhere. */
+  listenAt(endpoint: Endpoint | undefined): void;
+  onPass(report: PassReport): void;
+  onStatus(status: DaemonStatus): void;
+  /** Why nobody can ask. */
+  problems(): readonly Problem[];
+  stop(): Promise<void>;
+}
+
+/** @param onChange called when {@link MetricsEndpoint.problems} has changed */
+export function createMetricsEndpoint(logger: Logger, onChange: () => void): MetricsEndpoint {
+  let status: DaemonStatus | undefined;
+  let last: PassReport | undefined;
+  let problem: string | undefined;
+  let loaded: Promise<Loaded> | undefined;
+
+  function onState(state: Listening): void {
+    if (state !== undefined && "at" in state) {
+      const message = `metrics can be asked for at http://${formatEndpoint(state.at)}/metrics`;
+      logger.log({ level: "info", event: "metrics", message });
+    }
+    const now = state !== undefined && "problem" in state ? state.problem : undefined;
+    if (now === problem) return;
+    problem = now;
+    onChange();
+  }
+
+  async function makePage(registry: MetricsRegistry): Promise<Page> {
+    if (status !== undefined) registry.replaceRead(readSamples(status, await withCounters(status)));
+    return { contentType: registry.contentType, text: await registry.render() };
+  }
+
+  return {
+    listenAt: (endpoint) => {
+      if (endpoint !== undefined) loaded ??= load(makePage, onState);
+      void loaded?.then(({ server }) => server.listenAt(endpoint));
+    },
+    onPass: (report) => {
+      const samples = countPass(report, last);
+      last = report;
+      void loaded?.then(({ registry }) => registry.add(samples));
+    },
+    onStatus: (now) => {
+      status = now;
+    },
+    problems: () =>
+      problem === undefined ? [] : [{ code: "metrics", message: problem, severity: "warning" }],
+    stop: async () => (await loaded)?.server.stop(),
+  };
+}
+
+interface Loaded {
+  readonly registry: MetricsRegistry;
+  readonly server: MetricsServer;
+}
+
+/** What it needs costs every start of the program 100 ms and 20 MB: only when it is wanted. */
+async function load(
+  makePage: (registry: MetricsRegistry) => Promise<Page>,
+  onState: (state: Listening) => void,
+): Promise<Loaded> {
+  const { createRegistry } = await import("../host/metrics/registry.ts");
+  const registry = createRegistry();
+  let page: Promise<Page> | undefined;
+  const makeAtMostOnce = (): Promise<Page> =>
+    (page ??= makePage(registry).finally(() => setTimeout(() => (page = undefined), FRESH_MS).unref()));
+  return { registry, server: createMetricsServer(makeAtMostOnce, onState) };
+}

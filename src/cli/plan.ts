@@ -1,0 +1,66 @@
+import { diffRulesets } from "../rules/diff.ts";
+import { narrate, tellGuests, tellHolders } from "../log/audit-entries.ts";
+import type { FamilyChange, LogEntry } from "../log/audit-entries.ts";
+import { NOTHING_DESIRED } from "../rules/ruleset.ts";
+import { sysctlName } from "../rules/sysctl-name.ts";
+import { observe } from "../daemon/observe.ts";
+import { findWaits, rulesBeforeOurs } from "../daemon/problems.ts";
+import { findSysctls } from "../daemon/sysctls.ts";
+import type { SysctlChange } from "../daemon/sysctls.ts";
+import { EXIT } from "../errors.ts";
+import type { Host } from "../host-interface.ts";
+import { createHost } from "../host/create-host.ts";
+import { printIssues, refuseUnserved } from "./check.ts";
+import type { Context } from "./context.ts";
+import { printJson } from "./context.ts";
+import { complainOf, printEntries, warnOccupied } from "./print.ts";
+
+/** `kvmnatd plan`: what `apply` would do. */
+export async function plan(context: Context): Promise<number> {
+  const host = createHost(context.paths);
+  const { untrusted } = await host.readConfig();
+  const view = await observe(trusting(host), {}, false);
+  refuseUnserved(view, context.paths.config);
+  for (const family of view.families) if (family.error !== undefined) throw family.error;
+  const changes = view.families.flatMap(({ family, desired, sides }) =>
+    sides.flatMap((side, index) =>
+      diffRulesets(index === 0 ? desired : NOTHING_DESIRED, side.actual).map((change): FamilyChange => ({
+        family,
+        change,
+      })),
+    ),
+  );
+  const before = tellHolders(view.incumbents);
+  const entries = [
+    ...narrate(before, tellGuests(view.resolution.forwards), changes, "plan", 0),
+    ...(await findSysctls(host, view)).map(toEntry),
+  ];
+  const steps = entries.filter(({ action }) => action !== undefined);
+  // `run` and `apply` refuse it.
+  printIssues(context, untrusted === undefined ? [] : [untrusted], view.snapshot.configText);
+  printIssues(context, view.snapshot.warnings, view.snapshot.configText);
+  for (const { severity, message, where } of view.leaseIssues)
+    context.complain(`kvmnatd: ${severity}: ${where.file}: ${message}`);
+  complainOf(context, [...findWaits(host, view), ...rulesBeforeOurs(view, []).problems]);
+  await warnOccupied(context, host, view);
+  if (context.json) printJson(context, { changes: steps.map(toStep) });
+  else printEntries(context, entries);
+  if (steps.length === 0 && !context.json) context.print("no changes: the kernel is as it should be");
+  return steps.length === 0 ? EXIT.ok : EXIT.changes;
+}
+
+function toEntry(change: SysctlChange): LogEntry {
+  const rule = `sysctl -w ${sysctlName(change.path)}=${change.value}`;
+  const action = change.value === "0" ? "remove" : "add";
+  const sign = action === "add" ? "+" : "-";
+  return { level: "info", event: "sysctl-set", message: `${sign} ${rule}  # ${change.why}`, rule, action };
+}
+
+/** A plan changes nothing: whoever may have written the config, it may be looked at. */
+function trusting(host: Host): Host {
+  return { ...host, readConfig: async () => ({ ...(await host.readConfig()), untrusted: undefined }) };
+}
+
+function toStep({ action, rule, guest }: LogEntry): object {
+  return { action, rule, guest: guest ?? null };
+}

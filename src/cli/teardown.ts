@@ -1,0 +1,87 @@
+import type { LogEntry } from "../log/audit-entries.ts";
+import { commandOf } from "../rules/restore.ts";
+import { NOTHING_DESIRED } from "../rules/ruleset.ts";
+import type { Variant } from "../rules/ruleset.ts";
+import { clear, readAllSides } from "../daemon/apply.ts";
+import { findClosings, writeSysctls } from "../daemon/sysctls.ts";
+import { CommandError, EXIT, KvmnatdError } from "../errors.ts";
+import { readLiveStatus } from "../host/files/status-file.ts";
+import type { Host } from "../host-interface.ts";
+import { createHost } from "../host/create-host.ts";
+import type { Context } from "./context.ts";
+import { record } from "./record.ts";
+
+interface Removal {
+  /** What was removed. */
+  readonly count: number;
+  /** Why rules of ours may be left. */
+  readonly failures: readonly KvmnatdError[];
+}
+
+/**
+ * Removes every rule, chain and jump of ours, of both families and both of iptables' variants.
+ * Needs no config: a broken one must not keep anybody from it. What cannot be read keeps nobody from the rest.
+ * @param known variants that kvmnatd has used, for who is not root
+ * @param onRemoved is told of each
+ */
+export async function removeOwned(
+  host: Host,
+  known: ReadonlySet<Variant>,
+  onRemoved: (entry: LogEntry) => void,
+): Promise<Removal> {
+  const tool = await host.chooseIptables("auto");
+  const failures: KvmnatdError[] = [];
+  const closed = await closeBridges(host);
+  if (closed instanceof KvmnatdError) failures.push(closed);
+  else for (const entry of closed) onRemoved(entry);
+  let count = closed instanceof KvmnatdError ? 0 : closed.length;
+  for (const { family, sides, error: unread } of await readAllSides(host, tool, known)) {
+    // A host without IPv6 has no ip6tables, and nothing of ours there.
+    const isAbsent = family === 6 && unread instanceof CommandError && unread.isMissing;
+    if (unread !== undefined && !isAbsent) failures.push(unread);
+    // The rule that guards 127.0.0.1 must not go before what it guards is closed.
+    if (family === 4 && closed instanceof KvmnatdError) continue;
+    for (const side of sides) {
+      const { applied, error } = await clear(host, side);
+      for (const change of applied) {
+        const rule = commandOf(family, change);
+        onRemoved({ level: "info", event: "rule", message: `- ${rule}`, rule, action: "remove" });
+      }
+      count += applied.length;
+      if (error !== undefined) failures.push(error);
+    }
+  }
+  return { count, failures };
+}
+
+/** @returns what was done, or what keeps it from being done */
+async function closeBridges(host: Host): Promise<readonly LogEntry[] | KvmnatdError> {
+  try {
+    const { addresses } = await host.readLinks();
+    return await writeSysctls(host, await findClosings(host, addresses.keys(), NOTHING_DESIRED));
+  } catch (error) {
+    if (error instanceof KvmnatdError) return error;
+    throw error;
+  }
+}
+
+/** `kvmnatd teardown`. Says whose work it undoes. */
+export async function teardown(context: Context): Promise<number> {
+  const { paths, colors, print, complain } = context;
+  const daemon = await readLiveStatus(paths.runtimeDir);
+  if (daemon !== undefined)
+    complain(
+      `${colors.yellow("warning")}: kvmnatd runs as process ${daemon.pid} and puts its rules back at once; ` +
+        "stop it first (systemctl stop kvmnatd)",
+    );
+  const removed: string[] = [];
+  const { count, failures } = await removeOwned(createHost(paths), new Set(), ({ message }) => {
+    print(colors.red(message));
+    removed.push(message);
+  });
+  if (count > 0) await record(context, ["all rules of kvmnatd: removed (kvmnatd teardown)", ...removed]);
+  for (const { message } of failures) complain(`kvmnatd: rules of ours may be left: ${message}`);
+  if (failures.length > 0) return EXIT.failed;
+  if (count === 0) print("nothing to remove: no rule, chain or jump of kvmnatd is here");
+  return EXIT.ok;
+}

@@ -1,0 +1,65 @@
+import type { Size } from "./screen.ts";
+import { readKeys } from "./screen.ts";
+import type { Key } from "./screen.ts";
+
+/** The alternate screen, without cursor; what is too wide (an emoji counts as one of our characters) wraps nowhere. */
+const ENTER = "\u001b[?1049h\u001b[?25l\u001b[?7l";
+const LEAVE = "\u001b[?7h\u001b[?25h\u001b[?1049l";
+/** From the top, each line to its end, then all below: nothing is blank in between, so nothing flickers. */
+const HOME = "\u001b[H";
+const TO_END_OF_LINE = "\u001b[K";
+const TO_END_OF_SCREEN = "\u001b[J";
+/** Of a terminal that does not tell. */
+const STANDARD: Size = { rows: 24, columns: 80 };
+
+/** The terminal, whole, as long as it is open. */
+export interface Terminal {
+  size(): Size;
+  /** Shows these lines in the place of what is there. */
+  draw(lines: readonly string[]): void;
+  /** Everything is as it was before. */
+  close(): void;
+}
+
+export interface TerminalEvents {
+  readonly onKey: (key: Key) => void;
+  readonly onResize: () => void;
+  /** Whoever sat there has gone. */
+  readonly onHangup: () => void;
+}
+
+/** Both ends: who cannot press a key could not leave. */
+export function isTerminal(): boolean {
+  return process.stdin.isTTY && process.stdout.isTTY;
+}
+
+/** Takes the terminal; however the process ends, it is given back. */
+export function openTerminal({ onKey, onResize, onHangup }: TerminalEvents): Terminal {
+  const { stdin, stdout } = process;
+  const onData = (text: string): void => {
+    for (const key of readKeys(text)) onKey(key);
+  };
+  const close = (): void => {
+    process.off("exit", close);
+    stdout.off("resize", onResize);
+    stdin.off("data", onData).off("end", onHangup).pause();
+    process.off("SIGHUP", onHangup);
+    stdin.setRawMode(false);
+    stdout.write(LEAVE);
+  };
+  process.on("exit", close);
+  process.on("SIGHUP", onHangup);
+  stdin.setEncoding("utf8");
+  stdin.setRawMode(true);
+  stdin.on("data", onData).on("end", onHangup);
+  stdout.on("resize", onResize);
+  stdout.write(ENTER);
+  return {
+    size: () => ({ rows: stdout.rows || STANDARD.rows, columns: stdout.columns || STANDARD.columns }),
+    draw: (lines) => {
+      const text = lines.map((line) => line + TO_END_OF_LINE).join("\r\n");
+      stdout.write(HOME + text + TO_END_OF_SCREEN);
+    },
+    close,
+  };
+}

@@ -1,0 +1,105 @@
+import { resolve } from "node:path";
+import type { Variant } from "../rules/ruleset.ts";
+import type { Loop } from "../daemon/loop.ts";
+import { nameLeaseFile } from "../host/files/lease-files.ts";
+import { watchLinks } from "../host/network/links.ts";
+import { missingCapabilities } from "../host/exec/capabilities.ts";
+import { watchFiles } from "../host/files/watch-files.ts";
+import { createRuleWatch } from "../host/netfilter/rule-monitor.ts";
+import type { Host } from "../host-interface.ts";
+import { createHost, LIBVIRT_NETWORKS } from "../host/create-host.ts";
+import type { Paths } from "../host/create-host.ts";
+
+type Hint = Loop["hint"];
+
+/** Everything that tells of a change. */
+export interface Watches {
+  /** The host, whose changes of the rules are known to be our own. */
+  readonly host: Host;
+  /** Why nobody tells of changes, with this variant of iptables; undefined when somebody does. */
+  unheard(variant: Variant | undefined): string | undefined;
+  /** Begins. */
+  start(hint: Hint): Watching;
+}
+
+interface Watching {
+  /** Never resolves; rejects with a bug of ours. */
+  readonly failed: Promise<never>;
+  /** Ends it all. */
+  stop(): Promise<void>;
+}
+
+/** @param isCalm whether all was as it should be when it was looked at last */
+export function createWatches(paths: Paths, isCalm: () => boolean): Watches {
+  /** Absent: it is being started. */
+  const runs: { links?: boolean; rules?: boolean } = {};
+  let tell: Hint = () => undefined;
+  const onState =
+    (monitor: keyof typeof runs) =>
+    (now: boolean): void => {
+      // What happened until now may have been missed.
+      if (runs[monitor] !== now) tell(`monitor of ${monitor} ${now ? "runs" : "has ended"}`);
+      runs[monitor] = now;
+    };
+  let fileFault: string | undefined;
+  const onFiles = (fault: string | undefined): void => {
+    fileFault = fault;
+    tell(fault === undefined ? "files are watched" : "files are not watched", "file");
+  };
+  const rules = createRuleWatch(
+    (family) => tell("ruleset changed", "rules", family),
+    onState("rules"),
+    isCalm,
+  );
+  const host = createHost(paths);
+  return {
+    host: {
+      ...host,
+      restoreRules: (tool, family, text) => {
+        const restore = (): Promise<void> => host.restoreRules(tool, family, text);
+        return tool.variant === "legacy" ? restore() : rules.expecting(countRules(text), restore);
+      },
+      runNft: (text) => rules.expecting(countRules(text), () => host.runNft(text)),
+    },
+    unheard: (variant) => {
+      if (fileFault !== undefined) return fileFault;
+      if (runs.links === false) return "`ip monitor` does not run";
+      if (variant === "legacy") return "iptables-legacy tells nobody of a change";
+      if (runs.rules !== false) return undefined;
+      return missingCapabilities().includes("CAP_NET_ADMIN")
+        ? "`nft monitor` may not listen, which takes root or CAP_NET_ADMIN"
+        : "`nft monitor` (package nftables) does not run";
+    },
+    start: (hint) => {
+      const stop = new AbortController();
+      tell = hint;
+      const config = resolve(paths.config);
+      const stopFiles = watchFiles(
+        { folders: [resolve(paths.dnsmasqDir), LIBVIRT_NETWORKS], file: config },
+        (path) => hint(path === config ? "config" : nameOf(path), "file"),
+        onFiles,
+      );
+      const monitors = [
+        watchLinks(() => hint("address or link changed", "file"), onState("links"), stop.signal),
+        rules.watch(stop.signal),
+      ];
+      return {
+        failed: Promise.all(monitors).then(() => new Promise<never>(() => undefined)),
+        stop: async () => {
+          stop.abort();
+          // A bug in a monitor is told by `failed`, and keeps nothing else from its end.
+          await Promise.allSettled([stopFiles(), ...monitors]);
+        },
+      };
+    },
+  };
+}
+
+/** Rules that a script for iptables-restore or nft adds and removes: each is an event of its own. */
+function countRules(script: string): number {
+  return script.match(/^(-[ADI] |(add|insert|delete) rule )/gm)?.length ?? 0;
+}
+
+function nameOf(path: string): string {
+  return path.startsWith(LIBVIRT_NETWORKS) ? "libvirt's networks" : nameLeaseFile(path);
+}

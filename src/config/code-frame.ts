@@ -1,0 +1,31 @@
+import { codeFrameColumns } from "@babel/code-frame";
+import type { Issue } from "../diagnostic.ts";
+import { printable } from "../sanitize.ts";
+
+/**
+ * Renders an issue for a terminal: `FILE:LINE:COL: message`, then the lines around it and a caret.
+ * @param sourceText the text that the place is in; empty gives the first line only
+ * @param options.color whether the frame may carry terminal colours
+ */
+export function formatIssue(issue: Issue, sourceText: string, options: { readonly color: boolean }): string {
+  const { file, line, column } = issue.where;
+  const place = [file, line, column].filter((part) => part !== undefined).join(":");
+  const severity = issue.severity === "warning" ? "warning: " : "";
+  const head = `${printable(place, 4096)}: ${severity}${issue.message}`;
+  if (line === undefined || sourceText === "") return head;
+  // Not the package's own highlighting: it reads the lines as JavaScript, where # and // mean other things.
+  const frame = codeFrameColumns(harmless(sourceText), { start: { line, column: (column ?? 1) - 1 } });
+  return `${head}\n${options.color ? paint(frame) : frame}`;
+}
+
+/** One character for one, so that columns stay: what moves a cursor, or breaks a line that YAML does not break. */
+function harmless(text: string): string {
+  return text
+    .replace(/^\uFEFF/, "")
+    .replaceAll("\r\n", "\n")
+    .replace(/[\u2028\u2029]|(?![\n\t])[\p{Cc}\p{Cf}]/gu, "\uFFFD");
+}
+
+function paint(frame: string): string {
+  return frame.replace(/^>|(?<=^ +\| *\t*[\t ]*)\^+$/gmu, "\u001B[1;31m$&\u001B[0m");
+}

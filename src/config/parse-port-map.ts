@@ -1,0 +1,140 @@
+import { formatPorts } from "../net/address.ts";
+import { parseDuration } from "./values/duration.ts";
+import { parseEndpoint } from "./values/endpoint.ts";
+import { refuse } from "./values/result.ts";
+import type { Parsed } from "../diagnostic.ts";
+import { formatListen, parseListen } from "./values/listen-address.ts";
+import { parseInterfaceName } from "./values/names.ts";
+import { describeTaken, findSharedLoopback } from "../forwards/host-addresses.ts";
+import type { Taken } from "../forwards/host-addresses.ts";
+import { findOverlaps } from "./overlaps.ts";
+import type { Overlap } from "./overlaps.ts";
+import { uniqueListens } from "./parse-port.ts";
+import { parseGuest } from "./parse-guest.ts";
+import type { GuestSettings } from "./parse-guest.ts";
+import type { Guest, Listen, PortMap } from "./port-map.ts";
+import { printable } from "../sanitize.ts";
+import { createReport, sortIssues } from "./yaml/issue-collector.ts";
+import type { Report } from "./yaml/issue-collector.ts";
+import { readShape } from "./schema/validate-shape.ts";
+import type { RawConfig } from "./schema/schema.ts";
+import type { Sound } from "./schema/without-invalid.ts";
+import { parseYaml } from "./yaml/document.ts";
+
+/** What only the host's packages can judge. */
+export interface Checks {
+  isCron(expression: string): boolean;
+}
+
+/**
+ * Reads and checks a config.
+ * @param text the file's text
+ * @param file its path, for the places of issues
+ * @returns the port map, undefined when any issue is an error; all issues, in the file's order
+ */
+export function parsePortMap(text: string, file: string, checks: Checks): Parsed<PortMap | undefined> {
+  const { value: document, issues } = parseYaml(text, file);
+  if (document === undefined) return { value: undefined, issues: sortIssues(issues) };
+  const report = createReport(document);
+  const raw = readShape(document.value, report);
+  const portMap = raw && readPortMap(raw, checks, report);
+  const all = sortIssues([...issues, ...report.issues]);
+  return { value: all.some(({ severity }) => severity === "error") ? undefined : portMap, issues: all };
+}
+
+function readPortMap(raw: Sound<RawConfig>, checks: Checks, report: Report): PortMap {
+  const reach = readReach(raw.reach);
+  // An unreadable `reach` may well have said loopback: no second fault for the same slip.
+  const loopback = reach.loopback || isUnusable(raw, "reach") || isUnusable(raw.reach ?? {}, "loopback");
+  const networks = readNetworks(raw.networks, report);
+  const listen = isUnusable(raw, "listen") ? undefined : readListen(raw.listen, loopback, report);
+  const guests = readGuests(raw.guests ?? {}, { listen, loopback, networks }, report);
+  const overlaps = findOverlaps(guests.flatMap((guest) => guest.forwards));
+  for (const overlap of overlaps) tellOverlap(overlap, report);
+  if (overlaps.length === 0)
+    for (const { forward, taken } of findSharedLoopback({ guests, reach }))
+      report.warn(forward.where, { code: "loopback-shared", message: tellShared(taken) });
+  const metrics =
+    raw.metrics === undefined ? undefined : report.take(["metrics"], parseEndpoint(raw.metrics));
+  return {
+    guests,
+    ...(networks === undefined ? {} : { networks }),
+    reach,
+    resync: readResync(raw.resync ?? "*/5 * * * *", checks, report),
+    lingerMs: report.take(["linger"], parseDuration(raw.linger ?? "5s")) ?? 0,
+    onStop: raw.on_stop ?? "keep",
+    iptables: raw.iptables ?? "auto",
+    ...(metrics === undefined ? {} : { metrics }),
+    logLevel: raw.log_level ?? "info",
+  };
+}
+
+function isUnusable(parent: object, key: string): boolean {
+  return Object.hasOwn(parent, key) && (parent as Readonly<Record<string, unknown>>)[key] === undefined;
+}
+
+function readReach(raw: Sound<RawConfig["reach"]>): PortMap["reach"] {
+  const isOn = (text: string | undefined, standard: boolean): boolean =>
+    text === undefined ? standard : /^(true|on|yes)$/i.test(text);
+  return {
+    guests: isOn(raw?.guests, true),
+    host: isOn(raw?.host, true),
+    loopback: isOn(raw?.loopback, false),
+  };
+}
+
+function readNetworks(raw: Sound<RawConfig["networks"]>, report: Report): readonly string[] | undefined {
+  if (raw === undefined) return undefined;
+  const names = raw.flatMap((text, index) =>
+    text === undefined ? [] : (report.take(["networks", index], parseInterfaceName(text, "a bridge")) ?? []),
+  );
+  // With a refused name among them nobody knows which bridges are served.
+  return names.length === raw.length ? [...new Set(names)] : undefined;
+}
+
+function readListen(
+  raw: Sound<RawConfig["listen"]>,
+  loopback: boolean,
+  report: Report,
+): readonly Listen[] | undefined {
+  if (raw === undefined) return [{ kind: "any", family: 4 }];
+  const single = typeof raw === "string";
+  const texts = single ? [raw] : raw;
+  const listens = texts.flatMap((text, index) => {
+    const path = single ? ["listen"] : ["listen", index];
+    return text === undefined ? [] : (report.take(path, parseListen(text, loopback)) ?? []);
+  });
+  return listens.length === texts.length ? uniqueListens(listens) : undefined;
+}
+
+function readGuests(
+  raw: Sound<RawConfig["guests"]>,
+  settings: GuestSettings,
+  report: Report,
+): readonly Guest[] {
+  const guests = Object.entries(raw).flatMap(([name, guest]) =>
+    guest === undefined ? [] : [parseGuest(name, guest ?? {}, settings, report)],
+  );
+  // JavaScript puts keys that look like array indices first; the file's order is the admin's.
+  return guests.toSorted((a, b) => {
+    const [one, other] = [report.keyPlace(["guests", a.name]), report.keyPlace(["guests", b.name])];
+    return (one.line ?? 0) - (other.line ?? 0) || (one.column ?? 0) - (other.column ?? 0);
+  });
+}
+
+function readResync(expression: string, checks: Checks, report: Report): string {
+  const message = `"${printable(expression)}" is no cron expression; write five fields like */5 * * * *`;
+  const reading = checks.isCron(expression) ? { value: expression } : refuse("resync", message);
+  return report.take(["resync"], reading) ?? expression;
+}
+
+function tellOverlap({ earlier, later }: Overlap, report: Report): void {
+  const other = `${formatPorts(earlier.published)} on ${earlier.listen.map(formatListen).join(", ")}`;
+  const message = `${formatPorts(later.published)}/${later.protocol} of guest "${printable(later.guest)}" is also published at line ${earlier.where.line} by guest "${printable(earlier.guest)}" (${other})`;
+  report.error(later.where, { code: "port-overlap", message });
+}
+
+function tellShared(taken: Taken): string {
+  const choice = "the first in the file has it; name 127.0.0.1 in the one that should";
+  return `${describeTaken(taken)} (line ${taken.by.where.line}): ${choice}`;
+}

@@ -1,0 +1,106 @@
+import { formatCidr, parseCidr } from "../net/address.ts";
+import type { Cidr } from "../net/address.ts";
+import { refuse } from "./values/result.ts";
+import { formatListen, parseHostIp, parseListen } from "./values/listen-address.ts";
+import type { Forward, Listen } from "./port-map.ts";
+import { parsePortRange, parsePortText, PROTOCOLS, refuseUnequal } from "./values/port-syntax.ts";
+import type { PortText } from "./values/port-syntax.ts";
+import { printable } from "../sanitize.ts";
+import type { Report } from "./yaml/issue-collector.ts";
+import type { RawPort } from "./schema/schema.ts";
+import type { Sound } from "./schema/without-invalid.ts";
+import type { Path } from "./yaml/document.ts";
+
+/** What holds for a port where it says nothing of its own. */
+export interface PortDefaults {
+  readonly guest: string;
+  /** Undefined: what is written could not be read. */
+  readonly listen: readonly Listen[] | undefined;
+  readonly allow: readonly Cidr[];
+  /** Whether `reach.loopback` is on. */
+  readonly loopback: boolean;
+}
+
+/**
+ * Reads one entry of `ports`.
+ * @returns one forward for each protocol; none when anything in it was refused
+ */
+export function parseForwards(
+  path: Path,
+  entry: Sound<string | RawPort>,
+  defaults: PortDefaults,
+  report: Report,
+): readonly Forward[] {
+  const port =
+    typeof entry === "string" ? report.take(path, parsePortText(entry)) : readLongForm(path, entry, report);
+  const allow =
+    typeof entry === "string" || entry.allow === undefined
+      ? defaults.allow
+      : parseAllow([...path, "allow"], entry.allow, report);
+  const listen = readListen(path, entry, port?.hostIp, defaults, report);
+  if (port === undefined || listen === undefined) return [];
+  const where = report.place(path);
+  const { published, target } = port;
+  return port.protocols.map((protocol) => ({
+    guest: defaults.guest,
+    protocol,
+    published,
+    target,
+    listen,
+    allow,
+    where,
+  }));
+}
+
+/** Reads a list of sources, each once. */
+export function parseAllow(
+  path: Path,
+  texts: ReadonlyArray<string | undefined>,
+  report: Report,
+): readonly Cidr[] {
+  const cidrs = texts.flatMap((text, index) => {
+    if (text === undefined) return [];
+    const cidr = parseCidr(text);
+    const message = `"${printable(text)}" is no address or network; write one like 10.0.0.0/8 or 203.0.113.7`;
+    return report.take([...path, index], cidr ? { value: cidr } : refuse("allow", message)) ?? [];
+  });
+  return [...new Map(cidrs.map((cidr) => [formatCidr(cidr), cidr])).values()];
+}
+
+function readLongForm(path: Path, entry: Sound<RawPort>, report: Report): PortText | undefined {
+  const { published: publishedText, target: targetText, host_ip: hostIp, protocol = "tcp" } = entry;
+  const published = readRange([...path, "published"], publishedText, report);
+  const target = readRange([...path, "target"], targetText, report);
+  if (published === undefined || target === undefined) return undefined;
+  const unequal = refuseUnequal(published, target);
+  if (unequal !== undefined) return report.take([...path, "target"], unequal);
+  const protocols = PROTOCOLS.get(protocol) ?? [];
+  return { published, target, protocols, ...(hostIp === undefined ? {} : { hostIp }) };
+}
+
+function readRange(path: Path, text: string | undefined, report: Report): PortText["target"] | undefined {
+  return text === undefined ? undefined : report.take(path, parsePortRange(text));
+}
+
+function readListen(
+  path: Path,
+  entry: Sound<string | RawPort>,
+  shortHostIp: string | undefined,
+  defaults: PortDefaults,
+  report: Report,
+): readonly Listen[] | undefined {
+  const long = typeof entry !== "string";
+  if (long && Object.hasOwn(entry, "host_ip") && entry.host_ip === undefined) return undefined;
+  const hostIp = long ? entry.host_ip : shortHostIp;
+  if (hostIp === undefined) return defaults.listen;
+  // Before the colon of a short form a word is more often a slip than an interface.
+  const listen = long
+    ? report.take([...path, "host_ip"], parseListen(hostIp, defaults.loopback))
+    : report.take(path, parseHostIp(hostIp, defaults.loopback));
+  return listen && [listen];
+}
+
+/** The same place twice is one place. */
+export function uniqueListens(listens: readonly Listen[]): readonly Listen[] {
+  return [...new Map(listens.map((listen) => [formatListen(listen), listen])).values()];
+}

@@ -1,0 +1,58 @@
+import type { Cidr, Family, Ip, Mac, PortRange, Protocol } from "../net/address.ts";
+import type { Endpoint } from "./values/endpoint.ts";
+import type { Place } from "../diagnostic.ts";
+
+/** How a guest is found; product contract: "Which guest is which". */
+export type Identity =
+  | { readonly kind: "domain"; readonly domain: string }
+  | { readonly kind: "mac"; readonly mac: Mac }
+  | { readonly kind: "address"; readonly address: Ip }
+  | { readonly kind: "hostname"; readonly hostname: string };
+
+/**
+ * Where on the host a port is published: every local IPv4 or IPv6 address, one address,
+ * or an interface's addresses of the moment.
+ */
+export type Listen =
+  | { readonly kind: "any"; readonly family: Family }
+  | { readonly kind: "address"; readonly address: Ip }
+  | { readonly kind: "interface"; readonly name: string };
+
+/** One published port or range of one protocol. `both` in the config makes two of them. */
+export interface Forward {
+  readonly guest: string;
+  readonly protocol: Protocol;
+  readonly published: PortRange;
+  /** As long as `published`. */
+  readonly target: PortRange;
+  readonly listen: readonly Listen[];
+  /** Sources let in; empty: everyone. */
+  readonly allow: readonly Cidr[];
+  readonly where: Place;
+}
+
+export interface Guest {
+  /** The key in the config. */
+  readonly name: string;
+  readonly identity: Identity;
+  /** The bridge to look on; absent: every served one. */
+  readonly network?: string;
+  readonly forwards: readonly Forward[];
+  readonly where: Place;
+}
+
+/** The config, checked. */
+export interface PortMap {
+  readonly guests: readonly Guest[];
+  /** Bridges to serve; absent: every bridge with a lease file. */
+  readonly networks?: readonly string[];
+  readonly reach: { readonly guests: boolean; readonly host: boolean; readonly loopback: boolean };
+  /** Cron expression of the full verify. */
+  readonly resync: string;
+  readonly lingerMs: number;
+  readonly onStop: "keep" | "remove";
+  readonly iptables: "auto" | "nft" | "legacy";
+  /** Where Prometheus may ask; absent: nowhere. */
+  readonly metrics?: Endpoint;
+  readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal";
+}

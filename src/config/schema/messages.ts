@@ -1,0 +1,149 @@
+import { parseCidr } from "../../net/address.ts";
+import type { Fault } from "../values/result.ts";
+import { parseInterfaceName } from "../values/names.ts";
+import { nearest } from "./did-you-mean.ts";
+import { parsePortText } from "../values/port-syntax.ts";
+import { printable } from "../../sanitize.ts";
+import { checkSchema, knownKeys } from "./schema.ts";
+import type { SchemaIssue } from "./schema.ts";
+import type { Path } from "../yaml/document.ts";
+
+/** A place where the value has not the shape of a config. */
+export interface ShapeFault {
+  readonly path: Path;
+  /** True when the key is at fault and not its value. */
+  readonly atKey: boolean;
+  readonly fault: Fault;
+  /** Of an unknown key: the one that was probably meant. */
+  readonly meant?: string;
+}
+
+/** Lists every fault of a config's shape, in words for the admin. */
+export function findShapeFaults(value: unknown): readonly ShapeFault[] {
+  const faults = checkSchema(value).flatMap((issue) => explain(issue, [], value));
+  // What is there under a name that is nearly right is not missing as well.
+  const meant = new Set(
+    faults.flatMap(({ path, meant: key }) =>
+      key === undefined ? [] : [JSON.stringify([...path.slice(0, -1), key])],
+    ),
+  );
+  return faults.filter(({ path }) => valueAt(value, path) !== undefined || !meant.has(JSON.stringify(path)));
+}
+
+function explain(issue: SchemaIssue, above: Path, root: unknown): readonly ShapeFault[] {
+  const path: Path = [...above, ...(issue.path as Array<string | number>)];
+  if (issue.code === "unrecognized_keys")
+    return issue.keys.map((key) => ({ path: [...path, key], atKey: true, ...unknownKey(key, path) }));
+  const value = valueAt(root, path);
+  const misread = misreadText(value);
+  if (misread !== undefined) return [{ path, atKey: false, fault: misread }];
+  if (issue.code === "invalid_union") {
+    const branch = issue.errors.find((errors) => !errors.some(isWrongType));
+    if (branch !== undefined) return branch.flatMap((each) => explain(each, path, root));
+  }
+  return [{ path, atKey: false, fault: explainValue(issue, nameOf(path), value) }];
+}
+
+function explainValue(issue: SchemaIssue, name: string, value: unknown): Fault {
+  if (name === "guests" && (value === null || value === undefined))
+    return { code: "no-guests", message: "guests is missing or has no value; write `guests: {}` for none" };
+  if (value === null)
+    return { code: "no-value", message: `${name} has no value; give it one or remove the key` };
+  if (value === undefined) return { code: "missing-key", message: `${name} is missing` };
+  switch (issue.code) {
+    case "invalid_type":
+    case "invalid_union": {
+      const wanted = issue.code === "invalid_type" ? [issue] : issue.errors.flat().filter(isWrongType);
+      const words = wanted.map((each) => ("expected" in each ? typeWord(each.expected) : "")).join(" or ");
+      return {
+        code: "wrong-type",
+        message: `${name} is ${typeWord(typeName(value))}, not ${words}${example(name, value)}`,
+      };
+    }
+    case "invalid_value":
+      if (typeof value !== "string") {
+        const known = issue.values.join(", ");
+        return {
+          code: "wrong-type",
+          message: `${name} is ${typeWord(typeName(value))}, not one of ${known}`,
+        };
+      }
+      return { code: "unknown-value", message: unknownValue(name, value, issue.values.map(String)) };
+    default:
+      return {
+        code: "bad-value",
+        message:
+          typeof value === "string" ? `${name} is "${printable(value)}"; ${issue.message}` : issue.message,
+      };
+  }
+}
+
+function unknownKey(key: string, parent: Path): Pick<ShapeFault, "fault" | "meant"> {
+  const known = knownKeys(parent);
+  const meant = nearest(key, known);
+  const hint = meant === undefined ? `known here: ${known.join(", ")}` : `did you mean "${meant}"?`;
+  const fault = { code: "unknown-key", message: `unknown key "${printable(key)}"; ${hint}` };
+  return { fault, ...(meant === undefined ? {} : { meant }) };
+}
+
+function unknownValue(name: string, value: string, known: readonly string[]): string {
+  const meant = nearest(value, known);
+  const hint = meant === undefined ? "" : `; did you mean "${meant}"?`;
+  return `${name} is one of ${known.join(", ")}, not "${printable(value)}"${hint}`;
+}
+
+/** `- 22: 22` and `- ::` are mappings to YAML, and text to whoever wrote them. */
+function misreadText(value: unknown): Fault | undefined {
+  const isMapping = typeof value === "object" && value !== null && !Array.isArray(value);
+  const [first, ...more] = isMapping ? Object.entries(value) : [];
+  if (first === undefined || more.length > 0) return undefined;
+  const [key, member] = first;
+  if (key === ":" && member === null)
+    return { code: "yaml-quote", message: 'the address :: needs quotes: "::"' };
+  if (!/^[\d.:-]+$/.test(key)) return undefined;
+  if (member === null) return { code: "port-syntax", message: `the guest's port is missing after ${key}:` };
+  if (typeof member !== "string") return undefined;
+  return {
+    code: "yaml-quote",
+    message: `a port has no space after its colon; write ${key}:${printable(member)}`,
+  };
+}
+
+function isWrongType(issue: SchemaIssue): boolean {
+  return issue.code === "invalid_type" && issue.path.length === 0;
+}
+
+function valueAt(root: unknown, path: Path): unknown {
+  return path.reduce<unknown>(
+    (value, step) => (value as Record<string | number, unknown> | undefined)?.[step],
+    root,
+  );
+}
+
+function nameOf(path: Path): string {
+  const key = path.findLast((step) => typeof step === "string");
+  if (key === undefined) return "the config";
+  if (path.length === 2 && path[0] === "guests") return `guest "${printable(key)}"`;
+  return typeof path.at(-1) === "number" ? `an entry of ${key}` : path[0] === "reach" ? path.join(".") : key;
+}
+
+function typeName(value: unknown): string {
+  return Array.isArray(value) ? "array" : typeof value;
+}
+
+function typeWord(type: string): string {
+  return type === "array" ? "a list" : type === "string" ? "text" : "a mapping";
+}
+
+/** A lone value where a list of such belongs, if it could stand there. */
+function example(name: string, value: unknown): string {
+  if (typeof value !== "string" || LISTED[name]?.(value) !== true) return "";
+  // An IPv6 address in brackets would begin a list of its own.
+  return name === "ports" ? `; write ["${printable(value)}"]` : `; write [${printable(value)}]`;
+}
+
+const LISTED: Readonly<Record<string, (text: string) => boolean>> = {
+  allow: (text) => parseCidr(text) !== undefined,
+  networks: (text) => "value" in parseInterfaceName(text, "a bridge"),
+  ports: (text) => "value" in parsePortText(text),
+};

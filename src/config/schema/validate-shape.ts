@@ -1,0 +1,42 @@
+import { printable } from "../../sanitize.ts";
+import type { Report } from "../yaml/issue-collector.ts";
+import { findShapeFaults } from "./messages.ts";
+import type { RawConfig } from "./schema.ts";
+import { dropFaulty } from "./without-invalid.ts";
+import type { Sound } from "./without-invalid.ts";
+import type { Path } from "../yaml/document.ts";
+
+/**
+ * Reports every fault of the shape.
+ * @returns what is sound of the config; undefined when it is no mapping at all
+ */
+export function readShape(value: unknown, report: Report): Sound<RawConfig> | undefined {
+  const unsupported = findUnsupported(value);
+  for (const path of unsupported) {
+    const message = `${printable(String(path.at(-1)))} is not supported yet; remove it`;
+    report.error(report.keyPlace(path), { code: "not-supported", message });
+  }
+  const faults = findShapeFaults(value).filter(
+    ({ path }) => !unsupported.some((each) => each.every((step, index) => path[index] === step)),
+  );
+  for (const { path, atKey, fault } of faults)
+    report.error(atKey ? report.keyPlace(path) : report.place(path), fault);
+  const faulty = faults.map(({ path }) => path);
+  return dropFaulty(value, faulty) as Sound<RawConfig> | undefined;
+}
+
+/** Keys that the schema describes, so that their names are taken, but that nothing serves. */
+function findUnsupported(value: unknown): readonly Path[] {
+  const config = asMapping(value);
+  const guests = asMapping(config["guests"]);
+  return [
+    ...["sources"].filter((key) => Object.hasOwn(config, key)).map((key) => [key]),
+    ...Object.keys(guests)
+      .filter((name) => Object.hasOwn(asMapping(guests[name]), "reserve"))
+      .map((name) => ["guests", name, "reserve"]),
+  ];
+}
+
+function asMapping(value: unknown): Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null ? (value as Readonly<Record<string, unknown>>) : {};
+}

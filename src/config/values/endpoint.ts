@@ -1,0 +1,43 @@
+import { parseIp, withPorts } from "../../net/address.ts";
+import type { Ip } from "../../net/address.ts";
+import { refuse } from "./result.ts";
+import type { Reading } from "./result.ts";
+import { refuseEndpointHost } from "./listen-address.ts";
+import { parsePort } from "./port-syntax.ts";
+import { printable } from "../../sanitize.ts";
+
+/** Where on this host a service listens. */
+export interface Endpoint {
+  readonly host: Ip;
+  readonly port: number;
+}
+
+const LOOPBACK = "127.0.0.1" as Ip;
+
+/** Reads `HOST:PORT`, `[IPV6]:PORT`, `:PORT` or `PORT`; without HOST it is 127.0.0.1. */
+export function parseEndpoint(text: string): Reading<Endpoint> {
+  const groups = /^(?:(?:\[(?<v6>[^[\]]*)\]|(?<v4>[^:[\]]*)):)?(?<port>[^:[\]]*)$/.exec(text)?.groups;
+  if (groups === undefined) return refuse("endpoint", explain(text));
+  const port = parsePort(groups["port"] ?? "", "write HOST:PORT like 127.0.0.1:9101");
+  if ("fault" in port) return port;
+  const host = parseHost(groups["v6"] ?? groups["v4"] ?? "", text);
+  return "fault" in host ? host : { value: { host: host.value, port: port.value } };
+}
+
+export function formatEndpoint({ host, port }: Endpoint): string {
+  return withPorts(host, port);
+}
+
+function parseHost(text: string, whole: string): Reading<Ip> {
+  if ((text === "" && !whole.startsWith("[")) || text === "localhost") return { value: LOOPBACK };
+  const ip = parseIp(text);
+  if (ip !== undefined) return refuseEndpointHost(ip) ?? { value: ip };
+  const message = `"${printable(text)}" is no address of the host; write one like 127.0.0.1:9101 or "[::1]:9101"`;
+  return refuse("endpoint", message);
+}
+
+function explain(text: string): string {
+  return parseIp(text)?.includes(":") === true
+    ? `"${printable(text)}" is an address without a port; write "[${text}]:9101"`
+    : `"${printable(text)}" is no HOST:PORT; write 127.0.0.1:9101, "[::1]:9101" or :9101`;
+}

@@ -1,0 +1,114 @@
+import { cidrContains, familyOf, isLoopback, LOOPBACK, parseCidr, parseIp } from "../../net/address.ts";
+import type { Cidr, Family, Ip } from "../../net/address.ts";
+import { refuse } from "./result.ts";
+import type { Fault, Reading } from "./result.ts";
+import { parseInterfaceName } from "./names.ts";
+import type { Listen } from "../port-map.ts";
+import { printable } from "../../sanitize.ts";
+
+const ANY: Readonly<Record<string, Family>> = { "0.0.0.0": 4, "::": 6 };
+
+/** Neither a host nor a guest can be reached at these from another machine. */
+const UNREACHABLE: ReadonlyArray<readonly [net: Cidr, why: string]> = (
+  [
+    ["0.0.0.0/8", "is no host's address"],
+    ["127.0.0.0/8", "is a loopback address"],
+    ["224.0.0.0/4", "is a multicast address"],
+    ["240.0.0.0/4", "is a broadcast or reserved address"],
+    ["::/128", "is no host's address"],
+    ["::1/128", "cannot be redirected by the kernel; publish on 127.0.0.1 with reach.loopback: true"],
+    ["fe80::/10", "is a link-local address, which means another host on each link"],
+    ["ff00::/8", "is a multicast address"],
+    ["::ffff:0:0/96", "is an IPv4 address written as IPv6; write it as IPv4"],
+  ] as const
+).map(([net, why]) => [parseCidr(net) as Cidr, why]);
+
+/**
+ * Reads an entry of `listen`, or `host_ip` of the long form: an address or the name of an interface.
+ * @param loopback whether `reach.loopback` is on
+ */
+export function parseListen(text: string, loopback: boolean): Reading<Listen> {
+  if (parseIp(text) !== undefined) return parseHostIp(text, loopback);
+  const name = looksLikeAddress(text) ? undefined : parseInterfaceName(text, "an interface");
+  if (name !== undefined && "value" in name) return { value: { kind: "interface", name: name.value } };
+  if (name?.fault.code === "interface-long") return name;
+  return refuse(
+    "listen",
+    `"${printable(text)}" is neither an address nor the name of an interface${bare(text)}`,
+  );
+}
+
+/** Reads HOST_IP of the short form: one address of the host; `0.0.0.0` and `::` are all of their family. */
+export function parseHostIp(text: string, loopback: boolean): Reading<Listen> {
+  const ip = parseIp(text);
+  if (ip === undefined) {
+    const name = looksLikeAddress(text) ? undefined : parseInterfaceName(text, "an interface");
+    const hint =
+      name !== undefined && "value" in name
+        ? "; write an address (an interface goes into listen, or into host_ip of the long form)"
+        : bare(text);
+    return refuse("host-ip", `"${printable(text)}" is no address of the host${hint}`);
+  }
+  const family = ANY[ip];
+  if (family !== undefined) return { value: { kind: "any", family } };
+  const fault = refuseUnreachable(ip, loopback);
+  return fault === undefined ? { value: { kind: "address", address: ip } } : { fault };
+}
+
+/** Reads the address of a guest. */
+export function parseGuestIp(text: string): Reading<Ip> {
+  const ip = parseIp(text);
+  if (ip === undefined)
+    return refuse("guest-address", `"${printable(text)}" is no IPv4 or IPv6 address${bare(text)}`);
+  const row = unreachable(ip);
+  return row === undefined
+    ? { value: ip }
+    : refuse("guest-address", `${ip} cannot be a guest's: it ${row[1]}`);
+}
+
+/** A fault when no service of this host can listen there. */
+export function refuseEndpointHost(ip: Ip): ReturnType<typeof refuse> | undefined {
+  const row = unreachable(ip);
+  if (row === undefined || ANY[ip] !== undefined || isLoopback(ip)) return undefined;
+  return refuse("host-address", `${ip} ${row[1]}`);
+}
+
+/** The families that a place on the host may have: an interface's addresses of the moment can be of both. */
+export function familiesOfListen(listen: Listen): readonly Family[] {
+  if (listen.kind === "interface") return [4, 6];
+  return [listen.kind === "any" ? listen.family : familyOf(listen.address)];
+}
+
+export function formatListen(listen: Listen): string {
+  if (listen.kind === "any") return listen.family === 4 ? "0.0.0.0" : "::";
+  return listen.kind === "address" ? listen.address : listen.name;
+}
+
+function refuseUnreachable(ip: Ip, loopback: boolean): Fault | undefined {
+  const row = unreachable(ip);
+  if (row === undefined || (ip === LOOPBACK && loopback)) return undefined;
+  return { code: "host-address", message: refusal(ip, row[1]) };
+}
+
+function refusal(ip: Ip, why: string): string {
+  if (ip === LOOPBACK) return `${ip} is published only with reach.loopback: true; set it`;
+  const instead =
+    familyOf(ip) === 4 && isLoopback(ip) ? `; publish on ${LOOPBACK} with reach.loopback: true` : "";
+  return `${ip} ${why}${instead}`;
+}
+
+function unreachable(ip: Ip): readonly [net: Cidr, why: string] | undefined {
+  return UNREACHABLE.find(([net]) => cidrContains(net, ip));
+}
+
+/** `eth0:1` is an interface's alias, `300.1.1.1` and `2001:db8:::1` are meant as addresses. */
+function looksLikeAddress(text: string): boolean {
+  return /^[\d.]+$/.test(text) || (/^[\da-f:.]+$/i.test(text) && text.split(":").length > 2);
+}
+
+function bare(text: string): string {
+  const [address = "", ...rest] = text.split("/");
+  const bracketed = /^\[(.*)\]$/.exec(text)?.[1];
+  const meant = bracketed ?? (rest.length > 0 ? address : "");
+  return parseIp(meant) === undefined ? "" : `; write ${meant} alone`;
+}

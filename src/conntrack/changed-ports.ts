@@ -1,0 +1,98 @@
+import { parseIp, readPorts } from "../net/address.ts";
+import type { Family, Ip, PortRange } from "../net/address.ts";
+import type { FamilyChange } from "../log/audit-entries.ts";
+import type { ResolvedForward } from "../forwards/resolved-forward.ts";
+import { destinationOf, optionOf, targetOf } from "../rules/ruleset.ts";
+import type { ForwardStatus } from "../status/status.ts";
+
+/** Published ports that lead to a guest. */
+export interface Lead {
+  readonly family: Family;
+  readonly protocol: string;
+  readonly range: PortRange;
+  readonly address: Ip;
+}
+
+/** Ports whose connections may lead elsewhere than they should, in one family. */
+export interface Doubt {
+  readonly ports: readonly { readonly protocol: string; readonly range: PortRange }[];
+  /** Where they led until now. */
+  readonly formerTargets: ReadonlySet<Ip>;
+}
+
+/** Where the forwards lead now. */
+export function leadsOf(forwards: readonly ResolvedForward[]): readonly Lead[] {
+  return forwards.flatMap(({ family, forward: { protocol, published: range }, target }) =>
+    target === undefined ? [] : [{ family, protocol, range, address: target.address }],
+  );
+}
+
+/** Where a daemon led them that ended, by its last status. */
+export function readLeads(forwards: readonly ForwardStatus[]): readonly Lead[] {
+  return forwards.flatMap(({ family, protocol, published, address: text }) => {
+    const address = text === null ? undefined : parseIp(text);
+    return address === undefined ? [] : [{ family, protocol, range: readPorts(published), address }];
+  });
+}
+
+/**
+ * What a pass leaves in doubt.
+ * @param before where the forwards led until then: somebody else may have removed their rules first
+ * @param now where they lead since
+ */
+export function doubtAfter(
+  changes: readonly FamilyChange[],
+  before: readonly Lead[],
+  now: readonly Lead[],
+  family: Family,
+): Doubt {
+  const rules = changes.flatMap(({ family: own, change }) =>
+    own === family && change.table === "nat" && "rule" in change ? [change] : [],
+  );
+  const leading = rules.filter(({ rule }) => targetOf(rule) === "DNAT");
+  const touched: Doubt = {
+    ports: leading.flatMap(({ rule }) => {
+      const ports = optionOf(rule, "--dport");
+      return ports === undefined
+        ? []
+        : [{ protocol: optionOf(rule, "-p") ?? "", range: readPorts(ports, ":") }];
+    }),
+    formerTargets: new Set(
+      leading.flatMap(({ kind, rule }) => (kind === "remove" ? (destinationOf(rule) ?? []) : [])),
+    ),
+  };
+  // A jump or an exception decides for all ports.
+  const rest =
+    leading.length < rules.length ? doubtAll(before, now, family) : toDoubt(endedLeads(before, now, family));
+  return mergeDoubts([touched, rest]);
+}
+
+/** Nothing is known of what came before: every port, whether it is published still or was. */
+export function doubtAll(before: readonly Lead[], now: readonly Lead[], family: Family): Doubt {
+  const ports = now.filter((each) => each.family === family);
+  return mergeDoubts([{ ports, formerTargets: new Set() }, toDoubt(endedLeads(before, now, family))]);
+}
+
+/** All of them; a port that is in several is in the outcome once, however often they could not be looked at. */
+export function mergeDoubts(doubts: readonly Doubt[]): Doubt {
+  const ports = doubts
+    .flatMap((doubt) => doubt.ports)
+    .map(({ protocol, range }) => [`${protocol} ${range.first} ${range.last}`, { protocol, range }] as const);
+  return {
+    ports: [...new Map(ports).values()],
+    formerTargets: new Set(doubts.flatMap(({ formerTargets }) => [...formerTargets])),
+  };
+}
+
+function toDoubt(leads: readonly Lead[]): Doubt {
+  return { ports: leads, formerTargets: new Set(leads.map(({ address }) => address)) };
+}
+
+function endedLeads(before: readonly Lead[], now: readonly Lead[], family: Family): readonly Lead[] {
+  const there = new Set(now.map(keyOf));
+  return before.filter((each) => each.family === family && !there.has(keyOf(each)));
+}
+
+function keyOf({ family, protocol, range, address }: Lead): string {
+  return [family, protocol, range.first, range.last, address].join(" ");
+}

@@ -1,0 +1,248 @@
+import { isDeepStrictEqual } from "node:util";
+import type { Family } from "../net/address.ts";
+import { isContested, nextTryMs, recordMoves } from "../rules/repair-limit.ts";
+import type { Contests } from "../rules/repair-limit.ts";
+import { findUnguarded, trackGuarded } from "../libvirt/flushed-rules.ts";
+import type { Guarded } from "../libvirt/flushed-rules.ts";
+import { findMissingJump } from "../libvirt/missing-jump.ts";
+import { narrate, tellFailures, tellGuests, tellHolders } from "../log/audit-entries.ts";
+import type { FamilyChange, LogEntry, ToldByGuest } from "../log/audit-entries.ts";
+import type { Desired, Jump, Variant } from "../rules/ruleset.ts";
+import type { ResolvedForward } from "../forwards/resolved-forward.ts";
+import type { Problem } from "../status/status.ts";
+import { KvmnatdError } from "../errors.ts";
+import type { Host } from "../host-interface.ts";
+import { cleanFlows } from "./remove-stale-flows.ts";
+import type { FlowMemory } from "./remove-stale-flows.ts";
+import { applyTo, clear, NOTHING_DONE } from "./apply.ts";
+import { observe } from "./observe.ts";
+import type { FamilyView, Memory, View } from "./observe.ts";
+import {
+  contestOf,
+  failingGuests,
+  findWaits,
+  inputProblems,
+  problemOf,
+  rejectsElsewhere,
+  rulesBeforeOurs,
+  tellContestedGuard,
+} from "./problems.ts";
+import type { SideOutcome } from "./problems.ts";
+import { closeLoopback, setSysctls } from "./sysctls.ts";
+
+/** What one pass hands to the next. */
+export interface PassMemory extends Memory {
+  /** What the pass before it wanted, and got: when the kernel differs from it, somebody else was there. */
+  readonly wanted?: Wanted;
+  readonly told?: ToldByGuest;
+  readonly flows?: FlowMemory;
+  /** Whom we repaired after lately, by family. */
+  readonly contests?: ReadonlyMap<Family, Contests>;
+  /** At start what the daemon before this one knew. */
+  readonly guarded?: readonly Guarded[];
+}
+
+interface Wanted {
+  readonly variant: Variant | undefined;
+  readonly desired: readonly Desired[];
+}
+
+/** Rules and chains that a pass put into the kernel and took out of it. */
+interface Work {
+  readonly added: number;
+  readonly removed: number;
+  /** Those among them that nothing but another program had made necessary. */
+  readonly healed: number;
+}
+
+export interface PassResult {
+  readonly view: View;
+  readonly memory: PassMemory;
+  readonly entries: readonly LogEntry[];
+  readonly problems: readonly Problem[];
+  /** Guests whose rules are not in the kernel, with the reason. */
+  readonly failing: ReadonlyMap<string, string>;
+  /** Forwards that rules of others leave nothing of, with the reason. */
+  readonly taken: ReadonlyMap<ResolvedForward, string>;
+  /** The kernel was not as it should be. */
+  readonly changed: boolean;
+  readonly work: Work;
+  /** Something could not be done that may work later. */
+  readonly failed: boolean;
+  /** When time alone will change the outcome, epoch ms. */
+  readonly wakeAtMs?: number;
+}
+
+/**
+ * The pass: read -> desired -> diff -> plan -> apply -> verify -> record. There is no other way to the kernel.
+ * @param trigger what made it run, for the log
+ * @throws what {@link observe} throws; failures to change the kernel are in the result
+ */
+export async function reconcile(
+  host: Host,
+  memory: PassMemory,
+  pass: number,
+  trigger: string,
+  lingers = true,
+): Promise<PassResult> {
+  const view = await observe(host, memory, lingers);
+  const closing = await closeFirst(host, view);
+  const outcomes = await applyAll(host, closing.families, memory.contests ?? new Map());
+  const contests = recordContests(outcomes, memory.contests ?? new Map(), host.now());
+  const guards = contestedGuards(view, contests);
+  const sysctls = await setSysctls(host, view, isInPlace(outcomes), guards);
+  const changes = outcomes.flatMap(({ family, outcome }) =>
+    outcome.applied.map((change): FamilyChange => ({ family, change })),
+  );
+  const flows = await cleanFlows(host, view, changes, memory.flows ?? { leads: [] });
+  const guarded = trackGuarded(memory.guarded ?? [], actualOf(view), view.links.indexes, host.now());
+  const unguarded = findUnguarded(guarded, host.now());
+  const before = memory.told ?? tellHolders(view.incumbents);
+  const failing = failingGuests(view, outcomes);
+  const foreign = rulesBeforeOurs(view, outcomes);
+  const told = tellFailures(tellGuests(view.resolution.forwards), before, failing);
+  // What could not be read once is not forgotten: the name that a guest holds must not be free for the taking.
+  const isKnown = memory.holders !== undefined || view.families[0]?.sides.length !== 0;
+  const wanted: Wanted = {
+    variant: view.tool?.variant,
+    desired: view.families.map(({ desired }) => desired),
+  };
+  const failed = outcomes.some(({ outcome }) => outcome.error !== undefined) || sysctls.failed;
+  return {
+    view,
+    memory: {
+      snapshot: view.snapshot,
+      ...(view.refused === undefined ? {} : { refused: view.refused }),
+      links: view.links,
+      ...(isKnown ? { holders: view.resolution.holders } : {}),
+      variants: new Set([
+        ...(memory.variants ?? []),
+        ...(view.tool === undefined ? [] : [view.tool.variant]),
+      ]),
+      told,
+      ...(failed ? {} : { wanted }),
+      flows: flows.memory,
+      contests,
+      guarded,
+    },
+    entries: [
+      ...narrate(before, told, changes, trigger, pass),
+      ...closing.entries,
+      ...sysctls.entries,
+      ...flows.entries,
+    ],
+    problems: [
+      ...inputProblems(view),
+      ...findWaits(host, view),
+      ...view.families.flatMap(({ sides: [used] }) => findMissingJump(used?.actual)),
+      ...unguarded.problems,
+      ...foreign.problems,
+      ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
+      ...outcomes.flatMap(problemOf),
+      ...outcomes.flatMap((each) => contestOf(view, each)),
+      ...guards.flatMap((guard) => tellContestedGuard(view, guard)),
+      ...sysctls.problems,
+      ...flows.problems,
+    ],
+    failing,
+    taken: foreign.taken,
+    changed: changes.length > 0,
+    work: countWork(changes, wanted, memory.wanted),
+    failed,
+    ...wakeAt(view, contests, [flows, unguarded]),
+  };
+}
+
+function countWork(changes: readonly FamilyChange[], wanted: Wanted, before: Wanted | undefined): Work {
+  const added = changes.filter(({ change: { kind } }) => kind === "add" || kind === "create-chain").length;
+  const drifted = changes.length > 0 && before !== undefined && isDeepStrictEqual(wanted, before);
+  return { added, removed: changes.length - added, healed: drifted ? changes.length : 0 };
+}
+
+function actualOf(view: View): Parameters<typeof trackGuarded>[1] {
+  return new Map(view.families.map(({ family, sides }) => [family, sides.map(({ actual }) => actual)]));
+}
+
+/** Where a bridge that is open for 127.0.0.1 cannot be closed, the rules that guard it stay. */
+async function closeFirst(
+  host: Host,
+  view: View,
+): Promise<{ readonly entries: readonly LogEntry[]; readonly families: readonly FamilyView[] }> {
+  try {
+    return { entries: await closeLoopback(host, view), families: view.families };
+  } catch (error) {
+    if (!(error instanceof KvmnatdError)) throw error;
+    const families = view.families.map((each) => (each.family === 4 ? { ...each, error } : each));
+    return { entries: [], families };
+  }
+}
+
+function isInPlace(outcomes: readonly SideOutcome[]): boolean {
+  return outcomes.every(({ family, outcome }) => family !== 4 || outcome.error === undefined);
+}
+
+type ContestsByFamily = ReadonlyMap<Family, Contests>;
+
+async function applyAll(
+  host: Host,
+  families: readonly FamilyView[],
+  contests: ContestsByFamily,
+): Promise<readonly SideOutcome[]> {
+  const perFamily = await Promise.all(
+    families.map((each) => applyFamily(host, each, contests.get(each.family))),
+  );
+  return perFamily.flat();
+}
+
+async function applyFamily(
+  host: Host,
+  view: FamilyView,
+  contests: Contests | undefined,
+): Promise<readonly SideOutcome[]> {
+  const { family, desired, error } = view;
+  if (error !== undefined) return [{ family, outcome: { ...NOTHING_DONE, error } }];
+  const [used, ...others] = view.sides;
+  const outcomes: SideOutcome[] = [];
+  try {
+    if (used !== undefined) outcomes.push({ family, outcome: await applyTo(host, used, desired, contests) });
+    // Ours in the variant that is not in use are left over from before the config was changed.
+    // They do their work until the others do.
+    const isThere = outcomes.every(({ outcome }) => outcome.error === undefined);
+    if (isThere) for (const other of others) outcomes.push({ family, outcome: await clear(host, other) });
+  } catch (failure) {
+    if (!(failure instanceof KvmnatdError)) throw failure;
+    outcomes.push({ family, outcome: { ...NOTHING_DONE, error: failure } });
+  }
+  return outcomes;
+}
+
+function recordContests(
+  outcomes: readonly SideOutcome[],
+  contests: ContestsByFamily,
+  nowMs: number,
+): ContestsByFamily {
+  const next = new Map(contests);
+  for (const { family, outcome } of outcomes)
+    next.set(family, recordMoves(next.get(family) ?? new Map(), outcome.moves, outcome.held, nowMs));
+  return next;
+}
+
+/** Guards of 127.0.0.1 that others keep from their place. */
+function contestedGuards(view: View, contests: ContestsByFamily): readonly Jump[] {
+  return view.families.flatMap(({ family, desired }) =>
+    desired.jumps.filter(
+      (jump) => jump.beforeAcceptsOf !== undefined && isContested(contests.get(family) ?? new Map(), jump),
+    ),
+  );
+}
+
+function wakeAt(
+  view: View,
+  contests: ContestsByFamily,
+  others: readonly { readonly wakeAtMs?: number }[],
+): { readonly wakeAtMs?: number } {
+  const tries = [...contests.values()].map(nextTryMs);
+  const waits = [view.resolution.wakeAtMs, view.lookAgainAtMs, ...others.map(({ wakeAtMs }) => wakeAtMs)];
+  const times = [...waits, ...tries].filter((time) => time !== undefined);
+  return times.length === 0 ? {} : { wakeAtMs: Math.min(...times) };
+}

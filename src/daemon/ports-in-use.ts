@@ -1,0 +1,25 @@
+import { describeOccupied, findOccupied } from "../status/ports-in-use.ts";
+import type { Problem } from "../status/status.ts";
+import { KvmnatdError } from "../errors.ts";
+import type { Host } from "../host-interface.ts";
+import type { View } from "./observe.ts";
+
+/** Published ports on which the host itself listens; or that nobody can tell, which stops nothing. */
+export async function findOccupiedPorts(
+  host: Host,
+  { snapshot, addresses }: View,
+): Promise<readonly Problem[]> {
+  try {
+    const { guests, reach } = snapshot.portMap;
+    const forwards = guests.flatMap((guest) => guest.forwards);
+    const rows = findOccupied(forwards, await host.readListeners(), addresses, reach.loopback);
+    return rows.map((row) => ({
+      code: "port-in-use",
+      message: describeOccupied(row),
+      severity: "warning",
+    }));
+  } catch (error) {
+    if (!(error instanceof KvmnatdError)) throw error;
+    return [{ code: error.code, message: error.message, severity: "warning" }];
+  }
+}

@@ -1,0 +1,71 @@
+import { LOOPBACK, parseIp } from "../net/address.ts";
+import type { Issue, Place } from "../diagnostic.ts";
+import { formatListen } from "../config/values/listen-address.ts";
+import type { HostAddresses } from "../leases/network.ts";
+import type { Listen, PortMap } from "../config/port-map.ts";
+import type { YamlDocument } from "../config/yaml/document.ts";
+
+/**
+ * What the config names of this host and the host has not, at least not yet: no fault, for it may come, but mostly a slip.
+ * @param document that the port map was read from
+ * @param known bridges that libvirt has files of, though they may be down
+ */
+export function findAbsent(
+  document: YamlDocument,
+  { guests, networks = [] }: PortMap,
+  addresses: HostAddresses,
+  known: ReadonlySet<string>,
+): readonly Issue[] {
+  const listens = new Map<string, { readonly listen: Listen; readonly where: Place }>();
+  for (const { listen: own, where } of guests.flatMap(({ forwards }) => forwards))
+    for (const listen of own) {
+      const name = formatListen(listen);
+      if (!listens.has(name))
+        listens.set(name, { listen, where: findPlace(document, "listen", name) ?? where });
+    }
+  const absentListens = [...listens.values()].flatMap(({ listen, where }) => {
+    const message = describeAbsent(listen, addresses);
+    return message === undefined
+      ? []
+      : [warning(`${message}: nothing is published on it until it is there`, where)];
+  });
+  const absentNetworks = networks
+    .filter((bridge) => !addresses.has(bridge) && !known.has(bridge))
+    .map((bridge) => {
+      const where = findPlace(document, "networks", bridge) ?? document.place(["networks"]);
+      return warning(
+        `there is no bridge ${bridge} on this host (yet), and libvirt has no leases of it`,
+        where,
+      );
+    });
+  return [...absentListens, ...absentNetworks];
+}
+
+function describeAbsent(listen: Listen, addresses: HostAddresses): string | undefined {
+  switch (listen.kind) {
+    case "any":
+      return undefined;
+    case "interface":
+      return addresses.has(listen.name)
+        ? undefined
+        : `there is no interface ${listen.name} on this host (yet)`;
+    case "address": {
+      const { address } = listen;
+      const isOwn = address === LOOPBACK || [...addresses.values()].flat().includes(address);
+      return isOwn ? undefined : `${address} is not an address of this host (yet)`;
+    }
+  }
+}
+
+/** Where a name is written in a list of the config, or alone in its place. */
+function findPlace(document: YamlDocument, key: "listen" | "networks", name: string): Place | undefined {
+  const written = (document.value as Readonly<Record<string, unknown>>)[key];
+  const isName = (text: unknown): boolean => typeof text === "string" && (parseIp(text) ?? text) === name;
+  if (!Array.isArray(written)) return isName(written) ? document.place([key]) : undefined;
+  const index = written.findIndex(isName);
+  return index === -1 ? undefined : document.place([key, index]);
+}
+
+function warning(message: string, where: Place): Issue {
+  return { code: "not-here", message, where, severity: "warning" };
+}

@@ -1,0 +1,71 @@
+import { familyOf } from "../net/address.ts";
+import type { Family, Ip } from "../net/address.ts";
+import type { Target } from "../identity/lookup.ts";
+import { describeTaken } from "./host-addresses.ts";
+import type { Places } from "./host-addresses.ts";
+import type { Forward, Guest } from "../config/port-map.ts";
+
+/** A published port of the config with the guest's address of the moment, in one family. */
+export interface ResolvedForward {
+  readonly forward: Forward;
+  readonly family: Family;
+  /** The host's addresses it is published on; empty: any. */
+  readonly hostAddresses: readonly Ip[];
+  /** Absent: pending. */
+  readonly target?: Target;
+  /** Why it is pending, or what an admin should know of an active one. */
+  readonly why?: string;
+}
+
+/** What the guest's state means for its forwards. */
+export interface GuestOutcome {
+  readonly target?: Target;
+  readonly why?: string;
+}
+
+/** Families that a guest's ports are published in. */
+export function publishedFamilies(guest: Guest, places: Places): readonly Family[] {
+  const own = guest.identity.kind === "address" ? familyOf(guest.identity.address) : undefined;
+  return ([4, 6] as const).filter(
+    (family) =>
+      (own === undefined || own === family) &&
+      guest.forwards.some((forward) => places.get(forward)?.[family] !== undefined),
+  );
+}
+
+/** One resolved forward of one family; none where nothing is promised in it. */
+export function publish(
+  forward: Forward,
+  family: Family,
+  places: Places,
+  outcome: GuestOutcome,
+): readonly ResolvedForward[] {
+  const own = places.get(forward) ?? {};
+  const place = own[family];
+  if (place === undefined) return [];
+  const { any, addresses, notes } = place;
+  const taken = place.taken.map(describeTaken);
+  const base = { forward, family, hostAddresses: any ? [] : addresses };
+  if (!letsIn(forward, family)) {
+    const other = family === 4 ? 6 : 4;
+    const elsewhere = own[other] !== undefined && letsIn(forward, other);
+    return elsewhere ? [] : [{ ...base, why: `\`allow\` has no IPv${family} source` }];
+  }
+  if (outcome.target === undefined) {
+    // An interface's IPv6 address alone promises nothing: no line for a guest that has only IPv4.
+    const implied = family === 6 && forward.listen.every((listen) => listen.kind === "interface");
+    if (implied && own[4] !== undefined) return [];
+    return [{ ...base, ...toWhy([outcome.why, ...taken]) }];
+  }
+  const why = toWhy([...taken, ...notes, outcome.why]);
+  return [any || addresses.length > 0 ? { ...base, target: outcome.target, ...why } : { ...base, ...why }];
+}
+
+function toWhy(notes: readonly (string | undefined)[]): { readonly why?: string } {
+  const told = notes.filter((note) => note !== undefined);
+  return told.length === 0 ? {} : { why: told.join("; ") };
+}
+
+function letsIn({ allow }: Forward, family: Family): boolean {
+  return allow.length === 0 || allow.some((cidr) => cidr.family === family);
+}

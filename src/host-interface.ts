@@ -1,0 +1,86 @@
+import type { Family } from "./net/address.ts";
+import type { Answers, Question } from "./identity/lookup.ts";
+import type { StaleFlows } from "./conntrack/stale-flows.ts";
+import type { Issue } from "./diagnostic.ts";
+import type { DomainMacs, Lease } from "./leases/lease.ts";
+import type { HostAddresses, Subnet } from "./leases/network.ts";
+import type { LogEntry, LogLevel } from "./log/audit-entries.ts";
+import type { LeaseFault } from "./leases/parse-lease-files.ts";
+import type { Listener } from "./status/ports-in-use.ts";
+import type { Actual, LibvirtTable, Variant } from "./rules/ruleset.ts";
+import type { DaemonStatus, Problem } from "./status/status.ts";
+
+export interface ConfigFile {
+  readonly text: string;
+  /** Last change, epoch ms. */
+  readonly changedAtMs: number;
+  /** Set when somebody other than root could have written it. */
+  readonly untrusted: Issue | undefined;
+}
+
+/** One of the two programs' families: both write the same kind of rules, into different parts of the kernel. */
+export interface Iptables {
+  readonly variant: Variant;
+  /** Between `iptables` and `-save`: empty for what `iptables` is on this host. */
+  readonly infix: "" | "-nft" | "-legacy";
+}
+
+/** What libvirt's files say of one bridge; undefined: nothing readable at this moment. */
+export interface BridgeFiles {
+  readonly bridge: string;
+  readonly leases: readonly Lease[] | undefined;
+  readonly domains: readonly DomainMacs[] | undefined;
+  readonly issues: readonly Issue<LeaseFault>[];
+}
+
+export interface LeaseFiles {
+  readonly bridges: readonly BridgeFiles[];
+  /** `read`: a bridge that is not among these is no network of libvirt's. Else nobody knows which are. */
+  readonly folder: "read" | "missing" | "unreadable";
+  /** Of the folder itself. */
+  readonly issues: readonly Issue<LeaseFault>[];
+}
+
+export interface Links {
+  readonly addresses: HostAddresses;
+  /** The kernel's number of each interface that is up. */
+  readonly indexes: ReadonlyMap<string, number>;
+  /** Of interfaces that are up. */
+  readonly subnets: ReadonlyMap<string, readonly Subnet[]>;
+}
+
+export interface Logger {
+  log(entry: LogEntry): void;
+  setLevel(level: LogLevel): void;
+  /** Why lines do not reach their reader. */
+  problem(): Problem | undefined;
+}
+
+/** All that a pass needs from the world outside; every call may throw a KvmnatdError. */
+export interface Host {
+  readonly configPath: string;
+  /** libvirt's dnsmasq folder. */
+  readonly dnsmasqDir: string;
+  /** Epoch ms. */
+  now(): number;
+  readConfig(): Promise<ConfigFile>;
+  readLeaseFiles(bridges: readonly string[] | undefined): Promise<LeaseFiles>;
+  /** Domains that libvirt runs; undefined where it does not say. */
+  readRunningDomains(): Promise<ReadonlySet<string> | undefined>;
+  readLinks(): Promise<Links>;
+  askNeighbours(questions: readonly Question[]): Promise<Answers>;
+  readListeners(): Promise<readonly Listener[]>;
+  chooseIptables(setting: Variant | "auto"): Promise<Iptables>;
+  /** @param known variants that kvmnatd has used: whether there are others, only root is told */
+  otherIptables(used: Iptables, family: Family, known: ReadonlySet<Variant>): Promise<Iptables | undefined>;
+  readRules(tool: Iptables, family: Family): Promise<Actual>;
+  readLibvirtTables(): Promise<ReadonlyMap<Family, LibvirtTable>>;
+  runNft(text: string): Promise<void>;
+  restoreRules(tool: Iptables, family: Family, text: string): Promise<void>;
+  listFlows(family: Family): Promise<readonly string[]>;
+  removeFlows(stale: StaleFlows, family: Family): Promise<number>;
+  readSysctl(path: string): Promise<string | undefined>;
+  writeSysctl(path: string, value: string): Promise<void>;
+  writeStatus(status: DaemonStatus): Promise<void>;
+  isCron(expression: string): boolean;
+}

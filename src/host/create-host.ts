@@ -1,0 +1,53 @@
+import { readConfigFile } from "./files/config-file.ts";
+import { listFlows, removeFlows } from "./netfilter/conntrack.ts";
+import { chooseIptables, otherIptables, readRules, restoreRules } from "./netfilter/iptables.ts";
+import { readLeaseFiles, readRunningDomains } from "./files/lease-files.ts";
+import { readLibvirtTables, runNft } from "./netfilter/nftables.ts";
+import { askNeighbours } from "./network/neighbours.ts";
+import { readLinks } from "./network/links.ts";
+import { readListeners } from "./network/listening-sockets.ts";
+import { isCron } from "./cron.ts";
+import { writeStatus } from "./files/status-file.ts";
+import { readSysctl, writeSysctl } from "./network/sysctl.ts";
+import type { Host } from "../host-interface.ts";
+
+/** Where this installation keeps its files; every path that kvmnatd knows of its own. */
+export interface Paths {
+  readonly config: string;
+  readonly dnsmasqDir: string;
+  readonly runtimeDir: string;
+}
+
+export const DEFAULT_CONFIG = "/etc/kvmnatd.yaml";
+export const DEFAULT_DNSMASQ_DIR = "/var/lib/libvirt/dnsmasq";
+/** libvirt's state of its active networks: a file each, made when a network starts, deleted when it stops. */
+export const LIBVIRT_NETWORKS = "/run/libvirt/network";
+/** Its state of running domains, by driver: a file each, readable by root alone, but its name by everybody. */
+const LIBVIRT_DOMAINS = ["qemu", "lxc", "libxl", "ch"].map((driver) => `/run/libvirt/${driver}`);
+
+/** The real host. */
+export function createHost(paths: Paths): Host {
+  return {
+    configPath: paths.config,
+    dnsmasqDir: paths.dnsmasqDir,
+    now: () => Date.now(),
+    readConfig: () => readConfigFile(paths.config),
+    readLeaseFiles: (bridges) => readLeaseFiles(paths.dnsmasqDir, bridges),
+    readRunningDomains: () => readRunningDomains(LIBVIRT_DOMAINS),
+    readLinks,
+    askNeighbours,
+    readListeners,
+    chooseIptables,
+    otherIptables,
+    readRules,
+    restoreRules,
+    readLibvirtTables,
+    runNft,
+    listFlows,
+    removeFlows,
+    readSysctl,
+    writeSysctl,
+    writeStatus: (status) => writeStatus(paths.runtimeDir, status),
+    isCron,
+  };
+}

@@ -1,0 +1,33 @@
+import { access } from "node:fs/promises";
+import { execa } from "execa";
+import type { ExecaMethod } from "execa";
+import { errnoOf } from "../../errors.ts";
+
+export { ExecaError } from "execa";
+
+/**
+ * `execa` as all our programs are started: with C messages, because we read them, and in `/`, for the folder that we
+ * were started in may be gone.
+ */
+export function programs(env: Readonly<Record<string, string>> = {}): ExecaMethod<{ readonly cwd: "/" }> {
+  return execa({ env: { ...env, LC_ALL: "C", PATH: programFolders().join(":") }, cwd: "/" });
+}
+
+/** Where programs are looked for; a user's PATH may lack sbin. */
+export function programFolders(): readonly string[] {
+  const path = (process.env["PATH"] ?? "").split(":");
+  return [...path.filter((folder) => folder !== ""), "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+}
+
+/** @returns the program's file; undefined where it is not installed */
+export async function findProgram(name: string): Promise<string | undefined> {
+  for (const folder of name.startsWith("/") ? [""] : programFolders()) {
+    try {
+      await access(`${folder}/${name}`);
+      return `${folder}/${name}`;
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error;
+    }
+  }
+  return undefined;
+}

@@ -1,0 +1,121 @@
+import { readdir, readFile, stat } from "node:fs/promises";
+import { basename, join } from "node:path";
+import type { Parsed } from "../../diagnostic.ts";
+import { LEASE_FILE_MAX_BYTES, parseDomainMacs, parseLeases } from "../../leases/parse-lease-files.ts";
+import type { LeaseFault } from "../../leases/parse-lease-files.ts";
+import { errnoOf } from "../../errors.ts";
+import type { BridgeFiles, LeaseFiles } from "../../host-interface.ts";
+
+/** A bridge's name goes into rules: nothing but what an interface is really named. */
+const BRIDGE_FILE = /^([A-Za-z0-9_.:-]{1,15})\.(?:status|macs)$/;
+
+/** Files of a bridge and of a network, as libvirt names them. */
+const LIBVIRT_FILE = /^[\w.:-]+\.(?:status|macs|conf|hostsfile|addnhosts)$/;
+
+/** How the log calls what has changed in libvirt's folder: by its name if it is libvirt's, anybody may put others there. */
+export function nameLeaseFile(path: string): string {
+  const name = basename(path);
+  return LIBVIRT_FILE.test(name) ? name : "dnsmasq folder";
+}
+
+/**
+ * Reads libvirt's lease and domain files.
+ * @param folder libvirt's dnsmasq folder; it does not exist before the first network start
+ * @param bridges those to serve; undefined: every bridge with a lease file
+ */
+export async function readLeaseFiles(
+  folder: string,
+  bridges: readonly string[] | undefined,
+): Promise<LeaseFiles> {
+  const listing: Listing =
+    bridges === undefined ? await listBridges(folder) : { served: bridges, folder: "read", issues: [] };
+  const { served, ...rest } = listing;
+  return { bridges: await Promise.all(served.map((bridge) => readBridge(folder, bridge))), ...rest };
+}
+
+type Listing = Omit<LeaseFiles, "bridges"> & { readonly served: readonly string[] };
+
+async function listBridges(folder: string): Promise<Listing> {
+  try {
+    const names = await readdir(folder);
+    const bridges = names.flatMap((name) => BRIDGE_FILE.exec(name)?.[1] ?? []);
+    return { served: [...new Set(bridges)].toSorted(), folder: "read", issues: [] };
+  } catch (error) {
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    if (code === "ENOENT") return { served: [], folder: "missing", issues: [] };
+    const message = `cannot be read (${code}): what was known of its networks stays in force; kvmnatd needs root or the right to read it`;
+    return {
+      served: [],
+      folder: "unreadable",
+      issues: [{ code: "lease-folder", message, where: { file: folder }, severity: "error" }],
+    };
+  }
+}
+
+/**
+ * Domains that libvirt runs.
+ * @param folders its drivers' state: `NAME.xml` for each running domain (libvirt 9.0 to 12.8)
+ * @returns undefined where no driver keeps any, or one does not let us look: a domain that is not seen may run there
+ */
+export async function readRunningDomains(
+  folders: readonly string[],
+): Promise<ReadonlySet<string> | undefined> {
+  const lists = await Promise.all(folders.map((folder) => listFolder(folder)));
+  if (lists.includes("unreadable")) return undefined;
+  const known = lists.filter((names) => typeof names !== "string");
+  if (known.length === 0) return undefined;
+  return new Set(known.flat().flatMap((name) => (name.endsWith(".xml") ? [name.slice(0, -4)] : [])));
+}
+
+async function listFolder(folder: string): Promise<readonly string[] | "absent" | "unreadable"> {
+  try {
+    return await readdir(folder);
+  } catch (error) {
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    return code === "ENOENT" ? "absent" : "unreadable";
+  }
+}
+
+async function readBridge(folder: string, bridge: string): Promise<BridgeFiles> {
+  const [leases, domains] = await Promise.all([
+    readParsed(join(folder, `${bridge}.status`), (bytes, file) => parseLeases(bytes, file, bridge)),
+    readParsed(join(folder, `${bridge}.macs`), (bytes, file) => parseDomainMacs(bytes, file, bridge)),
+  ]);
+  return {
+    bridge,
+    leases: leases.value,
+    domains: domains.value,
+    issues: [...leases.issues, ...domains.issues],
+  };
+}
+
+async function readParsed<T>(
+  file: string,
+  parse: (bytes: Uint8Array, file: string) => Parsed<T | undefined, LeaseFault>,
+): Promise<Parsed<T | undefined, LeaseFault>> {
+  try {
+    const stats = await stat(file);
+    // To open a named pipe is to wait for somebody who writes into it.
+    if (!stats.isFile()) return unread(file, "is not a file");
+    const { size } = stats;
+    if (size > LEASE_FILE_MAX_BYTES)
+      return unread(file, `is ${size} bytes; libvirt itself reads 32 MiB at most`);
+    return parse(await readFile(file), file);
+  } catch (error) {
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    // Neither file exists before it has something to say.
+    if (code === "ENOENT") return { value: undefined, issues: [] };
+    return unread(file, `cannot be read (${code})`);
+  }
+}
+
+function unread(file: string, message: string): Parsed<undefined, LeaseFault> {
+  const kept = `${message}; what was known before stays in force until it expires`;
+  return {
+    value: undefined,
+    issues: [{ code: "lease-file", message: kept, where: { file }, severity: "error" }],
+  };
+}

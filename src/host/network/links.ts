@@ -1,0 +1,66 @@
+import { networkOf, parseIp } from "../../net/address.ts";
+import type { Ip } from "../../net/address.ts";
+import type { Subnet } from "../../leases/network.ts";
+import { readIpJson } from "./ip-json.ts";
+import { followForEver } from "../exec/follow-command.ts";
+import type { Follower } from "../exec/follow-command.ts";
+import { untilListens } from "../netfilter/netlink-sockets.ts";
+import type { Links } from "../../host-interface.ts";
+
+interface AddressRow {
+  readonly local?: string;
+  readonly prefixlen?: number;
+  readonly scope?: string;
+}
+
+interface LinkRow {
+  readonly ifindex?: number;
+  readonly ifname?: string;
+  readonly flags?: readonly string[];
+  readonly addr_info?: readonly AddressRow[];
+}
+
+/** Node's os.networkInterfaces() leaves out bridges without carrier, and a bridge without guests has none. */
+export async function readLinks(): Promise<Links> {
+  const addresses = new Map<string, readonly Ip[]>();
+  const indexes = new Map<string, number>();
+  const subnets = new Map<string, readonly Subnet[]>();
+  for (const link of await readIpJson<LinkRow>("address", "show")) {
+    const { ifname: name, ifindex, addr_info: rows = [], flags } = link;
+    if (name === undefined) continue;
+    const own = rows.flatMap(toSubnet);
+    // Names that are no UTF-8 may look alike.
+    addresses.set(name, [...(addresses.get(name) ?? []), ...own.map((subnet) => subnet.own)]);
+    if (flags?.includes("UP") !== true) continue;
+    subnets.set(name, [...(subnets.get(name) ?? []), ...own]);
+    if (ifindex !== undefined) indexes.set(name, ifindex);
+  }
+  return { addresses, indexes, subnets };
+}
+
+/** Link-local addresses are left out: nothing can be published on them. */
+function toSubnet(row: AddressRow): readonly Subnet[] {
+  const own = parseIp(row.local ?? "");
+  if (own === undefined || row.prefixlen === undefined || row.scope === "link") return [];
+  return [{ cidr: networkOf(own, row.prefixlen), own }];
+}
+
+/**
+ * Calls `onChange` whenever a link, an address or the forwarding of the host changes, until the signal.
+ * @param onState whether the monitor listens; what happened before it does, nobody tells
+ */
+export async function watchLinks(
+  onChange: () => void,
+  onState: (listens: boolean) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  const follower: Follower = {
+    onLine: onChange,
+    onRun: async ({ pid }, ended) => {
+      await untilListens(pid, "links", ended);
+      if (!ended.aborted) onState(true);
+    },
+    onEnd: () => onState(false),
+  };
+  await followForEver(["ip", "monitor", "link", "address", "netconf"], follower, signal);
+}

@@ -1,0 +1,29 @@
+import { writeFile } from "node:fs/promises";
+import { errnoOf } from "../../errors.ts";
+import { runCommand } from "../exec/run-command.ts";
+import { UNNAMED } from "../../status/ports-in-use.ts";
+import type { Listener } from "../../status/ports-in-use.ts";
+
+/** Sockets of host processes; names need root, without it `a process` stands there. */
+export async function readListeners(): Promise<readonly Listener[]> {
+  const { stdout } = await runCommand(["ss", "-H", "-l", "-n", "-t", "-u", "-p"]);
+  return stdout.split("\n").flatMap((line) => {
+    const [netid, , , , local = ""] = line.trim().split(/\s+/);
+    const port = Number(local.slice(local.lastIndexOf(":") + 1));
+    if ((netid !== "tcp" && netid !== "udp") || !Number.isInteger(port) || port === 0) return [];
+    const address = local.slice(0, local.lastIndexOf(":")).replace(/%.*$/, "");
+    const named = /users:\(\("((?:[^"\\]|\\.)*)",pid=(\d+)/.exec(line);
+    const process = named?.[1] === undefined ? UNNAMED : `${named[1]} (pid ${named[2]})`;
+    return [{ protocol: netid, address, port, process }];
+  });
+}
+
+/** What ps, top and the journal call this process; else it is Node's `MainThread`. @param name at most 15 bytes (prctl(2)) */
+export async function nameProcess(name: string): Promise<void> {
+  try {
+    await writeFile("/proc/self/comm", name);
+  } catch (error) {
+    // Merely a name.
+    if (errnoOf(error) === undefined) throw error;
+  }
+}

@@ -1,0 +1,141 @@
+import { setTimeout } from "node:timers/promises";
+import { familyOf, parseIp, parseMac } from "../../net/address.ts";
+import type { Mac } from "../../net/address.ts";
+import type { Answers, Question } from "../../identity/lookup.ts";
+import { createLateAnswers } from "../../identity/late-answers.ts";
+import { placeKey } from "../../leases/lease-index.ts";
+import { CommandError } from "../../errors.ts";
+import { readIpJson } from "./ip-json.ts";
+import { readProc } from "./proc.ts";
+import { launchCommand } from "../exec/launcher.ts";
+
+/** An idle guest answers within a millisecond; who takes longer is asked again by a later pass. */
+const ANSWER_MS = 5;
+const POLL_MS = 1;
+const lateAnswers = createLateAnswers();
+
+interface NeighbourRow {
+  readonly dst?: string;
+  readonly dev?: string;
+  readonly lladdr?: string;
+  readonly state?: readonly string[];
+}
+
+/** What the kernel has about an address on a link. Entries without ARP (`noarp`) are in none of its lists. */
+interface Entry {
+  /** Whose MAC is known to be there: somebody has answered, or the admin says so. */
+  readonly mac?: Mac | undefined;
+  /** Made by the admin, who knows better than any answer. */
+  readonly isPermanent: boolean;
+}
+
+type Entries = ReadonlyMap<string, Entry>;
+
+/**
+ * Makes the kernel ask, by ARP or neighbour discovery, who has these addresses now, and reads who answered.
+ * What the kernel knew of them before is forgotten: an entry may be right for half a minute after it became wrong. But
+ * what the admin has made permanent, as a defence against guests that answer for others, stays and is the answer.
+ * @throws KvmnatdError when the kernel cannot be asked or its list cannot be read
+ */
+export async function askNeighbours(questions: readonly Question[]): Promise<Answers> {
+  const before = await readEntries(questions);
+  const late = [...before].filter(([key, { mac }]) => mac !== undefined && lateAnswers.awaits(key));
+  lateAnswers.note(
+    await confirm(new Map(late.map(([key, { mac }]) => [key, mac])), questions),
+    performance.now(),
+  );
+  const open = questions.filter((each) => before.get(placeKey(each))?.isPermanent !== true);
+  if (open.length > 0) await askKernel(open.map((each) => askScript(each, before)).join(""));
+  const endsAtMs = performance.now() + ANSWER_MS;
+  for (;;) {
+    // We may have been late ourselves: whether the answer was cannot be told then.
+    const isLate = performance.now() > endsAtMs;
+    const entries = await readEntries(questions);
+    const answers = new Map(questions.map((each) => [placeKey(each), entries.get(placeKey(each))?.mac]));
+    const isOpen = questions.some((each) => answers.get(placeKey(each)) === undefined);
+    if (!isOpen || isLate) {
+      const confirmed = await confirm(answers, questions);
+      const isSure = questions.every((each) => confirmed.get(placeKey(each)) !== undefined);
+      if (isSure || isLate) return lateAnswers.complete(confirmed, performance.now(), isLate);
+    }
+    await setTimeout(POLL_MS);
+  }
+}
+
+/**
+ * `use` makes the kernel ask at once; a `failed` entry it asks for anew (Linux 6.1 to 6.18, iproute2 6.1). An entry that
+ * is not listed is not there, or has no ARP: `use` alone makes the first and leaves the second as it is.
+ */
+function askScript(question: Question, before: Entries): string {
+  const { address, bridge } = question;
+  const forget = before.has(placeKey(question)) ? `neigh replace ${address} dev ${bridge} nud failed\n` : "";
+  return `${forget}neigh replace ${address} dev ${bridge} nud none use\n`;
+}
+
+/** -force: a bridge that has gone since, or a full neighbour table, leaves its own questions unanswered and no others. */
+async function askKernel(script: string): Promise<void> {
+  try {
+    await launchCommand(["ip", "-force", "-batch", "-"], { input: script });
+  } catch (error) {
+    if (!(error instanceof CommandError) || error.exitCode === undefined) throw error;
+  }
+}
+
+/**
+ * Leaves out what nobody answered. dnsmasq puts into the kernel's list what it leases, from a request that anybody may
+ * have forged; so may gratuitous ARP. The kernel has such an entry as `stale`, which its ARP list does not tell.
+ */
+async function confirm(heard: Answers, questions: readonly Question[]): Promise<Answers> {
+  if ([...heard.values()].every((mac) => mac === undefined)) return heard;
+  const families = new Set(questions.map(({ address }) => (familyOf(address) === 4 ? "-4" : "-6")));
+  const answered = new Map((await Promise.all([...families].map(readNeighbours))).flat());
+  return new Map([...heard].map(([key, mac]) => [key, mac === undefined ? mac : answered.get(key)?.mac]));
+}
+
+/** By address and link: who is on another link may say of any address that it has it. */
+async function readEntries(questions: readonly Question[]): Promise<Entries> {
+  return new Map([
+    ...(questions.some(({ address }) => familyOf(address) === 4) ? readArp() : []),
+    // There is no such list for IPv6.
+    ...(questions.some(({ address }) => familyOf(address) === 6) ? await readNeighbours("-6") : []),
+  ]);
+}
+
+/** Flags of the kernel's ARP list (linux/if_arp.h). */
+const ATF_COM = 0x02;
+const ATF_PERM = 0x04;
+
+/** The kernel's own list: `ADDRESS TYPE FLAGS MAC MASK DEVICE`. */
+function readArp(): readonly (readonly [string, Entry])[] {
+  const text = readProc("/proc/net/arp") ?? "";
+  return text.split("\n").flatMap((line) => {
+    const [dst = "", , flags, lladdr = "", , link = ""] = line.split(/\s+/);
+    return toEntry(
+      dst,
+      link,
+      (Number(flags) & ATF_COM) === 0 ? "" : lladdr,
+      (Number(flags) & ATF_PERM) !== 0,
+    );
+  });
+}
+
+/** Those who have answered, and what the admin says. */
+async function readNeighbours(family: "-4" | "-6"): Promise<readonly (readonly [string, Entry])[]> {
+  const rows = await readIpJson<NeighbourRow>(family, "neigh", "show");
+  return rows.flatMap(({ dst = "", dev = "", lladdr = "", state = [] }) => {
+    const isPermanent = state.includes("PERMANENT");
+    return toEntry(dst, dev, isPermanent || state.includes("REACHABLE") ? lladdr : "", isPermanent);
+  });
+}
+
+function toEntry(
+  dst: string,
+  link: string,
+  lladdr: string,
+  isPermanent: boolean,
+): readonly (readonly [string, Entry])[] {
+  const address = parseIp(dst);
+  return address === undefined
+    ? []
+    : [[placeKey({ address, bridge: link }), { mac: parseMac(lladdr), isPermanent }]];
+}

@@ -1,0 +1,48 @@
+import { readFileSync } from "node:fs";
+import { errnoOf, KvmnatdError } from "../../errors.ts";
+
+/**
+ * A file of the kernel's: no disk is waited for, and Node's threads, which would be, cost more than the reading.
+ * @returns undefined where there is none: a link or a process has gone, or the kernel lacks the part that it is of
+ * @throws KvmnatdError when it cannot be read: no more files can be opened, or the sandbox refuses
+ */
+export function readProc(file: string): string | undefined {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    // ESRCH: a process that ended while it was read.
+    if (code === "ENOENT" || code === "ESRCH") return undefined;
+    const hint = HINTS[code] ?? "see whether /proc is mounted and kvmnatd's sandbox lets it be read";
+    throw new KvmnatdError("proc", `${file} cannot be read (${code}); ${hint}`, { cause: error });
+  }
+}
+
+export interface ProcessStat {
+  readonly pid: number;
+  /** User's and system's, in ticks of 10 ms: `USER_HZ` is the same wherever Node runs on Linux. */
+  readonly ticks: number;
+  /** Ticks from the host's start to the process'. */
+  readonly startTicks: string;
+}
+
+/** @returns undefined where there is no such process, or it cannot be read (proc(5), /proc/PID/stat) */
+export function readStat(pid: number | "self"): ProcessStat | undefined {
+  try {
+    const stat = readProc(`/proc/${pid}/stat`);
+    if (stat === undefined) return undefined;
+    // The name, second field, may hold blanks and parentheses: count from its end.
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    const [user, system, start = ""] = [fields[11], fields[12], fields[19]];
+    return { pid: Number.parseInt(stat, 10), ticks: Number(user) + Number(system), startTicks: start };
+  } catch (error) {
+    if (error instanceof KvmnatdError) return undefined;
+    throw error;
+  }
+}
+
+const HINTS: Readonly<Record<string, string>> = {
+  EMFILE: "kvmnatd has too many files open; raise LimitNOFILE= in its unit",
+  ENFILE: "the host has too many files open; raise the sysctl fs.file-max",
+};

@@ -1,0 +1,31 @@
+import { sysctlName } from "../../rules/sysctl-name.ts";
+import { writeFile } from "node:fs/promises";
+import { errnoOf, KvmnatdError } from "../../errors.ts";
+import { readProc } from "./proc.ts";
+
+/**
+ * A sysctl by its path below /proc/sys, e.g. `net/ipv4/ip_forward`.
+ * @returns undefined where it is not there: the interface has gone since, or there is no IPv6
+ * @throws KvmnatdError when it cannot be read
+ */
+export async function readSysctl(path: string): Promise<string | undefined> {
+  return readProc(`/proc/sys/${path}`)?.trim();
+}
+
+/** @throws KvmnatdError when the kernel or the sandbox refuses */
+export async function writeSysctl(path: string, value: string): Promise<void> {
+  try {
+    await writeFile(`/proc/sys/${path}`, value);
+  } catch (error) {
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    const name = sysctlName(path);
+    throw new KvmnatdError(
+      "sysctl",
+      `${name} cannot be set to ${value} (${code}); run \`sysctl -w ${name}=${value}\``,
+      {
+        cause: error,
+      },
+    );
+  }
+}

@@ -1,0 +1,46 @@
+import { JOURNAL_FIELDS, parseBoots, parseJournalEntry } from "../../history/parse-journal.ts";
+import type { Boot, JournalEntry } from "../../history/parse-journal.ts";
+import { CommandError, KvmnatdError } from "../../errors.ts";
+import { readLines, runCommand } from "../exec/run-command.ts";
+
+export interface JournalText {
+  /** kvmnatd's own, the oldest first. */
+  readonly entries: readonly JournalEntry[];
+  /** The oldest first. */
+  readonly boots: readonly Boot[];
+}
+
+/** The service's, whatever it calls itself; and what root's own `kvmnatd` wrote. */
+const OURS = ["_SYSTEMD_UNIT=kvmnatd.service", "+", "SYSLOG_IDENTIFIER=kvmnatd", "_UID=0"];
+
+/**
+ * Reads what kvmnatd has logged.
+ * @param folder a journal's, as `journalctl -D` takes it; undefined: this host's
+ * @throws KvmnatdError when there is no journal, or no right to read it
+ */
+export async function readJournal(folder: string | undefined): Promise<JournalText> {
+  const journalctl = ["journalctl", ...(folder === undefined ? [] : [`--directory=${folder}`])];
+  const entries: JournalEntry[] = [];
+  const fields = `--output-fields=${JOURNAL_FIELDS.join(",")}`;
+  const show = [...journalctl, "--all", "--output=json", fields, ...OURS];
+  try {
+    const said = await readLines(show, (line) => {
+      const entry = parseJournalEntry(line);
+      if (entry !== undefined) entries.push(entry);
+    });
+    // Not a word of it in the exit code: it shows the user's own entries.
+    if (/not seeing messages from other users|insufficient permissions/.test(said)) throw denied();
+    const { stdout } = await runCommand([...journalctl, "--list-boots"], { env: { TZ: "UTC" } });
+    return { entries, boots: parseBoots(stdout) };
+  } catch (error) {
+    if (!(error instanceof CommandError)) throw error;
+    if (/insufficient permissions|permission denied/i.test(error.stderr)) throw denied(error);
+    throw new KvmnatdError("journal", `the journal cannot be read: ${error.message}`, { cause: error });
+  }
+}
+
+function denied(cause?: CommandError): KvmnatdError {
+  const message =
+    "the journal cannot be read: permission denied; run as root, or be a member of the group systemd-journal or adm";
+  return new KvmnatdError("journal", message, { cause });
+}

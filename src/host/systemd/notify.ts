@@ -1,0 +1,106 @@
+import { createDatagrams } from "./datagram-queue.ts";
+import { runCommand } from "../exec/run-command.ts";
+import { KvmnatdError } from "../../errors.ts";
+
+/** sd_listen_fds(3): what systemd opens for a service begins here. */
+const FIRST_FD = 3;
+
+/** Datagram sockets that are connected already; Node has no call to connect one. */
+export interface Sockets {
+  readonly notify?: number;
+  readonly journal?: number;
+}
+
+/**
+ * The sockets that were handed to this process: by systemd (`OpenFile=` of 253 and newer), or by the launcher that
+ * stands before this program where systemd is older (packaging/files/with-sockets). Both are taken out of the environment:
+ * they are not for the programs that we start.
+ */
+export function takeSockets(env: NodeJS.ProcessEnv, pid: number): Sockets {
+  const names = env["LISTEN_PID"] === `${pid}` ? (env["LISTEN_FDNAMES"] ?? "").split(":") : [];
+  const notify = fdOf("notify", names, env["KVMNATD_NOTIFY_FD"]);
+  const journal = fdOf("journal", names, env["KVMNATD_JOURNAL_FD"]);
+  for (const name of HANDED_OVER) Reflect.deleteProperty(env, name);
+  return { ...(notify === undefined ? {} : { notify }), ...(journal === undefined ? {} : { journal }) };
+}
+
+const HANDED_OVER = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "KVMNATD_NOTIFY_FD", "KVMNATD_JOURNAL_FD"];
+
+function fdOf(name: string, names: readonly string[], launcher: string | undefined): number | undefined {
+  const place = names.indexOf(name);
+  if (place !== -1) return FIRST_FD + place;
+  return launcher !== undefined && /^\d+$/.test(launcher) ? Number(launcher) : undefined;
+}
+
+/** What systemd is told, as sd_notify(3) has it. */
+export interface ServiceManager {
+  /** The service does its work from now on. */
+  ready(): void;
+  /** The line that `systemctl status` shows. */
+  status(text: string): void;
+  /** The loop goes round; systemd hears of it as often as the watchdog wants. */
+  alive(): void;
+  stopping(): void;
+  /** Within how many ms {@link alive} must be called at least; undefined without a watchdog. */
+  readonly aliveEveryMs: number | undefined;
+}
+
+/** Half of the watchdog's time, as sd_watchdog_enabled(3) recommends, and once more for a busy host. */
+const PINGS_A_PERIOD = 4;
+
+/** @param pid of this process */
+export function createServiceManager(
+  env: NodeJS.ProcessEnv,
+  { notify }: Sockets,
+  pid: number,
+): ServiceManager {
+  const send = chooseSender(env, notify);
+  const aliveEveryMs = send === undefined ? undefined : watchdogMs(env, pid);
+  let saidAliveMs = Number.NEGATIVE_INFINITY;
+  let statusText = "";
+  return {
+    aliveEveryMs,
+    ready: () => send?.("READY=1"),
+    stopping: () => send?.("STOPPING=1"),
+    status: (text) => {
+      if (text !== statusText) send?.(`STATUS=${text}`);
+      statusText = text;
+    },
+    alive: () => {
+      if (aliveEveryMs === undefined || performance.now() - saidAliveMs < aliveEveryMs / 2) return;
+      saidAliveMs = performance.now();
+      send?.("WATCHDOG=1");
+    },
+  };
+}
+
+function watchdogMs(env: NodeJS.ProcessEnv, pid: number): number | undefined {
+  const micros = Number(env["WATCHDOG_USEC"]);
+  const mine = (env["WATCHDOG_PID"] ?? `${pid}`) === `${pid}`;
+  return mine && micros > 0 ? micros / 1000 / PINGS_A_PERIOD : undefined;
+}
+
+type Sender = (state: string) => void;
+
+function chooseSender(env: NodeJS.ProcessEnv, notify: number | undefined): Sender | undefined {
+  const socket = env["NOTIFY_SOCKET"];
+  Reflect.deleteProperty(env, "NOTIFY_SOCKET");
+  if (notify !== undefined) {
+    const datagrams = createDatagrams(notify);
+    return (state) => datagrams.send(Buffer.from(state), () => undefined);
+  }
+  return socket === undefined || socket === "" ? undefined : sendByProgram(socket);
+}
+
+/** Without a connected socket a program has to do it, which takes 10 ms; one after the other, in their order. */
+function sendByProgram(socket: string): Sender {
+  let last: Promise<unknown> = Promise.resolve();
+  return (state) => {
+    last = last
+      .then(() => runCommand(["systemd-notify", state], { env: { NOTIFY_SOCKET: socket } }))
+      .catch((error: unknown) => {
+        // systemd ends the service itself, and says so, when it waits in vain.
+        if (!(error instanceof KvmnatdError)) throw error;
+      });
+  };
+}

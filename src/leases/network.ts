@@ -1,0 +1,52 @@
+import { cidrContains, familyOf, formatCidr, isReservedIn } from "../net/address.ts";
+import type { Cidr, Ip } from "../net/address.ts";
+import type { DomainMacs, Lease } from "./lease.ts";
+
+/** A libvirt network as it is now, known by its bridge. */
+export interface Network {
+  readonly bridge: string;
+  /** Empty while the bridge is not there or has no address: the network is down. */
+  readonly subnets: readonly Subnet[];
+  /** Undefined: nothing could be read yet, so nobody knows. */
+  readonly leases: readonly Lease[] | undefined;
+  readonly domains: readonly DomainMacs[] | undefined;
+}
+
+export interface Subnet {
+  readonly cidr: Cidr;
+  /** The bridge's own address in it. */
+  readonly own: Ip;
+}
+
+/** Addresses of the host's interfaces, link-local ones left out. */
+export type HostAddresses = ReadonlyMap<string, readonly Ip[]>;
+
+/** Why an address cannot be a guest's on this network; undefined when it can. */
+export function refuseAddress(address: Ip, network: Network): string | undefined {
+  const family = familyOf(address);
+  const subnets = network.subnets.filter((subnet) => subnet.cidr.family === family);
+  const subnet = subnets.find((each) => cidrContains(each.cidr, address));
+  if (subnet === undefined) {
+    const known = subnets.map((each) => formatCidr(each.cidr)).join(", ");
+    return `outside ${network.bridge}'s ${known === "" ? `subnets (it has no IPv${family} address)` : known}`;
+  }
+  if (subnets.some((each) => each.own === address)) return `it is ${network.bridge}'s own address`;
+  if (isReservedIn(subnet.cidr, address))
+    return `it is the network or broadcast address of ${formatCidr(subnet.cidr)}`;
+  return undefined;
+}
+
+/** Which link has an address of the host. */
+export type OwnAddresses = ReadonlyMap<Ip, string>;
+
+export function findOwnAddresses(host: HostAddresses): OwnAddresses {
+  return new Map(
+    [...host].flatMap(([link, addresses]) => addresses.map((address) => [address, link] as const)),
+  );
+}
+
+/** Why no forward may lead to an address: the host's own, on whatever link, would be reached past what INPUT forbids. */
+export function refuseOwn(address: Ip, own: OwnAddresses): string | undefined {
+  const link = own.get(address);
+  return link === undefined ? undefined : `${address} is the host's own, on ${link}`;
+}

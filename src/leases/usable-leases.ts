@@ -1,0 +1,50 @@
+import { familyOf } from "../net/address.ts";
+import type { Family } from "../net/address.ts";
+import type { World } from "../identity/lookup.ts";
+import { indexLeases } from "./lease-index.ts";
+import type { LeaseIndex } from "./lease-index.ts";
+import { isLive } from "./lease.ts";
+import type { Lease } from "./lease.ts";
+import { refuseAddress, refuseOwn } from "./network.ts";
+import type { Network } from "./network.ts";
+import { refusePlace } from "./nic-bridges.ts";
+
+/**
+ * Live leases at addresses that can be a guest's, to be looked up. Two MACs may have a row for one address, which
+ * libvirt's helper never writes but a newline in a hostname does; the order of the rows changes with every event, and
+ * says nothing.
+ */
+export function indexUsable(world: Pick<World, "networks" | "plugs" | "own" | "nowMs">): LeaseIndex {
+  const networks = new Map(world.networks.map((each) => [each.bridge, each]));
+  return indexLeases(world.networks, (lease) => {
+    const network = networks.get(lease.bridge);
+    return (
+      network !== undefined && isLive(lease, world.nowMs) && refuseLease(lease, network, world) === undefined
+    );
+  });
+}
+
+/** Why a lease's address cannot be its guest's; undefined when it can. */
+export function refuseLease(
+  lease: Lease,
+  network: Network,
+  { plugs, own }: Pick<World, "plugs" | "own">,
+): string | undefined {
+  return refusePlace(lease, plugs) ?? refuseAddress(lease.address, network) ?? refuseOwn(lease.address, own);
+}
+
+/** Those on these networks and of this family. */
+export function leasesOn(
+  leases: readonly Lease[],
+  networks: readonly Network[],
+  family: Family,
+): readonly Lease[] {
+  const bridges = new Set(networks.map(({ bridge }) => bridge));
+  return leases.filter(({ bridge, address }) => bridges.has(bridge) && familyOf(address) === family);
+}
+
+/** Who has which address, four of them at most. In an order of their own: that of the rows changes whenever any guest renews its lease. */
+export function describeLeases(leases: readonly Lease[]): string {
+  const all = leases.map((lease) => `${lease.mac} at ${lease.address}`).toSorted();
+  return all.slice(0, 4).join(" and ") + (all.length > 4 ? ` and ${all.length - 4} more` : "");
+}

@@ -1,0 +1,67 @@
+import type { Problem } from "../status/status.ts";
+import type { Actual, Variant } from "../rules/ruleset.ts";
+import { optionOf, targetOf } from "../rules/ruleset.ts";
+
+/**
+ * libvirt puts back the jumps to its chains only when it starts: somebody who flushed its way through FORWARD has opened
+ * the guests to whoever routes to them, until then. That is not ours to mend, but it must not go unseen.
+ */
+export function findMissingJump(actual: Actual | undefined): readonly Problem[] {
+  if (actual === undefined) return [];
+  const jumps = actual.tables.filter.get("FORWARD")?.map((rule) => targetOf(rule)) ?? [];
+  const nftJumps = ruleTexts(actual, "forward");
+  return [
+    ...(jumps.includes("LIBVIRT_FWI") ? [] : tellMissing("LIBVIRT_FWI", "FORWARD", iptablesBridges(actual))),
+    ...(nftJumps.some((rule) => /\bjump guest_input\b/.test(rule))
+      ? []
+      : tellMissing("guest_input", "the chain forward of table libvirt_network", nftBridges(actual))),
+  ];
+}
+
+/** Bridges to which libvirt rejects what comes in unasked, in either of its backends. */
+export function rejectedBridges(actual: Actual): readonly string[] {
+  return [...iptablesBridges(actual), ...nftBridges(actual)];
+}
+
+function iptablesBridges({ tables }: Actual): readonly string[] {
+  const rejects = tables.filter.get("LIBVIRT_FWI")?.filter((rule) => targetOf(rule) === "REJECT") ?? [];
+  return rejects.flatMap((rule) => optionOf(rule, "-o") ?? []);
+}
+
+function nftBridges(actual: Actual): readonly string[] {
+  const rejects = ruleTexts(actual, "guest_input").filter((rule) => /\breject\b/.test(rule));
+  return rejects.flatMap((rule) => /\boif(?:name)? "([^"]+)"/.exec(rule)?.[1] ?? []);
+}
+
+function ruleTexts(actual: Actual | undefined, chain: string): readonly string[] {
+  return actual?.libvirt?.get(chain)?.map(({ rule }) => rule) ?? [];
+}
+
+function tellMissing(chain: string, from: string, bridges: readonly string[]): readonly Problem[] {
+  if (bridges.length === 0) return [];
+  const message =
+    `libvirt's jump to ${chain} is missing from ${from}, somebody flushed it: guests on ${bridges.join(", ")} are ` +
+    "open to whoever routes to them; `systemctl restart libvirtd` puts it back";
+  return [{ code: "libvirt-jump", message, severity: "warning" }];
+}
+
+/**
+ * Packets pass both variants of iptables: what libvirt rejects in the other one is rejected, whatever is let in here.
+ * @param used which variant kvmnatd uses
+ * @param other what the other one has
+ */
+export function findRejectElsewhere(
+  used: Variant,
+  other: Actual | undefined,
+  bridges: readonly string[],
+): readonly Problem[] {
+  const jumps = other?.tables.filter.get("FORWARD")?.map((rule) => targetOf(rule)) ?? [];
+  if (other === undefined || !jumps.includes("LIBVIRT_FWI")) return [];
+  const rejected = iptablesBridges(other).filter((bridge) => bridges.includes(bridge));
+  if (rejected.length === 0) return [];
+  const variant = used === "nft" ? "legacy" : "nft";
+  const message =
+    `libvirt's rules for ${rejected.join(", ")} are in iptables-${variant}, and reject there what iptables-${used} lets in: ` +
+    `set \`iptables: ${variant}\` if libvirt uses that; else they are left over: \`iptables-${variant} -F LIBVIRT_FWI\``;
+  return [{ code: "other-variant", message, severity: "error" }];
+}

@@ -1,0 +1,38 @@
+import { EXPLANATIONS } from "./message-catalog.ts";
+
+/** Lines no longer than this fit beside what journalctl puts before them. */
+const WIDTH = 76;
+
+/** The catalogue of all explanations, in the format of systemd.io/CATALOG. */
+export function renderCatalog(): string {
+  const entries = Object.values(EXPLANATIONS).map(({ id, subject, means, does, todo }) =>
+    [
+      `-- ${id}`,
+      `Subject: ${subject}`,
+      "Defined-By: kvmnatd",
+      "Support: man:kvmnatd(8)",
+      "Documentation: man:kvmnatd(8)",
+      "Documentation: man:kvmnatd.yaml(5)",
+      "",
+      wrap(means),
+      "",
+      wrap(`What kvmnatd does: ${does}`),
+      "",
+      wrap(`What you can do: ${todo}`),
+      "",
+    ].join("\n"),
+  );
+  return `# What kvmnatd's log entries mean: shown by journalctl -x. Made from src/core/explanations.ts.\n\n${entries.join("\n")}`;
+}
+
+/** Breaks at blanks, but not within a command. */
+function wrap(text: string): string {
+  const words = text.match(/(?:`[^`]*`|[^\s`])+/g) ?? [];
+  const lines: string[] = [];
+  for (const word of words) {
+    const last = lines.at(-1);
+    if (last === undefined || last.length + 1 + word.length > WIDTH) lines.push(word);
+    else lines[lines.length - 1] = `${last} ${word}`;
+  }
+  return lines.join("\n");
+}

@@ -1,0 +1,160 @@
+import { formatCidr } from "../net/address.ts";
+import type { Cidr, Family } from "../net/address.ts";
+import { JUMP_COMMENT, sharedComment } from "./ownership.ts";
+import { optionOf } from "./ruleset.ts";
+import type { Actual, LibvirtTable, NftRule, RuleText } from "./ruleset.ts";
+
+/*
+ * libvirt's nftables backend rejects in a base chain of its own, and no accept elsewhere overrules that. What survives
+ * its restarts, reloads and net-starts is a chain of ours in its table, with one jump before its own:
+ *
+ *   table ip libvirt_network
+ *     chain forward      jump kvmnatd, jump guest_cross, jump guest_input (rejects), jump guest_output
+ *     chain kvmnatd      accepts what was redirected, and the answers to it
+ */
+export const LIBVIRT_TABLE = "libvirt_network";
+const OUR_CHAIN = "kvmnatd";
+const FORWARD = "forward";
+const JUMP: RuleText = `jump ${OUR_CHAIN} comment "${JUMP_COMMENT}"`;
+
+interface NftChangeBase {
+  readonly table: typeof LIBVIRT_TABLE;
+  readonly chain: string;
+}
+
+/** One step between actual and desired, in libvirt's own table. */
+export type NftChange = NftChangeBase &
+  (
+    | { readonly kind: "create-chain" | "delete-chain" }
+    | { readonly kind: "remove"; readonly rule: RuleText; readonly handle: number }
+    | { readonly kind: "add"; readonly rule: RuleText; readonly last: boolean }
+  );
+
+/** A line ends where no quote is open: nft prints the line breaks of a comment as they are, and escapes nothing. */
+const LINE = /(?:[^"\n]+|"[^"]*"(?=[\s,]|$)|")+/g;
+
+/** Reads what `nft --stateless --handle list table` printed (nftables 1.0.6 to 1.1.7). */
+export function parseLibvirtTable(text: string): LibvirtTable {
+  const chains = new Map<string, NftRule[]>();
+  let rules: NftRule[] | undefined;
+  for (const line of text.match(LINE) ?? []) {
+    const chain = /^\tchain (\S+) \{/.exec(line)?.[1];
+    if (chain !== undefined) {
+      // nft 1.0.6, asked while others change rules of theirs, was seen to list a chain again and again, without its rules.
+      rules = chains.get(chain) ?? [];
+      chains.set(chain, rules);
+      continue;
+    }
+    const [, rule, handle] = /^\t\t(.*\S)\s+# handle (\d+)$/s.exec(line) ?? [];
+    if (rule !== undefined && rules?.every((each) => each.handle !== Number(handle)) === true)
+      rules.push({ rule, handle: Number(handle) });
+  }
+  return chains;
+}
+
+/**
+ * Bridges whose rules libvirt has in its nftables table. While it rewrites them, which takes it 0.3 s, they are in
+ * neither place: then what is there of ours tells, unless the rules have come up on the iptables side.
+ */
+export function findNftBridges(actual: Actual | undefined): ReadonlySet<string> {
+  const table = actual?.libvirt;
+  if (actual === undefined || table === undefined) return new Set();
+  const served = bridgesIn(table.get("guest_input"));
+  const ours = bridgesIn(table.get(OUR_CHAIN));
+  const iptables = new Set(actual.tables.filter.get("LIBVIRT_FWI")?.map((rule) => optionOf(rule, "-o")));
+  return new Set([...served, ...ours.filter((bridge) => !iptables.has(bridge))]);
+}
+
+function bridgesIn(rules: readonly NftRule[] = []): readonly string[] {
+  return rules.flatMap(({ rule }) => /^oif(?:name)? "([^"]+)"/.exec(rule)?.slice(1) ?? []);
+}
+
+/** Rules of our chain for one network. By name: an interface's number changes with every net-start. */
+export function nftForwardRules(bridge: string, cidr: Cidr): readonly RuleText[] {
+  const ip = cidr.family === 4 ? "ip" : "ip6";
+  const end = `ct status dnat counter accept comment "${sharedComment(bridge)}"`;
+  return [
+    `oifname "${bridge}" ${ip} daddr ${formatCidr(cidr)} ${end}`,
+    `iifname "${bridge}" ${ip} saddr ${formatCidr(cidr)} ct direction reply ${end}`,
+  ];
+}
+
+/**
+ * @param desired rules of our chain; none: no chain and no jump
+ * @param actual libvirt's table; undefined: its nftables backend is not in use, and never do we make that table
+ */
+export function diffLibvirtTable(
+  desired: readonly RuleText[],
+  actual: LibvirtTable | undefined,
+): readonly NftChange[] {
+  if (actual === undefined || !actual.has(FORWARD)) return [];
+  const wanted = new Set(desired);
+  const own = actual.get(OUR_CHAIN);
+  const removed = own?.filter(({ rule }) => !wanted.delete(rule)) ?? [];
+  const added = [...wanted].map((rule) => change(OUR_CHAIN, { kind: "add", rule, last: true }));
+  const jumps = diffJump(desired.length > 0, actual);
+  return [
+    ...(own === undefined && desired.length > 0 ? [change(OUR_CHAIN, { kind: "create-chain" })] : []),
+    ...jumps.filter(({ kind }) => kind === "remove"),
+    ...removed.map((each) => change(OUR_CHAIN, { kind: "remove", ...each })),
+    ...added,
+    ...jumps.filter(({ kind }) => kind === "add"),
+    ...(own !== undefined && desired.length === 0 ? [change(OUR_CHAIN, { kind: "delete-chain" })] : []),
+  ];
+}
+
+/** The one jump, before everything that may reject; whatever else carries its comment in libvirt's chains goes. */
+function diffJump(wanted: boolean, actual: LibvirtTable): readonly NftChange[] {
+  const forward = actual.get(FORWARD) ?? [];
+  const first = forward.findIndex(
+    ({ rule }) => !isOwned(rule) && /\b(jump|goto|reject|drop)\b/.test(wordsOf(rule)),
+  );
+  const ahead = first === -1 ? forward : forward.slice(0, first);
+  const kept = wanted ? ahead.find(({ rule }) => rule === JUMP) : undefined;
+  const surplus = [...actual].flatMap(([chain, rules]) =>
+    chain === OUR_CHAIN
+      ? []
+      : rules
+          .filter((each) => isOwned(each.rule) && each !== kept)
+          .map((each) => change(chain, { kind: "remove", ...each })),
+  );
+  if (!wanted || kept !== undefined) return surplus;
+  return [...surplus, change(FORWARD, { kind: "add", rule: JUMP, last: false })];
+}
+
+function isOwned(rule: RuleText): boolean {
+  return (
+    rule.endsWith(` comment "${JUMP_COMMENT}"`) ||
+    new RegExp(`\\b(jump|goto) ${OUR_CHAIN}\\b`).test(wordsOf(rule))
+  );
+}
+
+/** Without what stands in quotes: a comment may say anything. (nft knows no quote inside quotes.) */
+function wordsOf(rule: RuleText): string {
+  return rule.replaceAll(/"[^"]*"/g, '""');
+}
+
+type Step<T = NftChange> = T extends NftChange ? Omit<T, keyof NftChangeBase> : never;
+
+function change(chain: string, step: Step): NftChange {
+  return { table: LIBVIRT_TABLE, chain, ...step };
+}
+
+/** Input for `nft -f`: one transaction; fails whole when libvirt's table has gone. */
+export function renderNft(family: Family, changes: readonly NftChange[]): string {
+  return changes.map((each) => `${renderNftChange(family, each)}\n`).join("");
+}
+
+export function renderNftChange(family: Family, each: NftChange): string {
+  const chain = `${family === 4 ? "ip" : "ip6"} ${each.table} ${each.chain}`;
+  switch (each.kind) {
+    case "create-chain":
+      return `add chain ${chain}`;
+    case "delete-chain":
+      return `delete chain ${chain}`;
+    case "remove":
+      return `delete rule ${chain} handle ${each.handle}`;
+    case "add":
+      return `${each.last ? "add" : "insert"} rule ${chain} ${each.rule}`;
+  }
+}

@@ -1,0 +1,165 @@
+import { parseIp } from "../net/address.ts";
+import type { Ip } from "../net/address.ts";
+import { CHAIN_PREFIX, GUARD_COMMENT, JUMP_COMMENT, MARK } from "./ownership.ts";
+
+export type Table = "raw" | "filter" | "nat";
+export const TABLES: readonly Table[] = ["raw", "filter", "nat"];
+
+/** Which of iptables' two implementations. */
+export type Variant = "nft" | "legacy";
+
+/** A rule in iptables' own words, without `-A CHAIN`: the text that iptables-save prints. */
+export type RuleText = string;
+
+/** The rules of one table, by chain, in order. */
+export type Chains = ReadonlyMap<string, readonly RuleText[]>;
+
+/** What should be, in one family. */
+export interface Desired {
+  /** Chains of ours, whole. */
+  readonly chains: Readonly<Record<Table, Chains>>;
+  readonly jumps: readonly Jump[];
+  /** Rules of our chain in libvirt's own nftables table; none where libvirt uses iptables. */
+  readonly libvirt: readonly RuleText[];
+}
+
+/** A rule of ours in a chain of the kernel's, mostly a jump to a chain of ours. */
+export interface Jump {
+  readonly table: Table;
+  readonly chain: string;
+  readonly rule: RuleText;
+  /** Set: it must stand before everything that rejects all traffic to these bridges. */
+  readonly beforeRejectsOf?: readonly string[];
+  /** Set: it must stand before everything that may let past what comes from this bridge. */
+  readonly beforeAcceptsOf?: string;
+}
+
+/** What the kernel has, in one family. Foreign chains are there to be looked at, never to be written. */
+export interface Actual {
+  readonly tables: Readonly<Record<Table, Chains>>;
+  /** `TABLE CHAIN` of the built-in chains whose policy is DROP. */
+  readonly dropping: ReadonlySet<string>;
+  /** Absent where libvirt's nftables backend is not in use. */
+  readonly libvirt?: LibvirtTable;
+}
+
+/** libvirt's own nftables table, by chain. */
+export type LibvirtTable = ReadonlyMap<string, readonly NftRule[]>;
+
+/** A rule in nft's own words, and the number that nft deletes it by. */
+export interface NftRule {
+  readonly rule: RuleText;
+  readonly handle: number;
+}
+
+const NO_CHAINS: Readonly<Record<Table, Chains>> = {
+  raw: new Map(),
+  filter: new Map(),
+  nat: new Map(),
+};
+export const NOTHING_DESIRED: Desired = { chains: NO_CHAINS, jumps: [], libvirt: [] };
+
+/** A quote within a word is none: of links' names iptables-save prints what is there. */
+const WORD = /"(?:[^"\\]|\\.)*"(?=\s|$)|\S+/gs;
+
+interface Word {
+  readonly text: string;
+  readonly quoted: boolean;
+}
+
+/** Splits a rule's text into words; iptables-save puts one with odd characters in double quotes, and escapes quotes and `\` in it. */
+function splitWords(rule: RuleText): readonly Word[] {
+  const words = rule.match(WORD) ?? [];
+  return words.map((word) =>
+    /^".*"$/s.test(word)
+      ? { text: word.slice(1, -1).replaceAll(/\\(.)/gs, "$1"), quoted: true }
+      : { text: word, quoted: false },
+  );
+}
+
+/** One option of a rule with its values, e.g. `! -d 127.0.0.0/8`. */
+export interface RuleOption {
+  readonly negated: boolean;
+  readonly flag: string;
+  readonly values: readonly string[];
+}
+
+/** Options whose value somebody chose freely: it may look like an option, and a plain one is not even quoted. */
+const FREE_VALUES: ReadonlySet<string> = new Set(
+  (
+    "-i -o --physdev-in --physdev-out --comment --log-prefix --nflog-prefix --string --name --hashlimit-name " +
+    "--helper --match-set"
+  ).split(" "),
+);
+
+export function splitOptions(rule: RuleText): readonly RuleOption[] {
+  const options: { negated: boolean; flag: string; values: string[] }[] = [];
+  let negated = false;
+  for (const { text, quoted } of splitWords(rule)) {
+    const last = options.at(-1);
+    const isValue = quoted || (last?.values.length === 0 && FREE_VALUES.has(last.flag));
+    if (isValue) last?.values.push(text);
+    else if (text === "!") negated = true;
+    else if (/^--?[A-Za-z]/.test(text)) {
+      options.push({ negated, flag: text, values: [] });
+      negated = false;
+    } else last?.values.push(text);
+  }
+  return options;
+}
+
+/**
+ * Two texts with one key are the same rule: iptables' versions and variants differ in the order of options,
+ * in `-m tcp` where `-p tcp` says it already, and in `/32`.
+ */
+export function ruleKey(rule: RuleText): string {
+  const options = splitOptions(rule);
+  const protocol = options.find(({ flag }) => flag === "-p")?.values[0];
+  // A module may be a condition without having options: `-m socket`.
+  return options
+    .filter(({ flag, values }) => flag !== "-m" || values[0] !== protocol)
+    .map(({ negated, flag, values }) => `${negated ? "! " : ""}${flag} ${withoutWholeMask(values.join(" "))}`)
+    .toSorted()
+    .join(" ");
+}
+
+/** A mask that leaves one address: `/32`, and `/128` of an IPv6 one. */
+export function withoutWholeMask(value: string): string {
+  return value.replace(value.includes(":") ? /\/128$/ : /\/32$/, "");
+}
+
+export function optionOf(rule: RuleText, ...flags: readonly string[]): string | undefined {
+  return splitOptions(rule).find((option) => flags.includes(option.flag))?.values[0];
+}
+
+/** The chain or target that a rule goes to. */
+export function targetOf(rule: RuleText): string | undefined {
+  return optionOf(rule, "-j", "-g");
+}
+
+/** The address in `--to-destination`: `192.168.122.11:22`, `192.168.122.11`, `[fd00::1]:22`, `fd00::1`. */
+export function destinationOf(rule: RuleText): Ip | undefined {
+  const destination = optionOf(rule, "--to-destination") ?? "";
+  const bracketed = /^\[([^\]]*)\]/.exec(destination)?.[1];
+  if (bracketed !== undefined) return parseIp(bracketed);
+  return parseIp(destination.includes(".") ? destination.replace(/:.*$/, "") : destination);
+}
+
+export function commentOf(rule: RuleText): string | undefined {
+  return rule.includes(MARK) ? optionOf(rule, "--comment") : undefined;
+}
+
+export function isOwnedChain(name: string): boolean {
+  return name.startsWith(CHAIN_PREFIX);
+}
+
+/**
+ * Of the rules in chains of others, ours are those that go to a chain of ours, and those with the very comment of our
+ * jumps or guards, whatever somebody made of them; everything else is foreign.
+ */
+export function isOwnedRule(rule: RuleText): boolean {
+  // Cheap test first: a host may have a hundred thousand foreign rules.
+  if (!rule.includes(MARK) && !rule.includes(CHAIN_PREFIX)) return false;
+  const comment = commentOf(rule);
+  return comment === JUMP_COMMENT || comment === GUARD_COMMENT || isOwnedChain(targetOf(rule) ?? "");
+}

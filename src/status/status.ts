@@ -1,0 +1,100 @@
+import { familyOf, formatPorts } from "../net/address.ts";
+import type { Family, Protocol } from "../net/address.ts";
+import type { EventCode } from "../event-codes.ts";
+import type { Guarded } from "../libvirt/flushed-rules.ts";
+import type { Forward } from "../config/port-map.ts";
+import type { ResolvedForward } from "../forwards/resolved-forward.ts";
+import type { Variant } from "../rules/ruleset.ts";
+
+/** Version of status.json's shape; a field may be added under the same number, none changed or removed. */
+export const STATUS_SCHEMA = 1;
+
+type ForwardState = "active" | "pending" | "degraded";
+
+/** One published port, in one family, as status.json and `status --json` show it. */
+export interface ForwardStatus {
+  readonly guest: string;
+  readonly protocol: Protocol;
+  /** `1122`, `30000-30099`. */
+  readonly published: string;
+  readonly target: string;
+  /** Host addresses, or while it has none of them what the config names; empty: any of the family. */
+  readonly listen: readonly string[];
+  readonly family: Family;
+  readonly state: ForwardState;
+  /** The guest's address; null while nothing is known. */
+  readonly address: string | null;
+  readonly mac: string | null;
+  /** Why it is not active, or what to know of it; null for nothing. */
+  readonly why: string | null;
+  /** ISO 8601; null: no lease, or an infinite one. */
+  readonly leaseExpires: string | null;
+}
+
+/** Something an admin should act on. */
+export interface Problem {
+  readonly code: EventCode;
+  readonly message: string;
+  /** A `warning` leaves every forward working as asked. */
+  readonly severity: "error" | "warning";
+}
+
+export interface DaemonStatus {
+  readonly schema: typeof STATUS_SCHEMA;
+  readonly version: string;
+  readonly pid: number;
+  /** Tells the daemon from a later process with its pid. */
+  readonly startTicks: string;
+  readonly config: string;
+  readonly startedAt: string;
+  readonly updatedAt: string;
+  /** Number of the pass that wrote this. */
+  readonly pass: number;
+  readonly iptables: Variant | null;
+  readonly problems: readonly Problem[];
+  /** Bridges for which libvirt had rules: the next daemon knows by it when they are gone. */
+  readonly guarded: readonly Guarded[];
+  readonly forwards: readonly ForwardStatus[];
+}
+
+/** What `systemctl status` shows: what is waited for, or how many forwards are active; then the first error. */
+export function summarize({ forwards, problems }: Pick<DaemonStatus, "forwards" | "problems">): string {
+  const active = forwards.filter(({ state }) => state === "active").length;
+  const waits = problems.find(({ code }) => code === "waiting");
+  const fault = problems.find(({ severity }) => severity === "error");
+  const counted = `${active} of ${forwards.length} forwards active`;
+  const parts = [
+    ...(waits === undefined ? [counted] : [waits.message, counted]),
+    ...(fault === undefined ? [] : [fault.message]),
+  ];
+  // systemctl shows one line.
+  return parts.map((part) => part.replaceAll(/\s+/g, " ")).join("; ");
+}
+
+/** @param failure why its rules do not help, though its guest is there; undefined: they do */
+export function toForwardStatus(resolved: ResolvedForward, failure: string | undefined): ForwardStatus {
+  const { forward, target, family, hostAddresses, why } = resolved;
+  const expires = target?.expiresAtMs;
+  return {
+    guest: forward.guest,
+    protocol: forward.protocol,
+    published: formatPorts(forward.published),
+    target: formatPorts(forward.target),
+    listen: hostAddresses.length > 0 ? hostAddresses : namedListens(forward, family),
+    family,
+    state: target === undefined ? "pending" : failure === undefined ? "active" : "degraded",
+    address: target?.address ?? null,
+    mac: target?.mac ?? null,
+    why: (target === undefined ? why : (failure ?? why)) ?? null,
+    // Beyond the year 275760 a Date has no text.
+    leaseExpires: expires === undefined || expires > 8.64e15 ? null : new Date(expires).toISOString(),
+  };
+}
+
+function namedListens({ listen }: Forward, family: Family): readonly string[] {
+  if (listen.some((each) => each.kind === "any" && each.family === family)) return [];
+  return listen.flatMap((each) => {
+    if (each.kind === "interface") return [each.name];
+    return each.kind === "address" && familyOf(each.address) === family ? [each.address] : [];
+  });
+}

@@ -1,0 +1,110 @@
+import { describe, expect, it } from "vitest";
+import type { YamlDocument } from "../../../../src/config/yaml/document.ts";
+import { parseYaml } from "../../../../src/config/yaml/document.ts";
+
+function document(text: string): YamlDocument {
+  const { value, issues } = parseYaml(text, "f");
+  expect(issues).toEqual([]);
+  if (value === undefined) throw new Error("no document");
+  return value;
+}
+
+describe("scalars", () => {
+  it.each([
+    ["22:22", "22:22"],
+    ["on", "on"],
+    ["007", "007"],
+    ["0x50", "0x50"],
+    ["1e3", "1e3"],
+    ["true", "true"],
+    ["'null'", "null"],
+    ['"~"', "~"],
+    ["''", ""],
+    ["null", null],
+    ["~", null],
+    ["", null],
+    ["|\n  a\n  b\n", "a\nb\n"],
+  ])("%j is %j", (text, expected) => {
+    expect(document(`a: ${text}`).value).toEqual({ a: expected });
+  });
+});
+
+describe("a place", () => {
+  const text = `a: &x
+  b: [1, {c: 2}]
+d:
+e: *x
+f:
+  <<: *x
+  g: !!str "h"
+i:
+  - j
+
+  -
+`;
+
+  it.each([
+    [["a", "b"], 2, 6, 3],
+    [["a", "b", 0], 2, 7, 7],
+    [["a", "b", 1, "c"], 2, 14, 11],
+    [["d"], 3, 1, 1],
+    [["e"], 4, 4, 1],
+    [["e", "b", 0], 2, 7, 7],
+    [["f", "b"], 2, 6, 3],
+    [["f", "g"], 7, 12, 3],
+    [["i", 0], 9, 5, 5],
+    [["i", 1], 11, 4, 4],
+    [["a", "missing"], 2, 3, 1],
+    [["missing", "deeper"], 1, 1, 1],
+    [[], 1, 1, 1],
+  ] as const)("of %j is line %i, column %i; its key stands in column %i", (path, line, column, key) => {
+    expect(document(text).place(path)).toEqual({ file: "f", line, column });
+    expect(document(text).keyPlace(path).column).toBe(key);
+  });
+});
+
+describe("merge keys", () => {
+  it.each([
+    ["own keys win wherever they stand", "a: &a {k: 1, l: 1}\nb: {k: 2, <<: *a}", { k: "2", l: "1" }],
+    ["the first of several wins", "a: &a {k: 1}\nb: {<<: [{k: 3}, *a]}", { k: "3" }],
+    ["they chain", "a: &a {k: 1}\nc: &c {<<: *a, l: 2}\nb: {<<: *c}", { k: "1", l: "2" }],
+    ["a quoted one is a plain key", "b: {'<<': 1}", { "<<": "1" }],
+  ])("%s", (_, text, expected) => {
+    expect(document(text).value).toMatchObject({ b: expected });
+  });
+
+  it("an anchor may be set anew", () => {
+    expect(document("a: &x 1\nb: *x\nc: &x 2\nd: *x").value).toEqual({ a: "1", b: "1", c: "2", d: "2" });
+  });
+});
+
+describe("faults", () => {
+  it.each([
+    ["a".repeat(1024 * 1024 - 3), []],
+    ["a".repeat(1024 * 1024 - 2), ["config-large"]],
+    // Half as many characters as bytes.
+    ["ü".repeat(512 * 1024), ["config-large"]],
+  ])("of a text above 1 MiB are one: its size", (value, expected) => {
+    const { issues } = parseYaml(`a: ${value}`, "f");
+    expect(issues.map(({ code }) => code)).toEqual(expected);
+    for (const { where } of issues) expect(where).toEqual({ file: "f" });
+  });
+
+  it("of several lines are all told, one for each line", () => {
+    const { value, issues } = parseYaml("a: @x\nb: [1\nc: `y\n", "f");
+    expect(value).toBeUndefined();
+    expect(issues.map(({ where }) => where.line)).toEqual([1, 3]);
+  });
+
+  // The library's line counter puts the last of these into line 4.
+  it("after a broken quote keep their lines", () => {
+    const { issues } = parseYaml("[]\n'a\n#\nb: c's\nd: e\n\nlonger line\n'x", "f");
+    expect(issues.map(({ where }) => `${where.line}:${where.column}`)).toEqual(["2:1", "4:6", "5:2", "7:1"]);
+  });
+
+  it("that leave the tree whole leave the document usable", () => {
+    const { value, issues } = parseYaml("a: 1\na: 2\n---\nb: 3\n", "f");
+    expect(value?.value).toEqual({ a: "1" });
+    expect(issues.map(({ code }) => code)).toEqual(["yaml-documents", "duplicate-key"]);
+  });
+});

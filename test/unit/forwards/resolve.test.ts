@@ -1,0 +1,881 @@
+import { describe, expect, it } from "vitest";
+import type { Mac } from "../../../src/net/address.ts";
+import type { Answers, Holder } from "../../../src/identity/lookup.ts";
+import { placeKey } from "../../../src/leases/lease-index.ts";
+import type { Lease } from "../../../src/leases/lease.ts";
+import type { HostAddresses, Network } from "../../../src/leases/network.ts";
+import type { Guest, Listen } from "../../../src/config/port-map.ts";
+import { resolveForwards } from "../../../src/forwards/resolve.ts";
+import type { Resolution } from "../../../src/forwards/resolve.ts";
+import {
+  domain,
+  guest,
+  ip,
+  lease,
+  mac,
+  MAC_A,
+  MAC_B,
+  MAC_C,
+  network,
+  NOW,
+  portMap,
+} from "../../support/build-values.ts";
+
+const HOST: HostAddresses = new Map([
+  ["lo", [ip("127.0.0.1")]],
+  ["eth0", [ip("192.168.1.100"), ip("fd01::100")]],
+]);
+const web = guest("web", domain("web"));
+const running = { domains: [{ bridge: "virbr0", domain: "web", macs: [MAC_A] }] };
+
+function resolve(
+  guests: readonly Guest[],
+  networks: readonly Network[],
+  holders: readonly Holder[] = [],
+  nowMs: number = NOW,
+): Resolution {
+  return resolveForwards(portMap(guests), networks, HOST, holders, nowMs);
+}
+
+/** Who answers at which address, on virbr0 if nothing else is said. */
+function answersAt(
+  ...answers: readonly (readonly [address: string, mac: Mac | undefined, bridge?: string])[]
+): Answers {
+  return new Map(
+    answers.map(([address, owner, bridge = "virbr0"]) => [placeKey({ bridge, address: ip(address) }), owner]),
+  );
+}
+
+/** `address` or `pending`, and why. */
+function outcome(resolution: Resolution, index = 0): { readonly at: string; readonly why: string } {
+  const forward = resolution.forwards[index];
+  return { at: forward?.target?.address ?? "pending", why: forward?.why ?? "" };
+}
+
+describe("domain", () => {
+  it("is found by libvirt's MAC and that MAC's lease", () => {
+    const up = network({
+      ...running,
+      leases: [lease("192.168.122.7", MAC_B), lease("192.168.122.11", MAC_A)],
+    });
+    expect(outcome(resolve([web], [up]))).toEqual({ at: "192.168.122.11", why: "" });
+  });
+
+  it("that libvirt does not list is off, though its lease lives on", () => {
+    const up = network({ leases: [lease("192.168.122.11", MAC_A)] });
+    expect(outcome(resolve([web], [up]))).toMatchObject({
+      at: "pending",
+      why: expect.stringContaining("guest is off"),
+    });
+  });
+
+  it("does not count on a bridge that it is not plugged into", () => {
+    const plugged = network({ ...running });
+    const subnet = { cidr: { family: 4 as const, base: ip("10.1.0.0"), prefix: 24 }, own: ip("10.1.0.1") };
+    const other = network({
+      bridge: "virbr1",
+      subnets: [subnet],
+      leases: [lease("10.1.0.5", MAC_A, { bridge: "virbr1" })],
+    });
+    expect(outcome(resolve([web], [plugged, other])).at).toBe("pending");
+  });
+
+  it("with two network cards keeps the one that holds the forward", () => {
+    const domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A, MAC_B] }];
+    const leases = [lease("192.168.122.11", MAC_A), lease("192.168.122.12", MAC_B)];
+    const holder: Holder = { guest: "web", identity: "", address: ip("192.168.122.12"), mac: MAC_B };
+    expect(outcome(resolve([web], [network({ domains, leases })])).at).toBe("192.168.122.11");
+    expect(outcome(resolve([web], [network({ domains, leases })], [holder])).at).toBe("192.168.122.12");
+  });
+});
+
+describe("the lease of a network card that holds the forward vanished, another card has one", () => {
+  const domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A, MAC_B] }];
+  const other = lease("192.168.122.12", MAC_B, { expiresAtMs: NOW + 7_200_000 });
+  const up = network({ domains, leases: [other] });
+  const at = ip("192.168.122.11");
+  const expiresAtMs = NOW + 3_600_000;
+  const holder: Holder = { guest: "web", identity: "", address: at, mac: MAC_A, expiresAtMs };
+  const answering = (answer: Mac | undefined, nowMs = NOW): Resolution =>
+    resolveForwards(portMap([web]), [up], HOST, [holder], nowMs, { answers: answersAt([at, answer]) });
+
+  it("the first is asked, and while it answers it keeps the forward until its time ends", () => {
+    expect(resolve([web], [up], [holder]).questions).toContainEqual({ bridge: "virbr0", address: at });
+    const kept = answering(MAC_A);
+    expect(outcome(kept)).toEqual({
+      at,
+      why: expect.stringContaining(`vanished, but ${MAC_A} still answers`),
+    });
+    expect(kept.holders).toMatchObject([{ address: at, mac: MAC_A, expiresAtMs }]);
+    expect(kept.wakeAtMs).toBeLessThanOrEqual(NOW + 5000);
+    const back = network({ domains, leases: [other, lease(at, MAC_A)] });
+    expect(outcome(resolve([web], [back], kept.holders))).toEqual({ at, why: "" });
+  });
+
+  it.each([
+    ["does not answer", undefined, NOW],
+    ["has another's MAC by now", MAC_C, NOW],
+    ["has come to the end of its time", MAC_A, expiresAtMs],
+  ])("else the other has it: the first %s", (_what, answer, nowMs) => {
+    expect(outcome(answering(answer, nowMs)).at).toBe(other.address);
+  });
+});
+
+describe("several live leases of one MAC", () => {
+  it.each([
+    ["the latest expiry", NOW + 1000, NOW + 2000, "192.168.122.12"],
+    ["an infinite one before any other", undefined, NOW + 2000, "192.168.122.11"],
+    ["the lower address of equals", NOW + 1000, NOW + 1000, "192.168.122.11"],
+  ])("%s wins", (_what, first, second, expected) => {
+    const at = (expiresAtMs: number | undefined): object =>
+      expiresAtMs === undefined ? {} : { expiresAtMs };
+    const { expiresAtMs: _, ...eternal } = lease("192.168.122.11", MAC_A);
+    const one = first === undefined ? eternal : lease("192.168.122.11", MAC_A, at(first));
+    const two = lease("192.168.122.12", MAC_A, at(second));
+    for (const leases of [
+      [one, two],
+      [two, one],
+    ])
+      expect(outcome(resolve([web], [network({ ...running, leases })])).at).toBe(expected);
+  });
+});
+
+describe("a guest that answers at two leases and renews them by turns", () => {
+  const [ONE, TWO] = ["192.168.122.11", "192.168.122.77"] as const;
+
+  /** @returns where its forward leads each time; @param answering where it does, each time */
+  function flap(
+    times: number,
+    everyMs: number,
+    answering: readonly string[] = [ONE, TWO],
+  ): readonly string[] {
+    let holders: readonly Holder[] = [];
+    return Array.from({ length: times }, (_, index) => {
+      const nowMs = NOW + index * everyMs;
+      const [older, newer] = index % 2 === 0 ? [TWO, ONE] : [ONE, TWO];
+      const leases = [
+        lease(older, MAC_A, { expiresAtMs: nowMs + 3_600_000 }),
+        lease(newer, MAC_A, { expiresAtMs: nowMs + 3_601_000 }),
+      ];
+      const answers = answersAt(...answering.map((address) => [address, MAC_A] as const));
+      const resolution = resolveForwards(
+        portMap([web]),
+        [network({ ...running, leases })],
+        HOST,
+        holders,
+        nowMs,
+        { answers },
+      );
+      ({ holders } = resolution);
+      if (index === times - 1 && times > 10)
+        expect(outcome(resolution).why).toMatch(/^it moves again and again/);
+      return outcome(resolution).at;
+    });
+  }
+
+  it("follows the newest six times within a minute, and then stays", () => {
+    expect(flap(12, 1000)).toEqual([ONE, TWO, ONE, TWO, ONE, TWO, ONE, ONE, ONE, ONE, ONE, ONE]);
+  });
+
+  it("goes on following one that moves every quarter of a minute", () => {
+    expect(flap(10, 15_000)).toEqual([ONE, TWO, ONE, TWO, ONE, TWO, ONE, TWO, ONE, TWO]);
+  });
+
+  it("moves once it no longer answers where it is", () => {
+    const times = flap(9, 1000, [TWO]);
+    expect(times.slice(1)).toEqual(Array.from({ length: 8 }, () => TWO));
+  });
+});
+
+describe("who answers at a lease that the guest did not have before", () => {
+  const at = ip("192.168.122.99");
+  const own = ip("192.168.122.11");
+  const newest = lease(at, MAC_A, { expiresAtMs: NOW + 7_200_000 });
+  type Answer = readonly [address: string, mac: Mac | undefined];
+  const answering = (
+    leases: readonly Lease[],
+    answers: readonly Answer[],
+    { by = web, holders = [], nowMs = NOW, domains = running.domains }: Partial<Asked> = {},
+  ): Resolution =>
+    resolveForwards(portMap([by]), [network({ domains, leases })], HOST, holders, nowMs, {
+      answers: answersAt(...answers),
+    });
+  interface Asked {
+    readonly by: Guest;
+    readonly holders: readonly Holder[];
+    readonly nowMs: number;
+    readonly domains: Network["domains"];
+  }
+
+  it.each([
+    ["domain", web, newest],
+    ["mac", guest("web", { kind: "mac", mac: MAC_A }), newest],
+    ["hostname", guest("web", { kind: "hostname", hostname: "web" }), { ...newest, hostname: "web" }],
+    [
+      "IPv6",
+      guest("web", domain("web"), [{ listen: [{ kind: "any", family: 6 }] }]),
+      { ...newest, address: ip("fd00:122::99") },
+    ],
+  ])("another MAC does: it is pending, says so, and is asked again (%s)", (_what, by, only) => {
+    const { address } = only;
+    expect(answering([only], [], { by }).questions).toEqual([{ bridge: "virbr0", address }]);
+    const foreign = answering([only], [[address, MAC_B]], { by });
+    const { at: pending, why } = outcome(foreign);
+    expect(pending).toBe("pending");
+    expect(why).toContain(`${address} is leased to ${MAC_A}, but ${MAC_B} answers there`);
+    expect(foreign.wakeAtMs).toBe(NOW + 1000);
+    expect(outcome(answering([only], [[address, MAC_A]], { by })).at).toBe(address);
+  });
+
+  it("its own MAC does: nobody is asked again", () => {
+    const found = answering([newest], [[at, MAC_A]]);
+    expect(outcome(found)).toEqual({ at, why: "" });
+    expect(found.wakeAtMs).toBe(newest.expiresAtMs);
+    expect(answering([newest], [], { holders: found.holders }).questions).toEqual([]);
+  });
+
+  it("another network card of the guest does, on the same bridge: that is the guest", () => {
+    const domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A, MAC_B] }];
+    const by = guest("web", { kind: "mac", mac: MAC_A });
+    expect(outcome(answering([newest], [[at, MAC_B]], { by, domains }))).toEqual({ at, why: "" });
+    expect(outcome(answering([newest], [[at, MAC_C]], { by, domains })).at).toBe("pending");
+  });
+
+  it("nobody does: published at once, without a word, and asked again, ever more rarely", () => {
+    let nowMs = NOW;
+    let holders: readonly Holder[] = [];
+    const askedAtMs: number[] = [];
+    const leases = [lease(at, MAC_A, { expiresAtMs: NOW + 86_400_000 })];
+    const wakes = (): number | undefined => {
+      const { questions } = answering(leases, [], { holders, nowMs });
+      if (questions.length > 0) askedAtMs.push(nowMs - NOW);
+      const resolution = answering(leases, [[at, undefined]], { holders, nowMs });
+      expect(outcome(resolution)).toEqual({ at, why: "" });
+      ({ holders } = resolution);
+      return resolution.wakeAtMs;
+    };
+    // As long as it is watched, it wakes the daemon; then it is asked when a pass is made anyway.
+    for (let wake = wakes(); wake !== undefined && wake < NOW + 86_400_000; wake = wakes()) nowMs = wake;
+    expect(askedAtMs.slice(0, 4)).toEqual([0, 50, 100, 200]);
+    expect(askedAtMs.length).toBeLessThan(15);
+    expect(nowMs - NOW).toBeLessThan(120_000);
+    const before = askedAtMs.length;
+    for (let minute = 0; minute < 60; minute += 1) {
+      nowMs += 60_000;
+      wakes();
+    }
+    expect(askedAtMs.length - before).toBeGreaterThan(10);
+    expect(askedAtMs.length - before).toBeLessThan(20);
+    expect(outcome(answering(leases, [[at, MAC_B]], { holders, nowMs: nowMs + 300_000 })).at).toBe("pending");
+  });
+
+  it("of several, one at which another MAC answers is no choice", () => {
+    const leases = [newest, lease(own, MAC_A)];
+    const silent = answering(leases, [
+      [at, MAC_B],
+      [own, undefined],
+    ]);
+    expect(outcome(silent)).toEqual({
+      at: own,
+      why: `unverified: ${MAC_A} does not answer at ${own}; ${at} passed over: ${MAC_B} answers there`,
+    });
+    const none = answering(leases, [
+      [at, MAC_B],
+      [own, MAC_C],
+    ]);
+    expect(outcome(none).at).toBe("pending");
+    expect(outcome(none).why).toContain(`${at} is leased to ${MAC_A}, but ${MAC_B} answers there`);
+  });
+
+  const holder: Holder = { guest: "web", identity: "", address: own, mac: MAC_A };
+
+  it("the incumbent's address is not asked about, and not left for one at which another MAC answers", () => {
+    expect(answering([lease(own, MAC_A)], [], { holders: [holder] }).questions).toEqual([]);
+    const answers: readonly Answer[] = [
+      [at, MAC_B],
+      [own, undefined],
+    ];
+    expect(outcome(answering([newest, lease(own, MAC_A)], answers, { holders: [holder] })).at).toBe(own);
+    const released = answering([newest], answers, { holders: [holder] });
+    expect(outcome(released)).toEqual({
+      at: own,
+      why: expect.stringMatching(/but .* answers there.*; lingers/),
+    });
+    expect(released.wakeAtMs).toBe(NOW + 1000);
+    const over = answering([newest], answers, { holders: released.holders, nowMs: NOW + 5000 });
+    expect(outcome(over).at).toBe("pending");
+    expect(over.wakeAtMs).toBe(NOW + 6000);
+  });
+
+  it("a lease that led to nobody, until another MAC answers there, is left", () => {
+    const { holders } = answering([newest], [[at, undefined]]);
+    const later = answering([newest], [[at, MAC_B]], { holders, nowMs: NOW + 50 });
+    expect(outcome(later).at).toBe("pending");
+    const still = answering([newest], [[at, MAC_B]], { holders: later.holders, nowMs: NOW + 1050 });
+    expect(outcome(still).at).toBe("pending");
+  });
+
+  it("a guest with two network cards is found by the other one", () => {
+    const domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A, MAC_B] }];
+    const leases = [newest, lease(own, MAC_B)];
+    expect(answering(leases, [], { domains }).questions).toHaveLength(2);
+    expect(
+      outcome(
+        answering(
+          leases,
+          [
+            [at, MAC_C],
+            [own, MAC_B],
+          ],
+          { domains },
+        ),
+      ).at,
+    ).toBe(own);
+  });
+});
+
+describe("a guest on another network takes a MAC as its own, and has a lease with it there", () => {
+  const subnet = { cidr: { family: 4 as const, base: ip("10.1.0.0"), prefix: 24 }, own: ip("10.1.0.1") };
+  const own = ip("192.168.122.11");
+  const taken = ip("10.1.0.5");
+  const card = (bridge: string, owner: Mac, of = "web"): NonNullable<Network["domains"]>[number] => ({
+    bridge,
+    domain: of,
+    macs: [owner],
+  });
+  const ownLease = lease(own, MAC_A);
+  const forged = lease(taken, MAC_A, { bridge: "virbr1", hostname: "web", expiresAtMs: NOW + 7_200_000 });
+  const first = (more: Partial<Network> = {}): Network => network({ leases: [ownLease], ...more });
+  const second = (more: Partial<Network> = {}): Network =>
+    network({ bridge: "virbr1", subnets: [subnet], leases: [forged], ...more });
+  const answers = answersAt([own, undefined], [taken, MAC_A, "virbr1"]);
+  const byMac = guest("web", { kind: "mac", mac: MAC_A });
+  const byName = guest("web", { kind: "hostname", hostname: "web" });
+  const at = (by: Guest, networks: readonly Network[], holders: readonly Holder[] = []): object =>
+    outcome(resolveForwards(portMap([by]), networks, HOST, holders, NOW, { answers }));
+
+  it("the MAC of a domain counts on the bridge that this card is plugged into, whatever its other cards are", () => {
+    const domains = [card("virbr0", MAC_A)];
+    const other = second({ domains: [card("virbr1", MAC_B), card("virbr1", MAC_C, "far")] });
+    expect(at(web, [first({ domains }), other])).toEqual({ at: own, why: "" });
+    const off = at(web, [first({ domains, leases: [] }), other]);
+    expect(off).toEqual({ at: "pending", why: expect.stringContaining("plugged into virbr0") });
+    const lured: Holder = { guest: "web", identity: "", address: taken, mac: MAC_A };
+    expect(at(web, [first({ domains }), other], [lured])).toEqual({ at: own, why: "" });
+  });
+
+  it.each([
+    ["mac", byMac],
+    ["hostname", byName],
+  ])("where libvirt lists the MAC on a network, it counts there alone (%s)", (_what, by) => {
+    const domains = [card("virbr0", MAC_A)];
+    const named = [{ ...ownLease, hostname: "web" }];
+    const networks = [first({ domains, leases: named }), second()];
+    expect(at(by, networks)).toEqual({ at: own, why: "" });
+    expect(at(by, [first({ domains }), second({ domains: [card("virbr1", MAC_A)] })])).toMatchObject({
+      at: taken,
+    });
+  });
+
+  it.each([
+    ["mac", byMac],
+    ["hostname", byName],
+  ])(
+    "an incumbent that libvirt lists nowhere is not moved to another network while it is there (%s)",
+    (_what, by) => {
+      const { holders } = resolve([by], [first({ leases: [{ ...ownLease, hostname: "web" }] })]);
+      expect(holders).toMatchObject([{ address: own }]);
+      // Be it silent, or its lease released by somebody.
+      expect(at(by, [first(), second()], holders)).toEqual({
+        at: own,
+        why: expect.stringContaining(`conflict: ${MAC_A} at ${taken}`),
+      });
+      const released = [first({ leases: [] }), second()];
+      const ownAnswers = (answer: Mac | undefined): Resolution =>
+        resolveForwards(portMap([by]), released, HOST, holders, NOW, {
+          answers: answersAt([own, answer], [taken, MAC_A, "virbr1"]),
+        });
+      expect(outcome(ownAnswers(MAC_A))).toEqual({ at: own, why: expect.stringContaining("still answers") });
+      expect(outcome(ownAnswers(undefined)).at).toBe(taken);
+    },
+  );
+
+  it("who answers at the same address on a network with the same subnet says nothing", () => {
+    const twin = network({
+      bridge: "virbr1",
+      leases: [lease(own, MAC_B, { bridge: "virbr1" })],
+    });
+    const other = guest("far", { kind: "mac", mac: MAC_B });
+    const both = resolveForwards(portMap([byMac, other]), [first(), twin], HOST, [], NOW, {
+      answers: answersAt([own, MAC_A], [own, MAC_B, "virbr1"]),
+    });
+    expect([outcome(both), outcome(both, 1)]).toEqual([
+      { at: own, why: "" },
+      { at: own, why: "" },
+    ]);
+    expect(resolve([byMac, other], [first(), twin]).questions).toEqual([
+      { bridge: "virbr0", address: own },
+      { bridge: "virbr1", address: own },
+    ]);
+  });
+
+  it("a row of another MAC for the incumbent's address takes it down on its own network alone", () => {
+    const { holders } = resolve([byMac], [first()]);
+    const row = lease(own, MAC_B, { bridge: "virbr1" });
+    const kept = (networks: readonly Network[]): string =>
+      outcome(
+        resolveForwards(portMap([byMac]), networks, HOST, holders, NOW, {
+          answers: answersAt([own, MAC_A]),
+        }),
+      ).at;
+    expect(kept([first({ leases: [] }), second({ leases: [row] })])).toBe(own);
+    expect(kept([first({ leases: [{ ...row, bridge: "virbr0" }] }), second({ leases: [] })])).toBe("pending");
+  });
+
+  it.each([
+    ["live", NOW + 7_200_000],
+    ["expired", NOW - 1],
+  ])(
+    "that lease (%s) takes no forward down, when the incumbent's vanished and it answers",
+    (_what, expiresAtMs) => {
+      const holder: Holder = { guest: "web", identity: "", address: own, mac: MAC_A };
+      const networks = [
+        first({ domains: [card("virbr0", MAC_A)], leases: [] }),
+        second({ domains: [card("virbr1", MAC_B)], leases: [{ ...forged, expiresAtMs }] }),
+      ];
+      const evidence = { answers: answersAt([own, MAC_A]) };
+      const kept = resolveForwards(portMap([web]), networks, HOST, [holder], NOW, evidence);
+      expect(outcome(kept)).toEqual({ at: own, why: expect.stringContaining("still answers there: kept") });
+    },
+  );
+});
+
+describe("more leases than can be asked about", () => {
+  const subnets = [{ cidr: { family: 4 as const, base: ip("10.1.0.0"), prefix: 16 }, own: ip("10.1.0.1") }];
+  const address = (index: number): string => `10.1.${(index >> 8) + 1}.${index & 255}`;
+  const many = (owner: Mac, from: number, count: number): readonly Lease[] =>
+    Array.from({ length: count }, (_, index) =>
+      lease(address(from + index), owner, { expiresAtMs: NOW + 7_200_000 + index }),
+    );
+  const oldest = address(0);
+  const leases = many(MAC_A, 0, 300);
+  const flooded = network({ ...running, subnets, leases });
+
+  it("the newest are asked, where the forward leads now, and the others in turn", () => {
+    const holder: Holder = { guest: "web", identity: "", address: ip(oldest), mac: MAC_A };
+    const asked = new Set<string>();
+    for (let nowMs = NOW; nowMs < NOW + 600; nowMs += 1) {
+      const turn = resolve([web], [flooded], [holder], nowMs).questions.map((each) => each.address);
+      expect(turn.length).toBeLessThan(16);
+      expect(turn).toContain(oldest);
+      expect(turn).toContain(address(299));
+      for (const each of turn) asked.add(each);
+    }
+    expect(asked.size).toBe(leases.length);
+  });
+
+  it("one that answers in its turn is the guest's, and stays it", () => {
+    const own = address(150);
+    const turnMs = Array.from({ length: 600 }, (_, index) => NOW + index).find((nowMs) =>
+      resolve([web], [flooded], [], nowMs).questions.some((each) => each.address === own),
+    );
+    const evidence = { answers: answersAt([own, MAC_A]) };
+    const found = resolveForwards(portMap([web]), [flooded], HOST, [], turnMs ?? 0, evidence);
+    expect(outcome(found)).toEqual({ at: own, why: expect.stringContaining("and 4 more passed over") });
+    const later = resolveForwards(portMap([web]), [flooded], HOST, found.holders, NOW + 5000, evidence);
+    expect(outcome(later)).toEqual(outcome(found));
+  });
+
+  it("while none answers, the newest is taken, and the status says of how many", () => {
+    expect(outcome(resolve([web], [flooded]))).toEqual({
+      at: address(299),
+      why: `unverified: ${MAC_A} has 300 live leases and answers at none of the 8 newest`,
+    });
+  });
+
+  it("a pass asks for no more than 256, one of each guest first, and everybody gets a turn", () => {
+    const count = 60;
+    const macOf = (index: number): Mac => mac(`52:54:00:00:00:${index.toString(16).padStart(2, "0")}`);
+    const indexes = Array.from({ length: count }, (_, index) => index);
+    const guests = indexes.map((index) => guest(`g${index}`, { kind: "mac", mac: macOf(index) }));
+    const up = network({ subnets, leases: indexes.flatMap((index) => many(macOf(index), index * 8, 8)) });
+    const asked = new Set<string>();
+    for (let nowMs = NOW; nowMs < NOW + 500; nowMs += 5) {
+      const { questions } = resolve(guests, [up], [], nowMs);
+      expect(questions).toHaveLength(256);
+      for (const each of questions) asked.add(each.address);
+    }
+    expect(asked.size).toBe(count * 8);
+    const { questions } = resolve(guests, [up]);
+    const askedOf = new Set(
+      questions.map((each) => up.leases?.find((row) => row.address === each.address)?.mac),
+    );
+    expect(askedOf.size).toBe(count);
+    const answers = new Map(questions.map((each) => [placeKey(each), undefined]));
+    const again = resolveForwards(portMap(guests), [up], HOST, [], NOW, { answers });
+    expect(again.questions).toEqual([]);
+  });
+});
+
+describe("addresses that can be no guest's", () => {
+  it.each([
+    ["10.0.0.1", "outside"],
+    ["127.0.0.1", "outside"],
+    ["0.0.0.0", "outside"],
+    ["192.168.122.1", "own address"],
+    ["192.168.122.0", "network or broadcast"],
+    ["192.168.122.255", "network or broadcast"],
+  ])("%s is refused: %s", (address, why) => {
+    const up = network({ ...running, leases: [lease(address, MAC_A)] });
+    expect(outcome(resolve([web], [up]))).toEqual({ at: "pending", why: expect.stringContaining(why) });
+  });
+});
+
+describe("an address that the host itself has, on whatever link", () => {
+  const at = "192.168.122.99";
+  const host: HostAddresses = new Map([...HOST, ["lan0", [ip(at)]]]);
+  const refusal = { at: "pending", why: expect.stringContaining(`${at} is the host's own, on lan0`) };
+
+  it.each([
+    ["leased", web],
+    ["in the config", guest("web", { kind: "address", address: ip(at) })],
+  ])("is no guest's: %s", (_what, by) => {
+    const up = network({ ...running, leases: [lease(at, MAC_A)] });
+    expect(outcome(resolveForwards(portMap([by]), [up], host, [], NOW))).toEqual(refusal);
+    expect(outcome(resolveForwards(portMap([by]), [up], HOST, [], NOW)).at).toBe(at);
+  });
+
+  it("is left at once by the forward that led there, though a lease is still live", () => {
+    const up = network({ ...running, leases: [lease(at, MAC_A)] });
+    const { holders } = resolve([web], [up]);
+    expect(holders).toHaveLength(1);
+    expect(outcome(resolveForwards(portMap([web]), [up], host, holders, NOW))).toEqual(refusal);
+  });
+});
+
+describe("two rows for one address", () => {
+  const both = (second: Partial<ReturnType<typeof lease>>): Network =>
+    network({
+      ...running,
+      leases: [lease("192.168.122.11", MAC_A), lease("192.168.122.11", MAC_B, second)],
+    });
+
+  it("an expired one hides no live one", () => {
+    expect(outcome(resolve([web], [both({ expiresAtMs: NOW - 1 })])).at).toBe("192.168.122.11");
+  });
+
+  const at = ip("192.168.122.11");
+  const answering = (
+    answer: typeof MAC_A | undefined,
+    holders: readonly Holder[] = [],
+  ): ReturnType<typeof outcome>[] =>
+    [both({}), { ...both({}), leases: both({}).leases?.toReversed() }].map((up) =>
+      outcome(
+        resolveForwards(portMap([web]), [up], HOST, holders, NOW, { answers: answersAt([at, answer]) }),
+      ),
+    );
+  const holder: Holder = { guest: "web", identity: "", address: at, mac: MAC_A };
+
+  it("of live ones that of the MAC that answers counts, in whatever order they stand", () => {
+    for (const each of answering(MAC_A)) expect(each.at).toBe(at);
+    for (const each of answering(MAC_B, [holder]))
+      expect(each).toEqual({ at: "pending", why: expect.stringContaining(`and ${MAC_B} answers there`) });
+  });
+
+  it("while nobody answers the incumbent stays, and nobody else comes", () => {
+    for (const each of answering(undefined, [holder])) expect(each.at).toBe(at);
+    for (const each of answering(undefined)) expect(each.at).toBe("pending");
+  });
+
+  it("both are asked again", () => {
+    const { questions, wakeAtMs } = resolve([web], [both({})]);
+    expect(questions).toEqual([{ bridge: "virbr0", address: at }]);
+    expect(wakeAtMs).toBe(NOW + 1000);
+  });
+});
+
+describe("hostname", () => {
+  const laptop = guest("laptop", { kind: "hostname", hostname: "My-Laptop" });
+  const named = (address: string, owner: typeof MAC_A): ReturnType<typeof lease> =>
+    lease(address, owner, { hostname: "my-laptop" });
+  const holder: Holder = {
+    guest: "laptop",
+    identity: "hostname=My-Laptop",
+    address: ip("192.168.122.11"),
+    mac: MAC_A,
+  };
+
+  it("finds the only one that says so, whatever the case", () => {
+    expect(outcome(resolve([laptop], [network({ leases: [named("192.168.122.11", MAC_A)] })])).at).toBe(
+      "192.168.122.11",
+    );
+  });
+
+  it("claimed by two, without incumbent, is a conflict that names both", () => {
+    const leases = [named("192.168.122.11", MAC_A), named("192.168.122.12", MAC_B)];
+    const { at, why } = outcome(resolve([laptop], [network({ leases })]));
+    expect(at).toBe("pending");
+    expect(why).toContain(`${MAC_A} at 192.168.122.11`);
+    expect(why).toContain(`${MAC_B} at 192.168.122.12`);
+  });
+
+  it("stays with the incumbent when dnsmasq has given the name to another", () => {
+    const leases = [lease("192.168.122.11", MAC_A), named("192.168.122.66", MAC_B)];
+    const { at, why } = outcome(resolve([laptop], [network({ leases })], [holder]));
+    expect(at).toBe("192.168.122.11");
+    expect(why).toContain("conflict");
+    expect(why).toContain(MAC_B);
+  });
+
+  it("goes to the new one when the incumbent has no live lease any more", () => {
+    const leases = [named("192.168.122.66", MAC_B)];
+    expect(outcome(resolve([laptop], [network({ leases })], [holder])).at).toBe("192.168.122.66");
+  });
+
+  it("forgets the incumbent when the config looks for another name", () => {
+    const renamed = guest("laptop", { kind: "hostname", hostname: "other" });
+    const leases = [lease("192.168.122.11", MAC_A), lease("192.168.122.12", MAC_B, { hostname: "other" })];
+    expect(outcome(resolve([renamed], [network({ leases })], [holder])).at).toBe("192.168.122.12");
+  });
+
+  it("remembers the incumbent while its network is down", () => {
+    const down = resolve([laptop], [network({ subnets: [] })], [holder]);
+    expect(outcome(down).at).toBe("pending");
+    const leases = [named("192.168.122.11", MAC_A), named("192.168.122.66", MAC_B)];
+    expect(outcome(resolve([laptop], [network({ leases })], down.holders)).at).toBe("192.168.122.11");
+  });
+});
+
+it("who has moved while in doubt is asked again soon at the new address", () => {
+  const holder: Holder = {
+    guest: "web",
+    identity: "",
+    address: ip("192.168.122.10"),
+    mac: MAC_A,
+    inDoubtSinceMs: NOW - 600_000,
+  };
+  const leases = [
+    lease("192.168.122.11", MAC_A, { expiresAtMs: NOW + 2_000_000 }),
+    lease("192.168.122.12", MAC_A, { expiresAtMs: NOW + 1_000_000 }),
+  ];
+  const up = network({ ...running, leases });
+  const answers = answersAt(
+    ["192.168.122.11", undefined],
+    ["192.168.122.12", undefined],
+    ["192.168.122.10", undefined],
+  );
+  const moved = resolveForwards(portMap([web]), [up], HOST, [holder], NOW, { answers });
+  expect(outcome(moved).at).toBe("192.168.122.11");
+  expect(moved.holders[0]?.inDoubtSinceMs).toBe(NOW);
+});
+
+describe("a lease that vanished", () => {
+  const holder: Holder = { guest: "web", identity: "", address: ip("192.168.122.11"), mac: MAC_A };
+
+  it("lingers, then is pending", () => {
+    const first = resolve([web], [network(running)], [holder]);
+    expect(outcome(first)).toEqual({ at: "192.168.122.11", why: expect.stringContaining("lingers") });
+    expect(first.wakeAtMs).toBe(NOW + 5000);
+    const still = resolve([web], [network(running)], first.holders, NOW + 4999);
+    expect(outcome(still).at).toBe("192.168.122.11");
+    const over = resolve([web], [network(running)], still.holders, NOW + 5000);
+    expect(outcome(over).at).toBe("pending");
+    expect(over.holders).toEqual([]);
+  });
+
+  it("does not linger when another MAC holds the address", () => {
+    const up = network({ ...running, leases: [lease("192.168.122.11", MAC_B)] });
+    expect(outcome(resolve([web], [up], [holder])).at).toBe("pending");
+  });
+
+  it("that comes back in time has not vanished", () => {
+    const first = resolve([web], [network(running)], [holder]);
+    const up = network({ ...running, leases: [lease("192.168.122.11", MAC_A)] });
+    const back = resolve([web], [up], first.holders, NOW + 1000);
+    expect(outcome(back)).toEqual({ at: "192.168.122.11", why: "" });
+    expect(back.holders[0]).not.toHaveProperty("lostAtMs");
+  });
+
+  it("expires by itself", () => {
+    const up = network({ ...running, leases: [lease("192.168.122.11", MAC_A, { expiresAtMs: NOW + 10 })] });
+    const live = resolve([web], [up]);
+    expect(live.wakeAtMs).toBe(NOW + 10);
+    expect(outcome(resolve([web], [up], live.holders, NOW + 10)).why).toContain("expired");
+    expect(outcome(resolve([web], [up], [], NOW + 10)).at).toBe("pending");
+  });
+});
+
+it("keeps the incumbent as long as the lease file was never readable", () => {
+  const holder: Holder = { guest: "web", identity: "", address: ip("192.168.122.11"), mac: MAC_A };
+  const unread = network({ ...running, leases: undefined });
+  const much = resolve([web], [unread], [holder], NOW + 86_400_000);
+  expect(outcome(much)).toEqual({ at: "192.168.122.11", why: expect.stringContaining("cannot be read") });
+  expect(outcome(resolve([web], [unread])).at).toBe("pending");
+});
+
+describe("where ports are published", () => {
+  const up = network({
+    ...running,
+    leases: [lease("192.168.122.11", MAC_A), lease("fd00:122::5", MAC_A)],
+  });
+
+  it("an interface stands for its addresses of both families", () => {
+    const eth = guest("web", domain("web"), [{ listen: [{ kind: "interface", name: "eth0" }] }]);
+    const { forwards } = resolve([eth], [up]);
+    expect(forwards.map((each) => [each.family, each.hostAddresses, each.target?.address])).toEqual([
+      [4, ["192.168.1.100"], "192.168.122.11"],
+      [6, ["fd01::100"], "fd00:122::5"],
+    ]);
+  });
+
+  it("an interface's IPv6 address promises nothing to a guest without one", () => {
+    const eth = guest("web", domain("web"), [{ listen: [{ kind: "interface", name: "eth0" }] }]);
+    const { forwards } = resolve([eth], [network({ ...running, leases: [lease("192.168.122.11", MAC_A)] })]);
+    expect(forwards.map((each) => each.family)).toEqual([4]);
+  });
+
+  it.each([
+    [true, ["127.0.0.1"], "192.168.122.11", undefined],
+    [false, [], undefined, expect.stringContaining("127.0.0.1 can be published, with reach.loopback: true")],
+  ])(
+    "lo stands for 127.0.0.1 alone, and that only with reach.loopback (%s)",
+    (loopback, addresses, target, why) => {
+      const web2 = guest("web", domain("web"), [{ listen: [{ kind: "interface", name: "lo" }] }]);
+      const map = portMap([web2], { reach: { guests: true, host: true, loopback } });
+      const host: HostAddresses = new Map([["lo", [ip("127.0.0.1"), ip("127.0.0.2"), ip("::1")]]]);
+      const { forwards } = resolveForwards(map, [up], host, [], NOW);
+      expect(
+        forwards.map((each) => [each.family, each.hostAddresses, each.target?.address, each.why]),
+      ).toEqual([[4, addresses, target, why]]);
+    },
+  );
+
+  describe("by two forwards on one address", () => {
+    const eth0: Listen = { kind: "interface", name: "eth0" };
+    const at = (address: string): Listen => ({ kind: "address", address: ip(address) });
+    const host: HostAddresses = new Map([["eth0", [ip("192.168.1.100"), ip("192.168.1.101")]]]);
+    const both = network({
+      leases: [lease("192.168.122.11", MAC_A), lease("192.168.122.12", MAC_B)],
+      domains: [
+        { bridge: "virbr0", domain: "web", macs: [MAC_A] },
+        { bridge: "virbr0", domain: "db", macs: [MAC_B] },
+      ],
+    });
+    const publishedAt = (
+      forwards: readonly (readonly [
+        name: string,
+        listen: readonly Listen[],
+        ports?: readonly [number, number],
+      ])[],
+      loopback = false,
+    ): readonly (readonly [readonly string[], string | undefined])[] => {
+      const guests = forwards.map(([name, listen, published = [80, 80] as const]) =>
+        guest(name, domain(name), [{ published, target: published, listen }]),
+      );
+      const map = portMap(guests, { reach: { guests: true, host: true, loopback } });
+      return resolveForwards(map, [both], host, [], NOW).forwards.map(({ hostAddresses, target, why }) => [
+        target === undefined ? ["pending"] : hostAddresses,
+        why,
+      ]);
+    };
+
+    it("the later one is pending, and says whose it is", () => {
+      expect(
+        publishedAt([
+          ["web", [eth0]],
+          ["db", [at("192.168.1.100")]],
+        ]),
+      ).toEqual([
+        [["192.168.1.100", "192.168.1.101"], undefined],
+        [["pending"], "192.168.1.100:80/tcp is published for guest web already"],
+      ]);
+    });
+
+    it("the later one keeps what is left", () => {
+      expect(
+        publishedAt([
+          ["db", [at("192.168.1.100")]],
+          ["web", [eth0]],
+        ]),
+      ).toEqual([
+        [["192.168.1.100"], undefined],
+        [["192.168.1.101"], "192.168.1.100:80/tcp is published for guest db already"],
+      ]);
+      const first = publishedAt([
+        ["db", [at("192.168.1.100")], [85, 86]],
+        ["web", [eth0], [80, 90]],
+      ]);
+      expect(first[1]).toEqual([
+        ["192.168.1.101"],
+        "192.168.1.100:85-86/tcp is published for guest db already",
+      ]);
+      expect(
+        publishedAt([
+          ["db", [at("192.168.1.100")], [79, 79]],
+          ["web", [eth0]],
+        ])[1],
+      ).toEqual([["192.168.1.100", "192.168.1.101"], undefined]);
+    });
+
+    it("127.0.0.1 is with who names it, else with the first", () => {
+      const [one, two] = [at("192.168.1.100"), at("192.168.1.101")];
+      expect(
+        publishedAt(
+          [
+            ["web", [one]],
+            ["db", [two]],
+          ],
+          true,
+        ),
+      ).toEqual([
+        [["192.168.1.100", "127.0.0.1"], undefined],
+        [["192.168.1.101"], "127.0.0.1:80/tcp is published for guest web already"],
+      ]);
+      expect(
+        publishedAt(
+          [
+            ["web", [one]],
+            ["db", [at("127.0.0.1")]],
+          ],
+          true,
+        ),
+      ).toEqual([
+        [["192.168.1.100"], undefined],
+        [["127.0.0.1"], undefined],
+      ]);
+    });
+  });
+
+  it.each([
+    ["eth9", "there is no interface eth9 (yet)"],
+    ["eth1", "interface eth1 has no address (yet)"],
+  ])("on interface %s it is pending, and says why", (name, why) => {
+    const later = guest("web", domain("web"), [{ listen: [{ kind: "interface", name }] }]);
+    const addresses = new Map([...HOST, ["eth1", []]]);
+    const { forwards } = resolveForwards(portMap([later]), [up], addresses, [], NOW);
+    expect(forwards.map((each) => each.why)).toEqual([why]);
+  });
+
+  it("an address that is not on the host yet is pending, and says so", () => {
+    const later = guest("web", domain("web"), [
+      { listen: [{ kind: "address", address: ip("192.168.1.200") }] },
+    ]);
+    expect(outcome(resolve([later], [up]))).toEqual({
+      at: "pending",
+      why: expect.stringContaining("192.168.1.200: not on this host"),
+    });
+  });
+});
+
+it("depends on no order of the leases", () => {
+  const leases = [
+    lease("192.168.122.11", MAC_A),
+    lease("192.168.122.12", MAC_A),
+    lease("192.168.122.9", MAC_B),
+    lease("192.168.122.11", MAC_B),
+  ];
+  const results = [leases, leases.toReversed()].map((rows) =>
+    resolve([web], [network({ ...running, leases: rows })]),
+  );
+  expect(results[0]).toEqual(results[1]);
+});

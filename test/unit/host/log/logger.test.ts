@@ -1,0 +1,58 @@
+import { execFileSync } from "node:child_process";
+import { join } from "node:path";
+import { expect, it } from "vitest";
+import { explain } from "../../../../src/log/message-catalog.ts";
+
+const SUPPORT = join(import.meta.dirname, "../../../support");
+const BURST = 5000;
+
+interface Outcome {
+  /** What journald's socket was sent. */
+  readonly entries: readonly string[];
+  /** What standard output was written. */
+  readonly lines: string;
+}
+
+/** The real logger, in a process of its own, that writes to a real socket. */
+function logBurst(socket: "stays" | "gone"): Outcome {
+  const command = [join(SUPPORT, "journal-socket.py"), `${BURST}`, process.execPath];
+  const stdout = execFileSync("python3", [...command, join(SUPPORT, "log-burst.ts"), `${BURST}`], {
+    encoding: "utf8",
+    env: { ...process.env, KVMNATD_TEST_SOCKET: socket },
+    maxBuffer: 100_000_000,
+  });
+  const [entries = "", lines = ""] = stdout.split("\0\0");
+  return { entries: entries.split("\0"), lines };
+}
+
+/** More than the socket takes at once: what is too much waits in the logger. */
+const burst = Array.from({ length: BURST }, (_, number) =>
+  [
+    `MESSAGE=+ rule ${number}`,
+    "PRIORITY=6",
+    "SYSLOG_IDENTIFIER=kvmnatd",
+    "KVMNATD_EVENT=rule",
+    "KVMNATD_GUEST=web",
+    `KVMNATD_RULE=rule ${number}`,
+    "KVMNATD_ACTION=add",
+    "KVMNATD_PASS=7",
+    "KVMNATD_REASON=start\n",
+  ].join("\n"),
+);
+
+it("loses nothing of a burst, and keeps its order", () => {
+  const { entries, lines } = logBurst("stays");
+  expect(lines).toBe("");
+  expect(entries.slice(0, BURST)).toEqual(burst);
+  expect(entries.slice(BURST)).toEqual([
+    `MESSAGE=web: conflict\nMESSAGE_ID=${explain("forward-conflict")?.id}\nPRIORITY=4\nSYSLOG_IDENTIFIER=kvmnatd\n` +
+      "KVMNATD_EVENT=forward-conflict\nKVMNATD_GUEST=web\nKVMNATD_PASS=8\n",
+    `MESSAGE=kvmnatd stops\nMESSAGE_ID=${explain("stop")?.id}\nPRIORITY=6\nSYSLOG_IDENTIFIER=kvmnatd\nKVMNATD_EVENT=stop\n`,
+  ]);
+});
+
+it("writes lines, with their priority, when nobody is at the socket any more", () => {
+  const { entries, lines } = logBurst("gone");
+  expect(entries).toEqual(burst);
+  expect(lines).toBe("<4>web: conflict\n<6>kvmnatd stops\n");
+});

@@ -1,0 +1,98 @@
+import { describe, expect, it } from "vitest";
+import type { LogEntry } from "../../../src/log/audit-entries.ts";
+import type { Problem } from "../../../src/status/status.ts";
+import { limitEntries, NOTHING_TOLD, tellProblems } from "../../../src/log/problem-log.ts";
+import type { Telling } from "../../../src/log/problem-log.ts";
+
+const NOW = 1_700_000_000_000;
+
+function problem(message: string, code: Problem["code"] = "lease-row"): Problem {
+  return { code, message, severity: "warning" };
+}
+
+/** Passes at these times, with these problems. @returns what was logged at each */
+function tellAll(
+  ...passes: readonly (readonly [afterMs: number, problems: readonly Problem[]])[]
+): string[][] {
+  let telling: Telling = NOTHING_TOLD;
+  return passes.map(([afterMs, problems], pass) => {
+    const told = tellProblems(telling, problems, pass, NOW + afterMs);
+    telling = told.telling;
+    return told.entries.map(({ message }) => message);
+  });
+}
+
+function rows(from: number, count: number): readonly Problem[] {
+  return Array.from({ length: count }, (_, index) => problem(`row ${from + index}`));
+}
+
+describe("problems", () => {
+  it("are told once, and once more when they are over, without what followed from them", () => {
+    const fault = problem("no luck; all stands still");
+    expect(tellAll([0, [fault]], [100, [fault]], [200, []], [300, []])).toEqual([
+      ["no luck; all stands still"],
+      [],
+      ["over: no luck"],
+      [],
+    ]);
+  });
+
+  it("that come and go all the time are ten lines a minute and their ends; the next minute says how many there were", () => {
+    const passes = Array.from({ length: 600 }, (_, index) => [index * 100, rows(index, 1)] as const);
+    const told = tellAll(...passes, [60_000, rows(600, 1)]);
+    const lines = told.slice(0, -1).flat();
+    expect(lines.filter((line) => line.startsWith("row"))).toHaveLength(10);
+    expect(lines.filter((line) => line.startsWith("over"))).toHaveLength(10);
+    expect(told.at(-1)).toEqual(["row 600 (and 590 more like it before, not told one by one)"]);
+  });
+
+  it("that were kept back and still stand are told when there is room, and are not over before", () => {
+    const many = rows(0, 12);
+    expect(tellAll([0, many], [59_000, many], [60_000, many], [61_000, rows(0, 11)])).toEqual([
+      many.slice(0, 10).map(({ message }) => message),
+      [],
+      ["row 10 (and 1 more like it before, not told one by one)", "row 11"],
+      ["over: row 11"],
+    ]);
+  });
+
+  it("of another kind are told at once meanwhile", () => {
+    expect(tellAll([0, rows(0, 20)], [100, [...rows(20, 20), problem("a typo", "config")]])[1]).toContain(
+      "a typo",
+    );
+  });
+
+  it("that an admin makes are told at once, however many", () => {
+    const ports = Array.from({ length: 30 }, (_, index) => problem(`port ${index}`, "port-in-use"));
+    expect(tellAll([0, ports])[0]).toHaveLength(30);
+  });
+
+  it("are told at once after the clock was set back", () => {
+    expect(tellAll([0, rows(0, 10)], [-3_600_000, rows(10, 1)])[1]).toContain("row 10");
+  });
+});
+
+describe("the audit trail", () => {
+  function state(guest: string, message: string): LogEntry {
+    return { level: "info", event: "forward-state", guest, message, quota: `forward-state ${guest}` };
+  }
+
+  it("tells ten states of a guest a minute, and of each other guest too", () => {
+    const entries = Array.from({ length: 30 }, (_, index) => state("web", `web: ${index}`));
+    const first = limitEntries(NOTHING_TOLD, [...entries, state("db", "db: x")], NOW);
+    expect(first.entries.map(({ guest }) => guest)).toEqual([...Array<string>(10).fill("web"), "db"]);
+    const { entries: next } = limitEntries(first.telling, [state("web", "web: y")], NOW + 60_000);
+    expect(next.map(({ message }) => message)).toEqual([
+      "web: y (and 20 more like it before, not told one by one)",
+    ]);
+  });
+
+  it("tells every rule", () => {
+    const rules = Array.from({ length: 100 }, (): LogEntry => ({
+      level: "info",
+      event: "rule",
+      message: "+ x",
+    }));
+    expect(limitEntries(NOTHING_TOLD, rules, NOW).entries).toEqual(rules);
+  });
+});

@@ -1,0 +1,135 @@
+import { describe, expect, it } from "vitest";
+import { createOthersRules, parseRuleEvent } from "../../../src/rules/monitor-events.ts";
+import type { OthersRules } from "../../../src/rules/monitor-events.ts";
+
+/** Whether the last of these lines concerns us, after the others. */
+function concerns(...lines: readonly string[]): boolean | undefined {
+  return tell(createOthersRules(), ...lines);
+}
+
+function tell(others: OthersRules, ...lines: readonly string[]): boolean | undefined {
+  return lines
+    .map((line) => {
+      const event = parseRuleEvent(line);
+      return event === undefined ? undefined : others.concerns(event);
+    })
+    .at(-1);
+}
+
+const MASQUERADE = "add rule ip nat POSTROUTING ip saddr 172.17.0.2 counter masquerade # handle 4";
+
+// As nftables 1.0.6 and 1.1.3 print them.
+describe("of what others do", () => {
+  it.each([
+    "add rule ip nat DOCKER tcp dport 8080 counter packets 0 bytes 0 dnat to 172.17.0.2:80 # handle 2",
+    "delete rule ip nat DOCKER handle 2",
+    'add rule ip filter DOCKER ip daddr 172.17.0.2 iifname != "docker0" tcp dport 80 counter accept # handle 9',
+    MASQUERADE,
+    "add rule ip nat PREROUTING fib daddr type local counter jump DOCKER # handle 5",
+    "add rule ip raw PREROUTING ip daddr 172.17.0.2 counter packets 0 bytes 0 drop # handle 3",
+    "add rule ip filter INPUT ip saddr 192.0.2.1 counter drop # handle 11",
+    "delete rule ip filter INPUT handle 11",
+    "insert rule ip filter FORWARD counter accept # handle 12",
+  ])("what a container does concerns us not: %s", (line) => {
+    expect(concerns(line)).toBe(false);
+  });
+
+  it("what it adds to a chain of its own and takes away again concerns us not", () => {
+    const added =
+      'add rule ip filter DOCKER ip daddr 172.17.0.2 iifname != "docker0" tcp dport 80 counter accept # handle 9';
+    expect(concerns(added, "delete rule ip filter DOCKER handle 9")).toBe(false);
+    expect(
+      concerns(added, "delete rule ip filter DOCKER handle 9", "delete rule ip filter DOCKER handle 9"),
+    ).toBe(true);
+  });
+
+  it.each([
+    "delete rule ip nat POSTROUTING handle 4",
+    "delete rule ip6 filter FORWARD handle 2",
+    "delete rule ip raw PREROUTING handle 2",
+    "insert rule ip nat PREROUTING tcp dport 1122 counter dnat to 192.168.122.12:22 # handle 5",
+    "delete rule ip nat KVMNATD-DNAT handle 7",
+    "delete rule ip filter LIBVIRT_FWI handle 7",
+    "add rule ip nat KVMNATD-DNAT tcp dport 22 counter dnat to 192.168.122.9:22 # handle 8",
+    "add rule ip nat POSTROUTING  counter packets 0 bytes 0 jump KVMNATD-SNAT # handle 6",
+    "add rule ip filter CUSTOM counter jump KVMNATD-FWD # handle 6",
+    "insert rule ip filter FORWARD  counter packets 0 bytes 0 drop # handle 2",
+    'add rule ip filter FORWARD oifname "virbr0" counter reject with icmp port-unreachable # handle 2',
+    "add rule ip filter FORWARD counter jump accept # handle 2",
+    "add rule ip filter FORWARD counter jump LIBVIRT_FWI # handle 2",
+    "add rule ip filter DOCKER-USER counter drop # handle 2",
+    "insert rule ip filter FORWARD counter return # handle 2",
+    "add rule ip filter DOCKER-USER counter return # handle 13",
+    // It may have let past what is rejected behind it.
+    "delete rule ip filter DOCKER handle 9",
+    "insert rule ip filter FORWARD counter goto THEIRS # handle 2",
+    'add rule ip filter DOCKER-USER xt target "REJECT" # handle 2',
+    "insert rule ip raw PREROUTING counter accept # handle 2",
+    "insert rule ip raw PREROUTING counter jump drop # handle 2",
+    "delete rule ip libvirt_network forward handle 3",
+    'add rule ip libvirt_network guest_output iif "virbr0" counter accept # handle 3',
+    "replace rule ip nat DOCKER counter accept # handle 3",
+    // A comment with a newline in it.
+    'add rule ip filter FORWARD counter reject comment "x',
+    'insert rule ip filter FORWARD counter drop comment "let accept',
+    // Two blanks are iptables' comment, by which it may be ours.
+    "insert rule ip filter FORWARD  counter packets 0 bytes 0 accept # handle 13",
+    "insert rule ip nat PREROUTING  counter packets 0 bytes 0 accept # handle 14",
+    'insert rule ip nat PREROUTING xt match "comment" counter accept # handle 14',
+    'insert rule ip raw PREROUTING iifname "virbr0" ip daddr 127.0.0.0/8  counter packets 0 bytes 0 drop # handle 4',
+  ])("what may be ours or in our way does: %s", (line) => {
+    expect(concerns(line)).toBe(true);
+  });
+
+  it.each([
+    "add rule inet filter forward drop # handle 3",
+    "add rule ip mangle FORWARD drop # handle 3",
+    "add chain ip nat X",
+    "delete table ip nat",
+    "# new generation 7 by process 12 (nft)",
+    "",
+  ])("what is in no table of ours is no event: %s", (line) => {
+    expect(concerns(line)).toBeUndefined();
+  });
+});
+
+describe("what goes", () => {
+  it("concerns us not where it was seen to come", () => {
+    expect(concerns(MASQUERADE, "delete rule ip nat POSTROUTING handle 4")).toBe(false);
+    expect(concerns(MASQUERADE, "delete rule ip6 nat POSTROUTING handle 4")).toBe(true);
+    expect(concerns(MASQUERADE, "delete rule ip filter FORWARD handle 4")).toBe(true);
+  });
+
+  it("does once the number may be another rule's", () => {
+    const gone = "delete rule ip nat POSTROUTING handle 4";
+    expect(concerns(MASQUERADE, gone, gone)).toBe(true);
+  });
+
+  it("does where what came may have been ours", () => {
+    const jump = "add rule ip nat POSTROUTING counter jump KVMNATD-SNAT # handle 4";
+    expect(concerns(jump, "delete rule ip nat POSTROUTING handle 4")).toBe(true);
+    const guard =
+      'insert rule ip raw PREROUTING iifname "virbr0" ip daddr 127.0.0.0/8  counter drop # handle 4';
+    expect(concerns(guard, "delete rule ip raw PREROUTING handle 4")).toBe(true);
+  });
+
+  it("does where it was our own change, or something was missed", () => {
+    const gone = "delete rule ip nat POSTROUTING handle 4";
+    const others = createOthersRules();
+    tell(others, MASQUERADE);
+    const own = parseRuleEvent(gone);
+    if (own !== undefined) others.sawOwn(own);
+    expect(tell(others, gone)).toBe(true);
+    tell(others, MASQUERADE);
+    others.forget();
+    expect(tell(others, gone)).toBe(true);
+  });
+
+  it("does where too many came to remember", () => {
+    const many = Array.from(
+      { length: 10_001 },
+      (_, index) => `add rule ip nat POSTROUTING counter masquerade # handle ${index + 10}`,
+    );
+    expect(concerns(MASQUERADE, ...many, "delete rule ip nat POSTROUTING handle 4")).toBe(true);
+  });
+});

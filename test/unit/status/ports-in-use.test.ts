@@ -1,0 +1,70 @@
+import { describe, expect, it } from "vitest";
+import { updateOccupied } from "../../../src/status/ports-in-use.ts";
+import type { Listener } from "../../../src/status/ports-in-use.ts";
+import type { ForwardStatus, Problem } from "../../../src/status/status.ts";
+
+const FORWARD: ForwardStatus = {
+  guest: "web",
+  protocol: "tcp",
+  published: "1122-1124",
+  target: "22-24",
+  listen: ["192.168.1.100"],
+  family: 4,
+  state: "active",
+  address: null,
+  mac: null,
+  why: null,
+  leaseExpires: null,
+};
+const OTHER: Problem = { code: "polling", message: "no nft", severity: "warning" };
+const stale = (port: number): Problem => ({
+  code: "port-in-use",
+  message: `port ${port}/tcp of this host is in use by sshd (pid 7); clients`,
+  severity: "warning",
+});
+
+/** The first words of each problem. */
+function update(
+  more: Partial<ForwardStatus>,
+  listener: Partial<Listener>,
+  problems = [OTHER],
+): readonly string[] {
+  const sshd: Listener = { protocol: "tcp", address: "0.0.0.0", port: 1123, process: "sshd (pid 9)" };
+  return updateOccupied({ forwards: [{ ...FORWARD, ...more }], problems }, [{ ...sshd, ...listener }]).map(
+    ({ message }) => message.split(";", 1)[0] ?? "",
+  );
+}
+
+const TOLD = ["no nft", "port 1123/tcp of this host is in use by sshd (pid 9)"];
+
+describe("the ports in use of a status", () => {
+  it.each([
+    ["everywhere", {}, {}, TOLD],
+    ["at its address", {}, { address: "192.168.1.100" }, TOLD],
+    ["at any address", { listen: [] }, { address: "192.168.1.7" }, TOLD],
+    ["at another address", {}, { address: "192.168.1.7" }, ["no nft"]],
+    ["in another family", { listen: [], family: 6 as const }, {}, ["no nft"]],
+    ["on another port", {}, { port: 1125 }, ["no nft"]],
+    ["with another protocol", {}, { protocol: "udp" as const }, ["no nft"]],
+    ["on an interface that has no address", { listen: ["eth1"] }, {}, ["no nft"]],
+    ["on 127.0.0.1, published too", { listen: ["127.0.0.1"] }, { address: "127.0.0.1" }, TOLD],
+    ["on 127.0.0.1, not published", {}, { address: "127.0.0.1" }, ["no nft"]],
+  ])("one that listens %s", (_, forward, listener, expected) => {
+    expect(update(forward, listener)).toEqual(expected);
+  });
+
+  it("on 127.0.0.1 is told while it was told by the daemon, which knows whether that is published", () => {
+    const loopback = { address: "127.0.0.1" };
+    expect(update({ listen: [] }, loopback)).toEqual(["no nft"]);
+    expect(update({ listen: [] }, loopback, [stale(1123), OTHER])).toEqual(TOLD);
+  });
+
+  it("are those of now", () => {
+    expect(update({}, { port: 1125 }, [stale(1123), OTHER])).toEqual(["no nft"]);
+  });
+
+  it("have the name that the daemon knows, where the kernel tells none", () => {
+    const named = "port 1123/tcp of this host is in use by sshd (pid 7)";
+    expect(update({}, { process: "a process" }, [stale(1123)])).toEqual([named]);
+  });
+});
