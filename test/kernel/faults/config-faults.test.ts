@@ -1,0 +1,257 @@
+import { chmod, chown, mkdir, rm, truncate, writeFile } from "node:fs/promises";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { createDaemonWorld, GUESTS } from "../../support/daemon-world.ts";
+import type { DaemonWorld } from "../../support/daemon-world.ts";
+import type { Daemon, ExecResult } from "../../support/lab.ts";
+import { CLIENT } from "../../support/world.ts";
+
+/** A bad config changes nothing: the last good one stays in force, and status and log say why. */
+let world: DaemonWorld;
+let daemon: Daemon;
+const WEB_ANSWERS = `web 22 ${CLIENT}`;
+
+beforeAll(async () => {
+  world = await createDaemonWorld();
+  daemon = await world.start();
+});
+beforeEach(async ({ onTestFailed }) => {
+  await world.isWell();
+  onTestFailed(() =>
+    console.error(
+      world
+        .log()
+        .map(({ msg }) => msg)
+        .join("\n"),
+    ),
+  );
+});
+afterEach(async () => {
+  await rm(world.config, { recursive: true, force: true });
+  await world.configure(GUESTS);
+  await chmod(world.config, 0o600);
+  await world.isWell();
+  expect(await world.web()).toBe(WEB_ANSWERS);
+});
+afterAll(() => world.close());
+
+async function staysInForce(message: RegExp): Promise<void> {
+  await world.complains("config", message);
+  await world.complains("config", /the config read before stays in force/);
+  expect(await world.web()).toBe(WEB_ANSWERS);
+}
+
+describe("while the daemon runs", () => {
+  it.each([
+    ["broken YAML", "guests: [", /line \d+/],
+    ["an unknown key", "lisen: lan0\nguests: {}\n", /unknown key "lisen"; did you mean "listen"/],
+    ["a port of 65536", "guests: {web: {ports: [65536:22]}}\n", /65536/],
+    ["a port twice", "guests: {web: {ports: [1122:22]}, db: {ports: [1122:22/both]}}\n", /1122/],
+  ])("%s", async (_what, text, message) => {
+    await world.configure(text);
+    await staysInForce(message);
+  });
+
+  it("an address outside every network", async () => {
+    const printer = (address: string): string =>
+      `${GUESTS}  printer: {address: ${address}, ports: [9100:9100]}\n`;
+    await world.configure(printer("192.168.122.50"));
+    await world.becomes("printer", "active");
+    await world.configure(printer("192.168.22.50"));
+    await staysInForce(/kvmnatd\.yaml: line \d+: 192\.168\.22\.50 can be no guest's: outside virbr0's/);
+    expect(await world.rules("nat")).toContain("--to-destination 192.168.122.50:9100");
+    const { exitCode, stderr } = await world.lab.kvmnatd(["reload"]);
+    expect(exitCode).toBe(78);
+    expect(stderr).toMatch(/kvmnatd\.yaml:\d+:\d+: 192\.168\.22\.50 can be no guest's/);
+    await daemon.stop();
+    // At start nothing says that it is not the network that has changed.
+    daemon = await world.start();
+    await world.complains("address-unserved", /192\.168\.22\.50/);
+    await world.becomes("printer", "pending", /outside virbr0's/);
+    await world.becomes("web", "active");
+  });
+
+  it("deleted", async () => {
+    await rm(world.config);
+    await staysInForce(/does not exist/);
+  });
+
+  it("replaced by a directory", async () => {
+    await rm(world.config);
+    await mkdir(world.config);
+    await staysInForce(/is a directory/);
+  });
+
+  it("writable by everyone", async () => {
+    await chmod(world.config, 0o666);
+    await staysInForce(/writable by everyone; run `chmod o-w/);
+  });
+
+  it("not root's", async () => {
+    await chown(world.config, 1000, 1000);
+    await staysInForce(/belongs to user 1000.*run `chown root/);
+    await chown(world.config, 0, 0);
+  });
+
+  it("not UTF-8", async () => {
+    await writeFile(world.config, Buffer.from([0x67, 0xff, 0xfe]));
+    await staysInForce(/not UTF-8/);
+  });
+
+  it("emptied", async () => {
+    await truncate(world.config);
+    await staysInForce(/empty/);
+  });
+});
+
+it("saved in two steps by an editor: what is half written is never in force", async () => {
+  const from = daemon.log().length;
+  await truncate(world.config);
+  // Valid as far as it goes, and without db.
+  await world.configure("guests:\n  web: {ports: [1122:22]}\n");
+  await world.configure(`${GUESTS}  # saved\n`);
+  await expect
+    .poll(
+      () =>
+        daemon
+          .log()
+          .slice(from)
+          .map(({ msg }) => msg),
+      { timeout: 20_000 },
+    )
+    .toContainEqual(expect.stringContaining("config reloaded: guests 2"));
+  const said = daemon.log().slice(from);
+  expect(said.filter(({ level }) => level > 40)).toEqual([]);
+  expect(said.filter(({ event }) => event === "rule")).toEqual([]);
+});
+
+it("a good change applies at once, and says what it did", async () => {
+  const from = daemon.log().length;
+  await world.configure("guests:\n  web: {ports: [1122:22, 1123:22]}\n  db: {ports: [1222:22]}\n");
+  await expect
+    .poll(() => world.ask("client", "tcp", "198.51.100.1", 1123), { timeout: 20_000 })
+    .toBe(WEB_ANSWERS);
+  // It is logged once the kernel has been read again.
+  await expect
+    .poll(() => daemon.log().slice(from))
+    .toContainEqual(
+      expect.objectContaining({
+        event: "rule",
+        action: "add",
+        guest: "web",
+        rule: expect.stringContaining("--dport 1123"),
+      }),
+    );
+});
+
+it("what a config is warned of stands in the log once, and in status", async () => {
+  const from = daemon.log().length;
+  const warned = (): unknown[] =>
+    daemon
+      .log()
+      .slice(from)
+      .filter(({ event }) => event === "config-warning");
+  await world.configure(`${GUESTS}  idle: {}\n`);
+  await world.complains("config-warning", /kvmnatd\.yaml: line \d+: guest "idle" publishes no port/);
+  await daemon.kill("SIGHUP");
+  await world.settles();
+  expect(warned()).toEqual([expect.objectContaining({ level: 40 })]);
+});
+
+describe("at the start", () => {
+  it.each(["run", "apply", "plan", "check"])(
+    "%s ends with 78, shows the place, and rules stay",
+    async (command) => {
+      const { exitCode, stderr } = await bad(command, "guests:\n  web:\n    ports: [1122-1120:22]\n");
+      expect(exitCode).toBe(78);
+      expect(stderr).toMatch(/bad\.yaml:3:13: /);
+      expect(stderr).toMatch(/\^/);
+      expect(await world.web()).toBe(WEB_ANSWERS);
+    },
+  );
+
+  it("run logs the fault too: where it is no terminal, as JSON like all else", async () => {
+    const { stdout } = await bad("run", "guests:\n  web:\n    ports: [1122-1120:22]\n");
+    const lines = stdout.trim().split("\n");
+    expect(lines.map((line) => JSON.parse(line) as unknown)).toContainEqual(
+      expect.objectContaining({
+        level: 50,
+        event: "config",
+        msg: expect.stringMatching(/bad\.yaml:3:13: .*\nkvmnatd ends; rules that are there stay$/s),
+      }),
+    );
+  });
+
+  it.each([
+    ["run", 78],
+    ["apply", 78],
+    ["check", 0],
+    ["plan", 2],
+  ])("%s of a config that everyone can write: %i", async (command, expected) => {
+    const { exitCode, stderr } = await bad(command, "guests:\n  web: {ports: [1122:22]}\n", 0o666);
+    expect(exitCode).toBe(expected);
+    expect(stderr).toMatch(/writable by everyone/);
+  });
+
+  it("a missing one is named", async () => {
+    const { exitCode, stderr } = await world.lab.kvmnatd(["check", "-c", "/nowhere.yaml"]);
+    expect(exitCode).toBe(78);
+    expect(stderr).toMatch(/\/nowhere\.yaml: does not exist; copy config\.example\.yaml/);
+  });
+
+  it("an address in no served network is refused with its place", async () => {
+    const { exitCode, stderr } = await bad(
+      "check",
+      "guests:\n  printer:\n    address: 10.9.9.9\n    ports: ['9100:9100']\n",
+    );
+    expect(exitCode).toBe(78);
+    expect(stderr).toMatch(/bad\.yaml:3:14: 10\.9\.9\.9 can be no guest's: outside virbr0's/);
+  });
+
+  it.each([
+    ["ss", /bad\.yaml: warning: ports in use are not checked: ss .*/],
+    ["ip", /bad\.yaml: warning: guests' addresses are not checked: ip .*/],
+  ])("what cannot be looked at without %s is said, and all else is checked", async (program, unchecked) => {
+    const bin = `${world.lab.dir}/without-${program}`;
+    await mkdir(bin);
+    await writeFile(`${bin}/${program}`, "#!/bin/sh\necho 'no luck' >&2; exit 1\n", { mode: 0o755 });
+    const printer = "guests:\n  printer: {address: 10.9.9.9, ports: ['9100:9100']}\n";
+    const { exitCode, stderr } = await bad("check", printer, 0o600, `${bin}:${process.env["PATH"] ?? ""}`);
+    expect(stderr).toMatch(unchecked);
+    expect(exitCode).toBe(program === "ss" ? 78 : 0);
+    expect(stderr.includes("10.9.9.9 can be no guest's")).toBe(program === "ss");
+  });
+
+  it("a port of an interface that is published on its address too is warned of, with both places", async () => {
+    const ports =
+      "guests:\n  web: {ports: [{published: 80, target: 80, host_ip: lan0}]}\n  db: {ports: ['198.51.100.1:80:80']}\n";
+    const { exitCode, stderr } = await bad("check", ports);
+    expect(exitCode).toBe(0);
+    expect(stderr).toMatch(
+      /bad\.yaml:3:\d+: .*198\.51\.100\.1:80\/tcp is published for guest web already \(line 2\)/,
+    );
+  });
+
+  it("a port on which the host itself listens is warned of, with the process", async () => {
+    const server = await world.serve("host", "sshd", ["tcp:1122"]);
+    const { exitCode, stderr } = await bad("check", "guests:\n  web: {ports: [1122:22]}\n");
+    expect(exitCode).toBe(0);
+    expect(stderr).toMatch(/port 1122\/tcp of this host is in use by .+ \(pid \d+\)/);
+    await server.kill("SIGKILL");
+  });
+
+  async function bad(
+    command: string,
+    text: string,
+    mode = 0o600,
+    path = process.env["PATH"] ?? "",
+  ): Promise<ExecResult> {
+    const file = `${world.lab.dir}/bad.yaml`;
+    await writeFile(file, text);
+    await chmod(file, mode);
+    const options = ["-c", file, "--dnsmasq-dir", world.dnsmasqDir];
+    return world.lab.kvmnatd([command, ...options], {
+      RUNTIME_DIRECTORY: `${world.lab.dir}/other`,
+      PATH: path,
+    });
+  }
+});

@@ -1,0 +1,40 @@
+import { spawn } from "node:child_process";
+import { access, readFile, rm } from "node:fs/promises";
+import { resolve } from "node:path";
+import { createInterface } from "node:readline";
+import { expect, it } from "vitest";
+import { until } from "../../support/lab.ts";
+
+const LAB = resolve(import.meta.dirname, "../../support/lab.ts");
+
+/** Says which process a program of its lab is, as this machine counts, and where the lab keeps its files. */
+const RUNNER = `
+import { readFile } from "node:fs/promises";
+import { createLab } from ${JSON.stringify(LAB)};
+const lab = await createLab();
+lab.spawn(["sleep", "1000"]);
+console.log(JSON.stringify({ dir: lab.dir, holder: Number(lab.enter[2]) }));
+`;
+
+async function isAlive(pid: number): Promise<boolean> {
+  return access(`/proc/${pid}/ns/net`).then(
+    () => true,
+    () => false,
+  );
+}
+
+it("a lab ends with the test run, however that ends, and is no part of this machine", async () => {
+  const runner = spawn(process.execPath, ["--input-type=module", "-e", RUNNER], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const { value } = await createInterface({ input: runner.stdout })[Symbol.asyncIterator]().next();
+  const { dir, holder } = JSON.parse(String(value)) as { readonly dir: string; readonly holder: number };
+  expect(await isAlive(holder)).toBe(true);
+  const mounts = await readFile("/proc/self/mounts", "utf8");
+  expect(mounts).not.toContain(dir);
+
+  runner.kill("SIGKILL");
+  await until("the lab's first process is gone", async () => !(await isAlive(holder)));
+  // Only a run that ends by itself can take its files along.
+  await rm(dir, { recursive: true });
+});
