@@ -1,3 +1,5 @@
+import type { EventCode } from "./event-codes.ts";
+
 /**
  * Bad input is data: parsers return what they could read plus a list of these.
  * Effects that fail throw instead (see ../errors.ts).
@@ -25,4 +27,12 @@ export interface Issue<Code extends string = string> {
 export interface Parsed<T, Code extends string = string> {
   readonly value: T;
   readonly issues: readonly Issue<Code>[];
+}
+
+/** Something an admin should act on. */
+export interface Problem {
+  readonly code: EventCode;
+  readonly message: string;
+  /** A `warning` leaves every forward working as asked. */
+  readonly severity: "error" | "warning";
 }

@@ -1,14 +1,15 @@
-import type { Family } from "./net/address.ts";
+import type { Family, HostAddresses } from "./net/address.ts";
 import type { Answers, Question } from "./identity/lookup.ts";
 import type { StaleFlows } from "./conntrack/stale-flows.ts";
-import type { Issue } from "./diagnostic.ts";
+import type { Issue, Problem } from "./diagnostic.ts";
 import type { DomainMacs, Lease } from "./leases/lease.ts";
-import type { HostAddresses, Subnet } from "./leases/network.ts";
-import type { LogEntry, LogLevel } from "./log/audit-entries.ts";
+import type { Subnet } from "./leases/network.ts";
+import type { LogEntry } from "./log/audit-entries.ts";
 import type { LeaseFault } from "./leases/parse-lease-files.ts";
 import type { Listener } from "./status/ports-in-use.ts";
 import type { Actual, LibvirtTable, Variant } from "./rules/ruleset.ts";
-import type { DaemonStatus, Problem } from "./status/status.ts";
+import type { DaemonStatus } from "./status/status.ts";
+import type { LogLevel } from "./config/port-map.ts";
 
 export interface ConfigFile {
   readonly text: string;

@@ -1,6 +1,6 @@
 import { stripVTControlCharacters } from "node:util";
 import { realpathSync } from "node:fs";
-import { createColors } from "./colors.ts";
+import { createStyle } from "./cli/style.ts";
 import { describeCommands, parseArguments } from "./cli/arguments.ts";
 import type { Invocation } from "./cli/arguments.ts";
 import { apply } from "./cli/apply.ts";
@@ -15,10 +15,11 @@ import { status } from "./cli/status.ts";
 import { watchStatus } from "./cli/live-status.ts";
 import { teardown } from "./cli/teardown.ts";
 import { completionScript } from "./cli/completion.ts";
-import { configJsonSchema, statusJsonSchema } from "./config/schema/schema.ts";
+import { configJsonSchema } from "./config/schema/schema.ts";
 import { runDemo } from "./demo/demo.ts";
 import { ConfigError, EXIT, KvmnatdError } from "./errors.ts";
 import { runtimeFolder } from "./host/files/status-file.ts";
+import { statusJsonSchema } from "./status/schema.ts";
 
 /**
  * SIGTERM and SIGINT end whatever runs. The listener stays: signal-exit (in execa) kills the process by the same
@@ -38,7 +39,7 @@ function createContext(invocation: Invocation): Context {
     paths: { config, dnsmasqDir, runtimeDir: runtimeFolder(env) },
     json,
     color,
-    colors: createColors(color),
+    style: createStyle(color),
     print: (text) => void process.stdout.write(`${text}\n`),
     complain: (text) =>
       void process.stderr.write(`${process.stderr.isTTY ? text : stripVTControlCharacters(text)}\n`),

@@ -1,3 +1,5 @@
+import { createHash } from "node:crypto";
+
 // Controls, line and paragraph separators, bidirectional overrides, zero-width characters and lone surrogates:
 // everything that can move a cursor, break a line or make text look like other text.
 const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\p{Co}\p{Cn}\\]/gu;
@@ -33,4 +35,15 @@ export function toJson(value: unknown): string {
 
 function escapeUnit(unit: number): string {
   return `\\u${unit.toString(16).padStart(4, "0")}`;
+}
+
+/** Only characters that iptables-save prints as they are; what would be too long ends in a hash. */
+export function plain(text: string): string {
+  const encoded = text.replace(/[^A-Za-z0-9._-]/gu, (character) =>
+    Array.from(new TextEncoder().encode(character), (byte) => `%${byte.toString(16).padStart(2, "0")}`).join(
+      "",
+    ),
+  );
+  if (encoded.length <= 90) return encoded;
+  return `${encoded.slice(0, 70)}~${createHash("sha256").update(text).digest("hex").slice(0, 16)}`;
 }

@@ -18,7 +18,7 @@ export async function apply(context: Context): Promise<number> {
   const daemon = await readLiveStatus(context.paths.runtimeDir);
   if (daemon !== undefined)
     context.complain(
-      `${context.colors.yellow("warning")}: kvmnatd runs as process ${daemon.pid} and keeps the rules itself, also what lingers: ` +
+      `${context.style("yellow", "warning")}: kvmnatd runs as process ${daemon.pid} and keeps the rules itself, also what lingers: ` +
         "`kvmnatd reload` makes it look at its config at once",
     );
   const result = await reconcile(host, {}, 1, "apply", false);

@@ -3,7 +3,7 @@ import type { CommandSpec } from "./completion.ts";
 import { EXIT } from "../errors.ts";
 import { VERSION } from "../version.ts";
 import type { HistoryOptions } from "./history.ts";
-import { DEFAULT_CONFIG, DEFAULT_DNSMASQ_DIR } from "../host/create-host.ts";
+import { DEFAULT_CONFIG, DEFAULT_DNSMASQ_DIR } from "../paths.ts";
 
 type CommandName =
   | "run"

@@ -6,6 +6,7 @@ import { describeOccupied, findOccupied } from "../status/ports-in-use.ts";
 import { parsePortMap } from "../config/parse-port-map.ts";
 import { describeTaken, placeForwards } from "../forwards/host-addresses.ts";
 import type { PortMap } from "../config/port-map.ts";
+import { checkLoopback } from "../forwards/check-loopback.ts";
 import { findUnserved } from "../forwards/check-subnets.ts";
 import { parseYaml } from "../config/yaml/document.ts";
 import { mergeBridges, toNetworks } from "../daemon/inputs.ts";
@@ -22,7 +23,8 @@ export async function check(context: Context): Promise<number> {
   const file = await host.readConfig();
   const { value, issues } = parsePortMap(file.text, paths.config, host);
   const found: Issue[] = [...(file.untrusted === undefined ? [] : [file.untrusted]), ...issues];
-  if (value !== undefined) found.push(...(await checkAgainstHost(host, value, file.text)));
+  if (value !== undefined)
+    found.push(...checkLoopback(value), ...(await checkAgainstHost(host, value, file.text)));
   printIssues(context, found, file.text);
   const errors = found.filter((issue) => issue.severity === "error").length;
   if (errors > 0) return EXIT.config;

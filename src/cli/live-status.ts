@@ -88,6 +88,6 @@ function compose(
   const window = windowAt(first, rows - head.length - 3, forwards.length);
   const table = describeForwards(context, forwards.slice(window.first, window.end));
   const lines = [...head, "", ...(forwards.length > 0 ? table : [])].map((line) => cut(line, columns));
-  const last = context.colors.dim(cut(tellWindow(window, forwards.length), columns));
+  const last = context.style("dim", cut(tellWindow(window, forwards.length), columns));
   return { lines: [...lines.slice(0, rows - 1), last], window };
 }

@@ -2,12 +2,13 @@ import type { Endpoint } from "../config/values/endpoint.ts";
 import { formatEndpoint } from "../config/values/endpoint.ts";
 import { countPass, readSamples } from "../status/metrics.ts";
 import type { PassReport } from "../status/metrics.ts";
-import type { DaemonStatus, Problem } from "../status/status.ts";
+import type { DaemonStatus } from "../status/status.ts";
 import type { MetricsRegistry } from "../host/metrics/registry.ts";
 import { createMetricsServer } from "../host/metrics/server.ts";
 import type { Listening, MetricsServer, Page } from "../host/metrics/server.ts";
 import type { Logger } from "../host-interface.ts";
 import { withCounters } from "./counters.ts";
+import type { Problem } from "../diagnostic.ts";
 
 /** However many ask: state and kernel are read once in this time. */
 const FRESH_MS = 1000;

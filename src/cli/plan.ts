@@ -1,6 +1,6 @@
 import { diffRulesets } from "../rules/diff.ts";
 import { narrate, tellGuests, tellHolders } from "../log/audit-entries.ts";
-import type { FamilyChange, LogEntry } from "../log/audit-entries.ts";
+import type { LogEntry } from "../log/audit-entries.ts";
 import { NOTHING_DESIRED } from "../rules/ruleset.ts";
 import { sysctlName } from "../rules/sysctl-name.ts";
 import { observe } from "../daemon/observe.ts";
@@ -14,6 +14,7 @@ import { printIssues, refuseUnserved } from "./check.ts";
 import type { Context } from "./context.ts";
 import { printJson } from "./context.ts";
 import { complainOf, printEntries, warnOccupied } from "./print.ts";
+import type { FamilyChange } from "../rules/diff.ts";
 
 /** `kvmnatd plan`: what `apply` would do. */
 export async function plan(context: Context): Promise<number> {

@@ -1,15 +1,15 @@
 import type { LogEntry } from "../log/audit-entries.ts";
-import type { Problem } from "../status/status.ts";
 import type { View } from "../daemon/observe.ts";
 import { findOccupiedPorts } from "../daemon/ports-in-use.ts";
 import type { Host } from "../host-interface.ts";
 import type { Context } from "./context.ts";
+import type { Problem } from "../diagnostic.ts";
 
 /** What is done, or would be: each reason with its steps below. */
-export function printEntries({ print, colors }: Context, entries: readonly LogEntry[]): void {
+export function printEntries({ print, style }: Context, entries: readonly LogEntry[]): void {
   for (const { message, action } of entries) {
-    if (action === undefined) print(colors.bold(message));
-    else print(`  ${action === "add" ? colors.green(message) : colors.red(message)}`);
+    if (action === undefined) print(style("bold", message));
+    else print(`  ${action === "add" ? style("green", message) : style("red", message)}`);
   }
 }
 
@@ -21,5 +21,5 @@ export function complainOf(context: Context, problems: readonly Problem[]): void
 /** Published ports on which the host itself listens. */
 export async function warnOccupied(context: Context, host: Host, view: View): Promise<void> {
   for (const { message } of await findOccupiedPorts(host, view))
-    context.complain(`${context.colors.yellow("warning")}: ${message}`);
+    context.complain(`${context.style("yellow", "warning")}: ${message}`);
 }

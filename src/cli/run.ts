@@ -1,5 +1,4 @@
 import { setTimeout } from "node:timers/promises";
-import { readLeads } from "../conntrack/changed-ports.ts";
 import { formatIssue } from "../config/code-frame.ts";
 import type { PortMap } from "../config/port-map.ts";
 import type { Variant } from "../rules/ruleset.ts";
@@ -25,6 +24,7 @@ import type { Context } from "./context.ts";
 import { createMetricsEndpoint } from "./metrics-endpoint.ts";
 import { removeOwned } from "./teardown.ts";
 import { createWatches } from "./watchers.ts";
+import { readLeads } from "../status/previous-targets.ts";
 
 /** `kvmnatd run`: the daemon, until the signal. */
 export async function run(context: Context, signal: AbortSignal): Promise<number> {

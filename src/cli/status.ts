@@ -55,7 +55,7 @@ function printStatus(context: Context, daemon: DaemonStatus, forwards: readonly 
 
 /** Which daemon it is, then its problems; a line each. */
 export function describeDaemon(
-  { colors }: Context,
+  { style }: Context,
   { version, pid, startedAt, iptables, forwards, problems }: DaemonStatus,
 ): readonly string[] {
   const active = forwards.filter((forward) => forward.state === "active").length;
@@ -63,7 +63,7 @@ export function describeDaemon(
     `kvmnatd ${version}, process ${pid}, since ${shortTime(startedAt)}; ` +
     `${active} of ${forwards.length} forwards active, iptables-${iptables ?? "?"}`;
   const told = problems.map(({ severity, message }) => {
-    const word = severity === "error" ? colors.red("error") : colors.yellow("warning");
+    const word = severity === "error" ? style("red", "error") : style("yellow", "warning");
     return `${word}: ${oneLine(message)}`;
   });
   return [head, ...told];
@@ -75,8 +75,8 @@ export function describeForwards(context: Context, forwards: readonly CountedFor
   return renderTable(HEAD, rows).split("\n");
 }
 
-function toCells({ colors }: Context, forward: CountedForward): readonly string[] {
-  const paint = { active: colors.green, pending: colors.yellow, degraded: colors.red }[forward.state];
+function toCells({ style }: Context, forward: CountedForward): readonly string[] {
+  const color = ({ active: "green", pending: "yellow", degraded: "red" } as const)[forward.state];
   const { published, listen } = forward;
   const [host = forward.family === 6 ? "::" : "*"] = listen;
   const where = listen.length > 1 ? `${listen.join(",")}:${published}` : withPorts(host, published);
@@ -84,7 +84,7 @@ function toCells({ colors }: Context, forward: CountedForward): readonly string[
     printable(forward.guest, 40),
     `${where}/${forward.protocol}`,
     withPorts(forward.address ?? "?", forward.target),
-    paint(forward.state),
+    style(color, forward.state),
     forward.leaseExpires === null ? "-" : shortTime(forward.leaseExpires),
     forward.packets === null ? "-" : `${forward.packets}/${forward.bytes}`,
     oneLine(forward.why ?? ""),

@@ -67,16 +67,16 @@ async function closeBridges(host: Host): Promise<readonly LogEntry[] | KvmnatdEr
 
 /** `kvmnatd teardown`. Says whose work it undoes. */
 export async function teardown(context: Context): Promise<number> {
-  const { paths, colors, print, complain } = context;
+  const { paths, style, print, complain } = context;
   const daemon = await readLiveStatus(paths.runtimeDir);
   if (daemon !== undefined)
     complain(
-      `${colors.yellow("warning")}: kvmnatd runs as process ${daemon.pid} and puts its rules back at once; ` +
+      `${style("yellow", "warning")}: kvmnatd runs as process ${daemon.pid} and puts its rules back at once; ` +
         "stop it first (systemctl stop kvmnatd)",
     );
   const removed: string[] = [];
   const { count, failures } = await removeOwned(createHost(paths), new Set(), ({ message }) => {
-    print(colors.red(message));
+    print(style("red", message));
     removed.push(message);
   });
   if (count > 0) await record(context, ["all rules of kvmnatd: removed (kvmnatd teardown)", ...removed]);

@@ -7,8 +7,9 @@ import { missingCapabilities } from "../host/exec/capabilities.ts";
 import { watchFiles } from "../host/files/watch-files.ts";
 import { createRuleWatch } from "../host/netfilter/rule-monitor.ts";
 import type { Host } from "../host-interface.ts";
-import { createHost, LIBVIRT_NETWORKS } from "../host/create-host.ts";
-import type { Paths } from "../host/create-host.ts";
+import { createHost } from "../host/create-host.ts";
+import { LIBVIRT_NETWORKS } from "../paths.ts";
+import type { Paths } from "../paths.ts";
 
 type Hint = Loop["hint"];
 

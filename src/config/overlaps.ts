@@ -1,5 +1,6 @@
 import { familiesOfListen, formatListen } from "./values/listen-address.ts";
-import type { Forward, Listen } from "./port-map.ts";
+import type { Forward } from "./port-map.ts";
+import type { Listen } from "./values/listen-address.ts";
 
 /** Two forwards that want the same port of the same address; `later` stands below `earlier` in the file. */
 export interface Overlap {

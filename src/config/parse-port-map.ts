@@ -5,14 +5,12 @@ import { refuse } from "./values/result.ts";
 import type { Parsed } from "../diagnostic.ts";
 import { formatListen, parseListen } from "./values/listen-address.ts";
 import { parseInterfaceName } from "./values/names.ts";
-import { describeTaken, findSharedLoopback } from "../forwards/host-addresses.ts";
-import type { Taken } from "../forwards/host-addresses.ts";
 import { findOverlaps } from "./overlaps.ts";
 import type { Overlap } from "./overlaps.ts";
 import { uniqueListens } from "./parse-port.ts";
 import { parseGuest } from "./parse-guest.ts";
 import type { GuestSettings } from "./parse-guest.ts";
-import type { Guest, Listen, PortMap } from "./port-map.ts";
+import type { Guest, PortMap } from "./port-map.ts";
 import { printable } from "../sanitize.ts";
 import { createReport, sortIssues } from "./yaml/issue-collector.ts";
 import type { Report } from "./yaml/issue-collector.ts";
@@ -20,6 +18,7 @@ import { readShape } from "./schema/validate-shape.ts";
 import type { RawConfig } from "./schema/schema.ts";
 import type { Sound } from "./schema/without-invalid.ts";
 import { parseYaml } from "./yaml/document.ts";
+import type { Listen } from "./values/listen-address.ts";
 
 /** What only the host's packages can judge. */
 export interface Checks {
@@ -49,11 +48,7 @@ function readPortMap(raw: Sound<RawConfig>, checks: Checks, report: Report): Por
   const networks = readNetworks(raw.networks, report);
   const listen = isUnusable(raw, "listen") ? undefined : readListen(raw.listen, loopback, report);
   const guests = readGuests(raw.guests ?? {}, { listen, loopback, networks }, report);
-  const overlaps = findOverlaps(guests.flatMap((guest) => guest.forwards));
-  for (const overlap of overlaps) tellOverlap(overlap, report);
-  if (overlaps.length === 0)
-    for (const { forward, taken } of findSharedLoopback({ guests, reach }))
-      report.warn(forward.where, { code: "loopback-shared", message: tellShared(taken) });
+  for (const overlap of findOverlaps(guests.flatMap((guest) => guest.forwards))) tellOverlap(overlap, report);
   const metrics =
     raw.metrics === undefined ? undefined : report.take(["metrics"], parseEndpoint(raw.metrics));
   return {
@@ -132,9 +127,4 @@ function tellOverlap({ earlier, later }: Overlap, report: Report): void {
   const other = `${formatPorts(earlier.published)} on ${earlier.listen.map(formatListen).join(", ")}`;
   const message = `${formatPorts(later.published)}/${later.protocol} of guest "${printable(later.guest)}" is also published at line ${earlier.where.line} by guest "${printable(earlier.guest)}" (${other})`;
   report.error(later.where, { code: "port-overlap", message });
-}
-
-function tellShared(taken: Taken): string {
-  const choice = "the first in the file has it; name 127.0.0.1 in the one that should";
-  return `${describeTaken(taken)} (line ${taken.by.where.line}): ${choice}`;
 }

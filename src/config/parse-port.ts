@@ -2,7 +2,7 @@ import { formatCidr, parseCidr } from "../net/address.ts";
 import type { Cidr } from "../net/address.ts";
 import { refuse } from "./values/result.ts";
 import { formatListen, parseHostIp, parseListen } from "./values/listen-address.ts";
-import type { Forward, Listen } from "./port-map.ts";
+import type { Forward } from "./port-map.ts";
 import { parsePortRange, parsePortText, PROTOCOLS, refuseUnequal } from "./values/port-syntax.ts";
 import type { PortText } from "./values/port-syntax.ts";
 import { printable } from "../sanitize.ts";
@@ -10,6 +10,7 @@ import type { Report } from "./yaml/issue-collector.ts";
 import type { RawPort } from "./schema/schema.ts";
 import type { Sound } from "./schema/without-invalid.ts";
 import type { Path } from "./yaml/document.ts";
+import type { Listen } from "./values/listen-address.ts";
 
 /** What holds for a port where it says nothing of its own. */
 export interface PortDefaults {

@@ -1,6 +1,8 @@
-import type { Cidr, Family, Ip, Mac, PortRange, Protocol } from "../net/address.ts";
+import type { Cidr, Ip, Mac, PortRange, Protocol } from "../net/address.ts";
 import type { Endpoint } from "./values/endpoint.ts";
 import type { Place } from "../diagnostic.ts";
+import type { Listen } from "./values/listen-address.ts";
+import { plain } from "../sanitize.ts";
 
 /** How a guest is found; product contract: "Which guest is which". */
 export type Identity =
@@ -8,15 +10,6 @@ export type Identity =
   | { readonly kind: "mac"; readonly mac: Mac }
   | { readonly kind: "address"; readonly address: Ip }
   | { readonly kind: "hostname"; readonly hostname: string };
-
-/**
- * Where on the host a port is published: every local IPv4 or IPv6 address, one address,
- * or an interface's addresses of the moment.
- */
-export type Listen =
-  | { readonly kind: "any"; readonly family: Family }
-  | { readonly kind: "address"; readonly address: Ip }
-  | { readonly kind: "interface"; readonly name: string };
 
 /** One published port or range of one protocol. `both` in the config makes two of them. */
 export interface Forward {
@@ -56,3 +49,20 @@ export interface PortMap {
   readonly metrics?: Endpoint;
   readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal";
 }
+
+/** Tells whether a guest is still found the way it was; empty for a domain of the guest's own name. */
+export function identityText(guest: Guest): string {
+  const { identity } = guest;
+  switch (identity.kind) {
+    case "domain":
+      return identity.domain === guest.name ? "" : `domain=${plain(identity.domain)}`;
+    case "mac":
+      return "mac";
+    case "address":
+      return "address";
+    case "hostname":
+      return `hostname=${plain(identity.hostname)}`;
+  }
+}
+
+export type LogLevel = PortMap["logLevel"];

@@ -1,38 +1,14 @@
-import { parseIp, readPorts } from "../net/address.ts";
+import { readPorts } from "../net/address.ts";
 import type { Family, Ip, PortRange } from "../net/address.ts";
-import type { FamilyChange } from "../log/audit-entries.ts";
-import type { ResolvedForward } from "../forwards/resolved-forward.ts";
+import type { Lead } from "../forwards/resolved-forward.ts";
 import { destinationOf, optionOf, targetOf } from "../rules/ruleset.ts";
-import type { ForwardStatus } from "../status/status.ts";
-
-/** Published ports that lead to a guest. */
-export interface Lead {
-  readonly family: Family;
-  readonly protocol: string;
-  readonly range: PortRange;
-  readonly address: Ip;
-}
+import type { FamilyChange } from "../rules/diff.ts";
 
 /** Ports whose connections may lead elsewhere than they should, in one family. */
 export interface Doubt {
   readonly ports: readonly { readonly protocol: string; readonly range: PortRange }[];
   /** Where they led until now. */
   readonly formerTargets: ReadonlySet<Ip>;
-}
-
-/** Where the forwards lead now. */
-export function leadsOf(forwards: readonly ResolvedForward[]): readonly Lead[] {
-  return forwards.flatMap(({ family, forward: { protocol, published: range }, target }) =>
-    target === undefined ? [] : [{ family, protocol, range, address: target.address }],
-  );
-}
-
-/** Where a daemon led them that ended, by its last status. */
-export function readLeads(forwards: readonly ForwardStatus[]): readonly Lead[] {
-  return forwards.flatMap(({ family, protocol, published, address: text }) => {
-    const address = text === null ? undefined : parseIp(text);
-    return address === undefined ? [] : [{ family, protocol, range: readPorts(published), address }];
-  });
 }
 
 /**

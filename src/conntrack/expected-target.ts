@@ -1,9 +1,9 @@
 import { cidrContains, isLoopback, LOOPBACK } from "../net/address.ts";
-import type { Family, Ip, PortRange } from "../net/address.ts";
+import type { Family, Ip, PortRange, HostAddresses } from "../net/address.ts";
 import type { Doubt } from "./changed-ports.ts";
 import { isByState, isHosts } from "./flow.ts";
 import type { Flow } from "./flow.ts";
-import type { HostAddresses, Network } from "../leases/network.ts";
+import type { Network } from "../leases/network.ts";
 import type { PortMap } from "../config/port-map.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
 

@@ -4,6 +4,7 @@ import type { DomainMacs, Lease } from "../leases/lease.ts";
 import type { Network } from "../leases/network.ts";
 import { parsePortMap } from "../config/parse-port-map.ts";
 import type { PortMap } from "../config/port-map.ts";
+import { checkLoopback } from "../forwards/check-loopback.ts";
 import { findUnserved } from "../forwards/check-subnets.ts";
 import { ConfigError } from "../errors.ts";
 import type { ConfigFile, Host, LeaseFiles, Links } from "../host-interface.ts";
@@ -111,7 +112,7 @@ function loadPortMap(file: ConfigFile, host: Pick<Host, "isCron" | "configPath">
   }
   const { value, issues } = parsePortMap(text, host.configPath, host);
   if (value === undefined) throw configError(host.configPath, issues, text);
-  return { portMap: value, configText: text, warnings: issues };
+  return { portMap: value, configText: text, warnings: [...issues, ...checkLoopback(value)] };
 }
 
 function configError(file: string, issues: readonly Issue[], text: string): ConfigError {

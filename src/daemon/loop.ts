@@ -1,23 +1,13 @@
 import type { Family } from "../net/address.ts";
-import {
-  IDLE,
-  onFailure,
-  onFileHint,
-  onHint,
-  onRulesHint,
-  onStart,
-  onSuccess,
-  sleepMs,
-} from "./schedule.ts";
+import { IDLE, onFailure, onFileHint, onHint, onRulesHint, onStart, onSuccess, sleepMs } from "./schedule.ts";
 import type { Cadence } from "./schedule.ts";
-import type { Lead } from "../conntrack/changed-ports.ts";
 import type { PassReport } from "../status/metrics.ts";
 import type { Guarded } from "../libvirt/flushed-rules.ts";
 import type { PortMap } from "../config/port-map.ts";
-import type { ResolvedForward } from "../forwards/resolved-forward.ts";
+import type { ResolvedForward, Lead } from "../forwards/resolved-forward.ts";
 import type { Variant } from "../rules/ruleset.ts";
 import { toForwardStatus } from "../status/status.ts";
-import type { DaemonStatus, Problem } from "../status/status.ts";
+import type { DaemonStatus } from "../status/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { ConfigError } from "../errors.ts";
 import type { Host, Logger } from "../host-interface.ts";
@@ -31,6 +21,7 @@ import type { DaemonIdentity, Found } from "./publisher.ts";
 import { reconcile } from "./pass.ts";
 import type { View } from "./observe.ts";
 import type { PassMemory, PassResult } from "./pass.ts";
+import type { Problem } from "../diagnostic.ts";
 
 /** Nobody tells that a process begins to listen. */
 const LOOKS_AT_ALL = ["resync", "SIGHUP", "reload"];

@@ -1,11 +1,11 @@
-import type { Family } from "../net/address.ts";
+import type { Family, HostAddresses } from "../net/address.ts";
 import { buildDesired } from "../rules/desired.ts";
 import type { Answers, Holder, Question } from "../identity/lookup.ts";
 import { readHolders, readServed } from "../rules/read-incumbents.ts";
 import type { Issue } from "../diagnostic.ts";
 import type { LeaseFault } from "../leases/parse-lease-files.ts";
 import { findNftBridges } from "../rules/libvirt-table.ts";
-import type { HostAddresses, Network } from "../leases/network.ts";
+import type { Network } from "../leases/network.ts";
 import type { PortMap } from "../config/port-map.ts";
 import { resolveForwards } from "../forwards/resolve.ts";
 import type { Resolution } from "../forwards/resolve.ts";

@@ -6,10 +6,9 @@ import { findUnguarded, trackGuarded } from "../libvirt/flushed-rules.ts";
 import type { Guarded } from "../libvirt/flushed-rules.ts";
 import { findMissingJump } from "../libvirt/missing-jump.ts";
 import { narrate, tellFailures, tellGuests, tellHolders } from "../log/audit-entries.ts";
-import type { FamilyChange, LogEntry, ToldByGuest } from "../log/audit-entries.ts";
+import type { LogEntry, ToldByGuest } from "../log/audit-entries.ts";
 import type { Desired, Jump, Variant } from "../rules/ruleset.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
-import type { Problem } from "../status/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import { cleanFlows } from "./remove-stale-flows.ts";
@@ -29,6 +28,8 @@ import {
 } from "./problems.ts";
 import type { SideOutcome } from "./problems.ts";
 import { closeLoopback, setSysctls } from "./sysctls.ts";
+import type { Problem } from "../diagnostic.ts";
+import type { FamilyChange } from "../rules/diff.ts";
 
 /** What one pass hands to the next. */
 export interface PassMemory extends Memory {

@@ -1,8 +1,8 @@
 import { describeOccupied, findOccupied } from "../status/ports-in-use.ts";
-import type { Problem } from "../status/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import type { View } from "./observe.ts";
+import type { Problem } from "../diagnostic.ts";
 
 /** Published ports on which the host itself listens; or that nobody can tell, which stops nothing. */
 export async function findOccupiedPorts(

@@ -1,7 +1,7 @@
 import type { Family } from "../net/address.ts";
 import { isLeft } from "../rules/repair-limit.ts";
 import type { EventCode } from "../event-codes.ts";
-import type { Issue } from "../diagnostic.ts";
+import type { Issue, Problem } from "../diagnostic.ts";
 import { findRejectElsewhere } from "../libvirt/missing-jump.ts";
 import { ownerOfChange } from "../log/audit-entries.ts";
 import { findBlocker } from "../rules/jump-position.ts";
@@ -11,7 +11,6 @@ import { printable } from "../sanitize.ts";
 import { findRulesBefore } from "../rules/shadowing-rules.ts";
 import type { RulesBefore } from "../rules/shadowing-rules.ts";
 import type { Jump } from "../rules/ruleset.ts";
-import type { Problem } from "../status/status.ts";
 import type { Host } from "../host-interface.ts";
 import type { Outcome } from "./apply.ts";
 import type { FamilyView, View } from "./observe.ts";

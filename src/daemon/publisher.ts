@@ -1,11 +1,12 @@
 import { isDeepStrictEqual } from "node:util";
 import type { LogEntry } from "../log/audit-entries.ts";
 import { STATUS_SCHEMA } from "../status/status.ts";
-import type { DaemonStatus, Problem } from "../status/status.ts";
+import type { DaemonStatus } from "../status/status.ts";
 import { limitEntries, NOTHING_TOLD, tellProblems } from "../log/problem-log.ts";
 import type { Telling } from "../log/problem-log.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host, Logger } from "../host-interface.ts";
+import type { Problem } from "../diagnostic.ts";
 
 /** What stays the same in every status of one daemon. */
 export type DaemonIdentity = Pick<DaemonStatus, "version" | "pid" | "startTicks" | "config" | "startedAt">;

@@ -1,17 +1,20 @@
 import { setTimeout } from "node:timers/promises";
 import type { Family } from "../net/address.ts";
-import { doubtAfter, doubtAll, leadsOf, mergeDoubts } from "../conntrack/changed-ports.ts";
-import type { Doubt, Lead } from "../conntrack/changed-ports.ts";
+import { doubtAfter, doubtAll, mergeDoubts } from "../conntrack/changed-ports.ts";
+import type { Doubt } from "../conntrack/changed-ports.ts";
 import { clientKey, mayBeAnsweredLate } from "../conntrack/flow.ts";
 import type { Flow } from "../conntrack/flow.ts";
 import { findLateReplies, findReplies, findStaleFlows } from "../conntrack/stale-flows.ts";
 import type { StaleFlows } from "../conntrack/stale-flows.ts";
-import type { FamilyChange, LogEntry } from "../log/audit-entries.ts";
+import type { LogEntry } from "../log/audit-entries.ts";
 import { printable } from "../sanitize.ts";
-import type { Problem } from "../status/status.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import type { View } from "./observe.ts";
+import type { Problem } from "../diagnostic.ts";
+import type { FamilyChange } from "../rules/diff.ts";
+import { leadsOf } from "../forwards/resolved-forward.ts";
+import type { Lead } from "../forwards/resolved-forward.ts";
 
 /** What one pass hands to the next of the connections. */
 export interface FlowMemory {

@@ -2,11 +2,11 @@ import type { Family } from "../net/address.ts";
 import type { LogEntry } from "../log/audit-entries.ts";
 import { NOTHING_DESIRED } from "../rules/ruleset.ts";
 import type { Desired, Jump } from "../rules/ruleset.ts";
-import type { Problem } from "../status/status.ts";
 import { sysctlName } from "../rules/sysctl-name.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import type { View } from "./observe.ts";
+import type { Problem } from "../diagnostic.ts";
 
 /** A sysctl that is to have another value. */
 export interface SysctlChange {

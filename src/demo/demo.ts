@@ -2,14 +2,7 @@ import { spawn } from "node:child_process";
 import { EXIT, KvmnatdError } from "../errors.ts";
 import { findProgram, programFolders } from "../host/exec/programs.ts";
 import { tellStory } from "./story.ts";
-
-export interface DemoOptions {
-  /** How to run this program again: executable and script. */
-  readonly selfCommand: readonly string[];
-  readonly color: boolean;
-  readonly write: (text: string) => void;
-  readonly signal: AbortSignal;
-}
+import type { DemoOptions } from "./story.ts";
 
 /** Set in the environment of the demo's inner half. */
 const INSIDE = "KVMNATD_DEMO_INSIDE";

@@ -1,8 +1,7 @@
-import { createColors } from "../colors.ts";
+import { createStyle } from "../cli/style.ts";
 import type { DaemonStatus } from "../status/status.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
 import { runCommand } from "../host/exec/run-command.ts";
-import type { DemoOptions } from "./demo.ts";
 import {
   ask,
   buildWorld,
@@ -29,8 +28,8 @@ const SECOND_ADDRESS = "192.168.122.57";
 
 /** The demo's inner half: builds the world and plays the story. Throws when a step did not work. */
 export async function tellStory({ selfCommand, color, write }: DemoOptions): Promise<number> {
-  const colors = createColors(color);
-  const say = (text: string): void => write(`${colors.bold(colors.cyan(text))}\n`);
+  const style = createStyle(color);
+  const say = (text: string): void => write(`${style("bold", style("cyan", text))}\n`);
   const show = (text: string): void => write(text.trimEnd().replace(/^/gm, "    ") + "\n");
   const status = async (): Promise<DaemonStatus> =>
     JSON.parse(await ask(selfCommand, world, "status --json")) as DaemonStatus;
@@ -47,7 +46,7 @@ export async function tellStory({ selfCommand, color, write }: DemoOptions): Pro
 
   say("\n1. kvmnatd starts. The guest is off, and nobody answers:");
   await writeEmptyLeases(world);
-  const daemon = startDaemon(selfCommand, world, (message) => write(`    ${colors.dim(message)}\n`));
+  const daemon = startDaemon(selfCommand, world, (message) => write(`    ${style("dim", message)}\n`));
   const pending = await until("the daemon says that devstack is pending", status, (now) =>
     now.forwards?.some((forward) => forward.state === "pending"),
   );
@@ -152,4 +151,12 @@ async function until<T>(
 
 function failure(message: string): KvmnatdError {
   return new KvmnatdError("demo", `the demo failed: ${message}`);
+}
+
+export interface DemoOptions {
+  /** How to run this program again: executable and script. */
+  readonly selfCommand: readonly string[];
+  readonly color: boolean;
+  readonly write: (text: string) => void;
+  readonly signal: AbortSignal;
 }

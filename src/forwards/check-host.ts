@@ -1,9 +1,10 @@
 import { LOOPBACK, parseIp } from "../net/address.ts";
 import type { Issue, Place } from "../diagnostic.ts";
 import { formatListen } from "../config/values/listen-address.ts";
-import type { HostAddresses } from "../leases/network.ts";
-import type { Listen, PortMap } from "../config/port-map.ts";
+import type { PortMap } from "../config/port-map.ts";
 import type { YamlDocument } from "../config/yaml/document.ts";
+import type { Listen } from "../config/values/listen-address.ts";
+import type { HostAddresses } from "../net/address.ts";
 
 /**
  * What the config names of this host and the host has not, at least not yet: no fault, for it may come, but mostly a slip.

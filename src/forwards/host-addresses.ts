@@ -1,9 +1,9 @@
 import { familyOf, formatPorts, isLoopback, LOOPBACK, withPorts } from "../net/address.ts";
-import type { Family, Ip } from "../net/address.ts";
-import type { HostAddresses } from "../leases/network.ts";
+import type { Family, Ip, HostAddresses } from "../net/address.ts";
 import { lastStartingBy } from "../config/overlaps.ts";
-import type { Forward, Listen, PortMap } from "../config/port-map.ts";
+import type { Forward, PortMap } from "../config/port-map.ts";
 import { printable } from "../sanitize.ts";
+import type { Listen } from "../config/values/listen-address.ts";
 
 /** An address where the port is another forward's. */
 export interface Taken {
@@ -24,7 +24,7 @@ interface Place {
 /** A forward has no place in a family that it is not published in. */
 export type Places = ReadonlyMap<Forward, Readonly<Partial<Record<Family, Place>>>>;
 
-type Where = Pick<PortMap, "guests" | "reach">;
+export type Where = Pick<PortMap, "guests" | "reach">;
 
 /**
  * Port map x addresses of the moment -> where each forward is published.
@@ -67,21 +67,6 @@ export function placeForwards({ guests, reach }: Where, host: HostAddresses): Pl
 /** `192.168.1.100:80/tcp is published for guest web already` */
 export function describeTaken({ address, by: { guest, protocol, published } }: Taken): string {
   return `${withPorts(address, formatPorts(published))}/${protocol} is published for guest ${printable(guest)} already`;
-}
-
-/**
- * What can be told of it without the host: which forwards would have 127.0.0.1, were they not behind others.
- * @returns what each is behind
- */
-export function findSharedLoopback(
-  where: Where,
-): readonly { readonly forward: Forward; readonly taken: Taken }[] {
-  if (!where.reach.loopback) return [];
-  return [...placeForwards(where, new Map([["lo", [LOOPBACK]]]))].flatMap(([forward, place]) =>
-    (place[4]?.taken ?? [])
-      .filter(({ address }) => address === LOOPBACK)
-      .map((taken) => ({ forward, taken })),
-  );
 }
 
 /** Takes an address's ports for a forward. @returns who has one of them, when they are not to be had */

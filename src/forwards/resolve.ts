@@ -1,13 +1,12 @@
 import { familyOf } from "../net/address.ts";
-import type { Family, Mac } from "../net/address.ts";
+import type { Family, Mac, HostAddresses } from "../net/address.ts";
 import { isTaken, stillAnswers } from "../identity/choose-lease.ts";
 import { findGuest } from "../identity/locate-guest.ts";
 import type { Answers, Finding, Holder, Question, Target, World } from "../identity/lookup.ts";
 import { indexUsable } from "../leases/usable-leases.ts";
 import { placeKey } from "../leases/lease-index.ts";
 import { findOwnAddresses, refuseOwn } from "../leases/network.ts";
-import type { HostAddresses, Network } from "../leases/network.ts";
-import { identityText } from "../rules/ownership.ts";
+import type { Network } from "../leases/network.ts";
 import { placeForwards } from "./host-addresses.ts";
 import type { Guest, PortMap } from "../config/port-map.ts";
 import { findPlugs } from "../leases/nic-bridges.ts";
@@ -16,6 +15,7 @@ import type { GuestOutcome, ResolvedForward } from "./resolved-forward.ts";
 import { recentMoves } from "../identity/flapping.ts";
 import { wakeFor } from "../identity/recheck.ts";
 import { limitWishes } from "../identity/probe-budget.ts";
+import { identityText } from "../config/port-map.ts";
 
 export interface Resolution {
   readonly forwards: readonly ResolvedForward[];

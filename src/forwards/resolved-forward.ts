@@ -1,5 +1,5 @@
 import { familyOf } from "../net/address.ts";
-import type { Family, Ip } from "../net/address.ts";
+import type { Family, Ip, PortRange } from "../net/address.ts";
 import type { Target } from "../identity/lookup.ts";
 import { describeTaken } from "./host-addresses.ts";
 import type { Places } from "./host-addresses.ts";
@@ -68,4 +68,19 @@ function toWhy(notes: readonly (string | undefined)[]): { readonly why?: string 
 
 function letsIn({ allow }: Forward, family: Family): boolean {
   return allow.length === 0 || allow.some((cidr) => cidr.family === family);
+}
+
+/** Published ports that lead to a guest. */
+export interface Lead {
+  readonly family: Family;
+  readonly protocol: string;
+  readonly range: PortRange;
+  readonly address: Ip;
+}
+
+/** Where the forwards lead now. */
+export function leadsOf(forwards: readonly ResolvedForward[]): readonly Lead[] {
+  return forwards.flatMap(({ family, forward: { protocol, published: range }, target }) =>
+    target === undefined ? [] : [{ family, protocol, range, address: target.address }],
+  );
 }

@@ -10,18 +10,8 @@ import { isCron } from "./cron.ts";
 import { writeStatus } from "./files/status-file.ts";
 import { readSysctl, writeSysctl } from "./network/sysctl.ts";
 import type { Host } from "../host-interface.ts";
+import type { Paths } from "../paths.ts";
 
-/** Where this installation keeps its files; every path that kvmnatd knows of its own. */
-export interface Paths {
-  readonly config: string;
-  readonly dnsmasqDir: string;
-  readonly runtimeDir: string;
-}
-
-export const DEFAULT_CONFIG = "/etc/kvmnatd.yaml";
-export const DEFAULT_DNSMASQ_DIR = "/var/lib/libvirt/dnsmasq";
-/** libvirt's state of its active networks: a file each, made when a network starts, deleted when it stops. */
-export const LIBVIRT_NETWORKS = "/run/libvirt/network";
 /** Its state of running domains, by driver: a file each, readable by root alone, but its name by everybody. */
 const LIBVIRT_DOMAINS = ["qemu", "lxc", "libxl", "ch"].map((driver) => `/run/libvirt/${driver}`);
 

@@ -1,7 +1,6 @@
 import type { Ip, Mac } from "../net/address.ts";
 import type { LeaseIndex, Place } from "../leases/lease-index.ts";
-import type { Network, OwnAddresses } from "../leases/network.ts";
-import type { Plugs } from "../leases/nic-bridges.ts";
+import type { LeaseContext } from "../leases/usable-leases.ts";
 import type { Silence } from "./recheck.ts";
 
 /** Who holds a guest's forwards now: the incumbent. Read back from the kernel at start. */
@@ -33,12 +32,8 @@ export interface Target {
   readonly expiresAtMs?: number;
 }
 
-export interface World {
-  readonly networks: readonly Network[];
+export interface World extends LeaseContext {
   readonly leases: LeaseIndex;
-  readonly plugs: Plugs;
-  readonly own: OwnAddresses;
-  readonly nowMs: number;
   readonly lingerMs: number;
   /** Domains that libvirt runs; absent where it does not say. */
   readonly running?: ReadonlySet<string>;

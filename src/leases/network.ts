@@ -1,5 +1,5 @@
 import { cidrContains, familyOf, formatCidr, isReservedIn } from "../net/address.ts";
-import type { Cidr, Ip } from "../net/address.ts";
+import type { Cidr, Ip, HostAddresses } from "../net/address.ts";
 import type { DomainMacs, Lease } from "./lease.ts";
 
 /** A libvirt network as it is now, known by its bridge. */
@@ -17,9 +17,6 @@ export interface Subnet {
   /** The bridge's own address in it. */
   readonly own: Ip;
 }
-
-/** Addresses of the host's interfaces, link-local ones left out. */
-export type HostAddresses = ReadonlyMap<string, readonly Ip[]>;
 
 /** Why an address cannot be a guest's on this network; undefined when it can. */
 export function refuseAddress(address: Ip, network: Network): string | undefined {

@@ -1,20 +1,28 @@
 import { familyOf } from "../net/address.ts";
 import type { Family } from "../net/address.ts";
-import type { World } from "../identity/lookup.ts";
 import { indexLeases } from "./lease-index.ts";
 import type { LeaseIndex } from "./lease-index.ts";
 import { isLive } from "./lease.ts";
 import type { Lease } from "./lease.ts";
 import { refuseAddress, refuseOwn } from "./network.ts";
-import type { Network } from "./network.ts";
+import type { Network, OwnAddresses } from "./network.ts";
 import { refusePlace } from "./nic-bridges.ts";
+import type { Plugs } from "./nic-bridges.ts";
+
+/** What decides whether a lease can be used. */
+export interface LeaseContext {
+  readonly networks: readonly Network[];
+  readonly plugs: Plugs;
+  readonly own: OwnAddresses;
+  readonly nowMs: number;
+}
 
 /**
  * Live leases at addresses that can be a guest's, to be looked up. Two MACs may have a row for one address, which
  * libvirt's helper never writes but a newline in a hostname does; the order of the rows changes with every event, and
  * says nothing.
  */
-export function indexUsable(world: Pick<World, "networks" | "plugs" | "own" | "nowMs">): LeaseIndex {
+export function indexUsable(world: LeaseContext): LeaseIndex {
   const networks = new Map(world.networks.map((each) => [each.bridge, each]));
   return indexLeases(world.networks, (lease) => {
     const network = networks.get(lease.bridge);
@@ -28,7 +36,7 @@ export function indexUsable(world: Pick<World, "networks" | "plugs" | "own" | "n
 export function refuseLease(
   lease: Lease,
   network: Network,
-  { plugs, own }: Pick<World, "plugs" | "own">,
+  { plugs, own }: Pick<LeaseContext, "plugs" | "own">,
 ): string | undefined {
   return refusePlace(lease, plugs) ?? refuseAddress(lease.address, network) ?? refuseOwn(lease.address, own);
 }

@@ -1,7 +1,7 @@
 import type { Family } from "../net/address.ts";
 import { rejectedBridges } from "./missing-jump.ts";
 import type { Actual } from "../rules/ruleset.ts";
-import type { Problem } from "../status/status.ts";
+import type { Problem } from "../diagnostic.ts";
 
 /*
  * libvirt puts back its rules only when it starts: somebody who flushed them has opened the guests, until then. Which

@@ -1,6 +1,6 @@
-import type { Problem } from "../status/status.ts";
 import type { Actual, Variant } from "../rules/ruleset.ts";
 import { optionOf, targetOf } from "../rules/ruleset.ts";
+import type { Problem } from "../diagnostic.ts";
 
 /**
  * libvirt puts back the jumps to its chains only when it starts: somebody who flushed its way through FORWARD has opened

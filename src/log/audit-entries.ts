@@ -1,16 +1,14 @@
 import { familyOf } from "../net/address.ts";
 import type { Family, Ip } from "../net/address.ts";
-import type { Change } from "../rules/diff.ts";
+import type { Change, FamilyChange } from "../rules/diff.ts";
 import type { EventCode } from "../event-codes.ts";
 import { ownerName, parseOwner } from "../rules/ownership.ts";
 import type { Owner } from "../rules/ownership.ts";
 import { commandOf } from "../rules/restore.ts";
-import type { PortMap } from "../config/port-map.ts";
+import type { LogLevel } from "../config/port-map.ts";
 import { printable } from "../sanitize.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
 import { commentOf } from "../rules/ruleset.ts";
-
-export type LogLevel = PortMap["logLevel"];
 
 /** One line of the audit trail. */
 export interface LogEntry {
@@ -34,11 +32,6 @@ interface Told {
 }
 
 export type ToldByGuest = ReadonlyMap<string, Told>;
-
-export interface FamilyChange {
-  readonly family: Family;
-  readonly change: Change;
-}
 
 /** What each guest's forwards are now, as {@link narrate} will remember it. */
 export function tellGuests(forwards: readonly ResolvedForward[]): ToldByGuest {

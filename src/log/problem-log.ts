@@ -1,5 +1,5 @@
 import type { LogEntry } from "./audit-entries.ts";
-import type { Problem } from "../status/status.ts";
+import type { Problem } from "../diagnostic.ts";
 
 /*
  * What is told of problems, and how often. A guest can make problems of its own (rows that cannot be read, names that

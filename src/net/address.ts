@@ -108,3 +108,6 @@ export function readPorts(text: string, separator = "-"): PortRange {
 export function withPorts(host: string, ports: string | number): string {
   return `${host.includes(":") ? `[${host}]` : host}:${ports}`;
 }
+
+/** Addresses of the host's interfaces, link-local ones left out. */
+export type HostAddresses = ReadonlyMap<string, readonly Ip[]>;

@@ -3,6 +3,7 @@ import type { NftChange } from "./libvirt-table.ts";
 import { findObstacles } from "./jump-position.ts";
 import type { Actual, Chains, Desired, Jump, RuleText, Table } from "./ruleset.ts";
 import { isOwnedChain, isOwnedRule, ruleKey, TABLES } from "./ruleset.ts";
+import type { Family } from "../net/address.ts";
 
 /** One step between actual and desired. */
 export type Change = IptablesChange | NftChange;
@@ -192,4 +193,9 @@ function jumpsOfChain(
     return { kind: "add", table, chain, rule: jump.rule, position, last };
   });
   return [...removed, ...added];
+}
+
+export interface FamilyChange {
+  readonly family: Family;
+  readonly change: Change;
 }

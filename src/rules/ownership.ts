@@ -1,7 +1,8 @@
-import { createHash } from "node:crypto";
 import { parseMac } from "../net/address.ts";
 import type { Mac } from "../net/address.ts";
 import type { Guest } from "../config/port-map.ts";
+import { identityText } from "../config/port-map.ts";
+import { plain } from "../sanitize.ts";
 
 /** Every rule we own carries a comment that starts so. */
 export const MARK = "kvmnatd:";
@@ -47,30 +48,4 @@ export function parseOwner(comment: string): Owner | undefined {
 /** A guest's name as comments carry it. */
 export function ownerName(name: string): string {
   return plain(name);
-}
-
-/** Tells whether a guest is still found the way it was; empty for a domain of the guest's own name. */
-export function identityText(guest: Guest): string {
-  const { identity } = guest;
-  switch (identity.kind) {
-    case "domain":
-      return identity.domain === guest.name ? "" : `domain=${plain(identity.domain)}`;
-    case "mac":
-      return "mac";
-    case "address":
-      return "address";
-    case "hostname":
-      return `hostname=${plain(identity.hostname)}`;
-  }
-}
-
-/** Only characters that iptables-save prints as they are; what would be too long ends in a hash. */
-function plain(text: string): string {
-  const encoded = text.replace(/[^A-Za-z0-9._-]/gu, (character) =>
-    Array.from(new TextEncoder().encode(character), (byte) => `%${byte.toString(16).padStart(2, "0")}`).join(
-      "",
-    ),
-  );
-  if (encoded.length <= 90) return encoded;
-  return `${encoded.slice(0, 70)}~${createHash("sha256").update(text).digest("hex").slice(0, 16)}`;
 }

@@ -1,11 +1,10 @@
 import { cidrContains, familyOf, formatPorts, isLoopback, parseCidr, readPorts } from "../net/address.ts";
-import type { Cidr, Family, Ip, PortRange } from "../net/address.ts";
-import type { HostAddresses } from "../leases/network.ts";
+import type { Cidr, Family, Ip, PortRange, HostAddresses } from "../net/address.ts";
 import { printable } from "../sanitize.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
 import { isOwnedChain, isOwnedRule, splitOptions, targetOf } from "./ruleset.ts";
 import type { Actual, Chains, RuleText } from "./ruleset.ts";
-import type { Problem } from "../status/status.ts";
+import type { Problem } from "../diagnostic.ts";
 
 /*
  * The first rule of nat PREROUTING that redirects a new connection, or lets it go as it is, decides. Whoever inserts one

@@ -1,10 +1,11 @@
 import { familyOf, isLoopback, LOOPBACK, parseIp, readPorts } from "../net/address.ts";
-import type { Family, Protocol } from "../net/address.ts";
+import type { Family, Protocol, HostAddresses } from "../net/address.ts";
 import { familiesOfListen } from "../config/values/listen-address.ts";
-import type { HostAddresses } from "../leases/network.ts";
-import type { Forward, Listen } from "../config/port-map.ts";
+import type { Forward } from "../config/port-map.ts";
 import { printable } from "../sanitize.ts";
-import type { DaemonStatus, ForwardStatus, Problem } from "./status.ts";
+import type { DaemonStatus, ForwardStatus } from "./status.ts";
+import type { Problem } from "../diagnostic.ts";
+import type { Listen } from "../config/values/listen-address.ts";
 
 /** The process, where the kernel does not tell which. */
 export const UNNAMED = "a process";

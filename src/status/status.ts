@@ -1,10 +1,10 @@
 import { familyOf, formatPorts } from "../net/address.ts";
 import type { Family, Protocol } from "../net/address.ts";
-import type { EventCode } from "../event-codes.ts";
 import type { Guarded } from "../libvirt/flushed-rules.ts";
 import type { Forward } from "../config/port-map.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
 import type { Variant } from "../rules/ruleset.ts";
+import type { Problem } from "../diagnostic.ts";
 
 /** Version of status.json's shape; a field may be added under the same number, none changed or removed. */
 export const STATUS_SCHEMA = 1;
@@ -29,14 +29,6 @@ export interface ForwardStatus {
   readonly why: string | null;
   /** ISO 8601; null: no lease, or an infinite one. */
   readonly leaseExpires: string | null;
-}
-
-/** Something an admin should act on. */
-export interface Problem {
-  readonly code: EventCode;
-  readonly message: string;
-  /** A `warning` leaves every forward working as asked. */
-  readonly severity: "error" | "warning";
 }
 
 export interface DaemonStatus {

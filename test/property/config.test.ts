@@ -8,8 +8,9 @@ import { formatIssue } from "../../src/config/code-frame.ts";
 import { familiesOfListen, formatListen } from "../../src/config/values/listen-address.ts";
 import { findOverlaps } from "../../src/config/overlaps.ts";
 import { parsePortMap } from "../../src/config/parse-port-map.ts";
-import type { Forward, Listen } from "../../src/config/port-map.ts";
+import type { Forward } from "../../src/config/port-map.ts";
 import { parsePortText } from "../../src/config/values/port-syntax.ts";
+import type { Listen } from "../../src/config/values/listen-address.ts";
 
 const checks = { isCron: (): boolean => true };
 const example = readFileSync(join(import.meta.dirname, "../../config.example.yaml"), "utf8");

@@ -1,19 +1,20 @@
 import fc from "fast-check";
 import { expect, it } from "vitest";
 import { cidrContains, familyOf, parseCidr } from "../../src/net/address.ts";
-import type { Cidr, Family, Ip, Protocol } from "../../src/net/address.ts";
+import type { Cidr, Family, Ip, Protocol, HostAddresses } from "../../src/net/address.ts";
 import { buildDesired } from "../../src/rules/desired.ts";
-import { doubtAll, leadsOf } from "../../src/conntrack/changed-ports.ts";
+import { doubtAll } from "../../src/conntrack/changed-ports.ts";
 import { parseFlow } from "../../src/conntrack/flow.ts";
 import type { Flow } from "../../src/conntrack/flow.ts";
 import { findLateReplies, findStaleFlows } from "../../src/conntrack/stale-flows.ts";
 import type { StaleFlows } from "../../src/conntrack/stale-flows.ts";
-import type { HostAddresses } from "../../src/leases/network.ts";
-import type { Listen, PortMap } from "../../src/config/port-map.ts";
+import type { PortMap } from "../../src/config/port-map.ts";
 import { resolveForwards } from "../../src/forwards/resolve.ts";
 import { optionOf, splitOptions, targetOf } from "../../src/rules/ruleset.ts";
 import type { Desired, RuleText } from "../../src/rules/ruleset.ts";
 import { domain, guest, ip, lease, MAC_A, MAC_B, network, NOW, portMap } from "../support/build-values.ts";
+import type { Listen } from "../../src/config/values/listen-address.ts";
+import { leadsOf } from "../../src/forwards/resolved-forward.ts";
 
 const HOST: HostAddresses = new Map([
   ["lo", [ip("127.0.0.1"), ip("::1")]],

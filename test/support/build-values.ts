@@ -2,7 +2,8 @@ import { networkOf, parseCidr, parseIp, parseMac } from "../../src/net/address.t
 import type { Cidr, Ip, Mac, Protocol } from "../../src/net/address.ts";
 import type { Lease } from "../../src/leases/lease.ts";
 import type { Network } from "../../src/leases/network.ts";
-import type { Forward, Guest, Identity, Listen, PortMap } from "../../src/config/port-map.ts";
+import type { Forward, Guest, Identity, PortMap } from "../../src/config/port-map.ts";
+import type { Listen } from "../../src/config/values/listen-address.ts";
 
 /** Short ways to values for tests; each throws on a text that is none. */
 export function ip(text: string): Ip {

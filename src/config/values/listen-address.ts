@@ -3,7 +3,6 @@ import type { Cidr, Family, Ip } from "../../net/address.ts";
 import { refuse } from "./result.ts";
 import type { Fault, Reading } from "./result.ts";
 import { parseInterfaceName } from "./names.ts";
-import type { Listen } from "../port-map.ts";
 import { printable } from "../../sanitize.ts";
 
 const ANY: Readonly<Record<string, Family>> = { "0.0.0.0": 4, "::": 6 };
@@ -112,3 +111,12 @@ function bare(text: string): string {
   const meant = bracketed ?? (rest.length > 0 ? address : "");
   return parseIp(meant) === undefined ? "" : `; write ${meant} alone`;
 }
+
+/**
+ * Where on the host a port is published: every local IPv4 or IPv6 address, one address,
+ * or an interface's addresses of the moment.
+ */
+export type Listen =
+  | { readonly kind: "any"; readonly family: Family }
+  | { readonly kind: "address"; readonly address: Ip }
+  | { readonly kind: "interface"; readonly name: string };

@@ -4,12 +4,13 @@ import type { DestinationStream, Logger as PinoLogger } from "pino";
 import { prettyFactory } from "pino-pretty";
 import type { EventCode } from "../../event-codes.ts";
 import { explain } from "../../log/message-catalog.ts";
-import type { LogEntry, LogLevel } from "../../log/audit-entries.ts";
-import type { Problem } from "../../status/status.ts";
+import type { LogEntry } from "../../log/audit-entries.ts";
 import type { Logger } from "../../host-interface.ts";
 import { createJournal } from "../systemd/journal-writer.ts";
 import { createLineWriter, openStdout } from "./line-writer.ts";
 import type { LineWriter } from "./line-writer.ts";
+import type { Problem } from "../../diagnostic.ts";
+import type { LogLevel } from "../../config/port-map.ts";
 
 /** syslog's priorities, which journald reads from `<N>` at the start of a line. */
 const PRIORITIES: Readonly<Record<string, number>> = {

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { findOverlaps } from "../../../src/config/overlaps.ts";
-import type { Forward, Listen } from "../../../src/config/port-map.ts";
+import type { Forward } from "../../../src/config/port-map.ts";
+import type { Listen } from "../../../src/config/values/listen-address.ts";
 
 const ANY: Listen = { kind: "any", family: 4 };
 

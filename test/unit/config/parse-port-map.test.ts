@@ -510,26 +510,6 @@ describe("two publications of one port", () => {
     expect(of("eth0", "'80:80'", "'10.0.0.1:80:81'")).toEqual([]);
   });
 
-  it.each([
-    ["two other addresses", "'10.0.0.1:80:80'", "'10.0.0.2:79-81:79-81'", "4:15 loopback-shared"],
-    [
-      "an interface",
-      "{published: 80, target: 80, host_ip: eth0}",
-      "'10.0.0.2:80:80'",
-      "4:15 loopback-shared",
-    ],
-    ["who names it", "'10.0.0.1:80:80'", "'127.0.0.1:80:80'", undefined],
-    ["the same address", "'10.0.0.1:80:80'", "'10.0.0.1:80:80'", "4:15 port-overlap"],
-    ["different ports", "'10.0.0.1:80:80'", "'10.0.0.2:81:81'", undefined],
-  ])("on 127.0.0.1 the first one has it, where nobody names it: %s", (_, first, second, expected) => {
-    const text = `reach: {loopback: true}\nguests:\n  a: {ports: [${first}]}\n  b: {ports: [${second}]}\n`;
-    expect(told(text)).toEqual(expected === undefined ? [] : [expected]);
-  });
-
-  it("is seen on 127.0.0.1 only with reach.loopback", () => {
-    expect(told("guests: {a: {ports: ['10.0.0.1:80:80']}, b: {ports: ['10.0.0.2:80:80']}}")).toEqual([]);
-  });
-
   it("is seen where guests share an anchored list", () => {
     const text = "guests:\n  a:\n    ports: &p\n      - 80:80\n  b:\n    ports: *p\n";
     expect(told(text)).toEqual(["4:9 port-overlap"]);

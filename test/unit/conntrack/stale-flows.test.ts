@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { doubtAfter, doubtAll, leadsOf } from "../../../src/conntrack/changed-ports.ts";
+import { doubtAfter, doubtAll } from "../../../src/conntrack/changed-ports.ts";
 import type { Doubt } from "../../../src/conntrack/changed-ports.ts";
 import { mayBeAnsweredLate, parseFlow } from "../../../src/conntrack/flow.ts";
 import type { Flow } from "../../../src/conntrack/flow.ts";
@@ -7,6 +7,7 @@ import type { Expectation } from "../../../src/conntrack/expected-target.ts";
 import { findLateReplies, findStaleFlows } from "../../../src/conntrack/stale-flows.ts";
 import { resolveForwards } from "../../../src/forwards/resolve.ts";
 import { domain, guest, ip, lease, MAC_A, network, NOW, portMap } from "../../support/build-values.ts";
+import { leadsOf } from "../../../src/forwards/resolved-forward.ts";
 
 const HOST = "192.168.1.100";
 const HOSTS = new Map([["eth0", [ip(HOST)]]]);

@@ -1,10 +1,10 @@
 import { describe, expect, it } from "vitest";
-import type { Mac } from "../../../src/net/address.ts";
+import type { Mac, HostAddresses } from "../../../src/net/address.ts";
 import type { Answers, Holder } from "../../../src/identity/lookup.ts";
 import { placeKey } from "../../../src/leases/lease-index.ts";
 import type { Lease } from "../../../src/leases/lease.ts";
-import type { HostAddresses, Network } from "../../../src/leases/network.ts";
-import type { Guest, Listen } from "../../../src/config/port-map.ts";
+import type { Network } from "../../../src/leases/network.ts";
+import type { Guest } from "../../../src/config/port-map.ts";
 import { resolveForwards } from "../../../src/forwards/resolve.ts";
 import type { Resolution } from "../../../src/forwards/resolve.ts";
 import {
@@ -20,6 +20,7 @@ import {
   NOW,
   portMap,
 } from "../../support/build-values.ts";
+import type { Listen } from "../../../src/config/values/listen-address.ts";
 
 const HOST: HostAddresses = new Map([
   ["lo", [ip("127.0.0.1")]],

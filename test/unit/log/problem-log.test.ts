@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import type { LogEntry } from "../../../src/log/audit-entries.ts";
-import type { Problem } from "../../../src/status/status.ts";
 import { limitEntries, NOTHING_TOLD, tellProblems } from "../../../src/log/problem-log.ts";
 import type { Telling } from "../../../src/log/problem-log.ts";
+import type { Problem } from "../../../src/diagnostic.ts";
 
 const NOW = 1_700_000_000_000;
 

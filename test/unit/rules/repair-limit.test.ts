@@ -1,5 +1,11 @@
 import { expect, it } from "vitest";
-import { findMoves, heldMoves, nextTryMs, recordMoves, withoutMoves } from "../../../src/rules/repair-limit.ts";
+import {
+  findMoves,
+  heldMoves,
+  nextTryMs,
+  recordMoves,
+  withoutMoves,
+} from "../../../src/rules/repair-limit.ts";
 import type { Contests } from "../../../src/rules/repair-limit.ts";
 import type { Diff } from "../../../src/rules/diff.ts";
 

@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { updateOccupied } from "../../../src/status/ports-in-use.ts";
 import type { Listener } from "../../../src/status/ports-in-use.ts";
-import type { ForwardStatus, Problem } from "../../../src/status/status.ts";
+import type { ForwardStatus } from "../../../src/status/status.ts";
+import type { Problem } from "../../../src/diagnostic.ts";
 
 const FORWARD: ForwardStatus = {
   guest: "web",

@@ -2,7 +2,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { z } from "zod";
-import { configJsonSchema, knownKeys, statusJsonSchema } from "../../../../src/config/schema/schema.ts";
+import { configJsonSchema, knownKeys } from "../../../../src/config/schema/schema.ts";
+import { statusJsonSchema } from "../../../../src/status/schema.ts";
 
 interface Json {
   readonly [key: string]: unknown;

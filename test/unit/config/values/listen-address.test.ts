@@ -6,8 +6,8 @@ import {
   parseHostIp,
   parseListen,
 } from "../../../../src/config/values/listen-address.ts";
-import type { Listen } from "../../../../src/config/port-map.ts";
 import { ip } from "../../../support/build-values.ts";
+import type { Listen } from "../../../../src/config/values/listen-address.ts";
 
 describe("an entry of listen", () => {
   it.each<[string, Listen, readonly number[]]>([
