@@ -1,5 +1,5 @@
 import type { EventCode } from "./event-codes.ts";
-import type { Issue } from "./diagnostic.ts";
+import type { Diagnostic } from "./diagnostic.ts";
 
 /** Exit codes: sysexits.h where it has a name for it. */
 export const EXIT = {
@@ -32,15 +32,15 @@ export class KvmnatdError extends Error {
   }
 }
 
-/** The config cannot be used; every fault is in `issues`. */
+/** The config cannot be used; every fault is in `diagnostics`. */
 export class ConfigError extends KvmnatdError {
-  readonly issues: readonly Issue[];
-  /** The text the issues point into; empty when the file could not be read. */
+  readonly diagnostics: readonly Diagnostic<string>[];
+  /** The text the diagnostics point into; empty when the file could not be read. */
   readonly source: string;
 
-  constructor(message: string, issues: readonly Issue[], source: string) {
+  constructor(message: string, diagnostics: readonly Diagnostic<string>[], source: string) {
     super("config", message, { retryable: false });
-    this.issues = issues;
+    this.diagnostics = diagnostics;
     this.source = source;
   }
 }

@@ -1,7 +1,7 @@
 import type { Family, HostAddresses } from "./net/address.ts";
 import type { Answers, Question } from "./identity/lookup.ts";
 import type { StaleFlows } from "./conntrack/stale-flows.ts";
-import type { Issue, Problem } from "./diagnostic.ts";
+import type { Diagnostic } from "./diagnostic.ts";
 import type { DomainMacs, Lease } from "./leases/lease.ts";
 import type { Subnet } from "./leases/network.ts";
 import type { LogEntry } from "./log/audit-entries.ts";
@@ -16,7 +16,7 @@ export interface ConfigFile {
   /** Last change, epoch ms. */
   readonly changedAtMs: number;
   /** Set when somebody other than root could have written it. */
-  readonly untrusted: Issue | undefined;
+  readonly untrusted: Diagnostic<string> | undefined;
 }
 
 /** One of the two programs' families: both write the same kind of rules, into different parts of the kernel. */
@@ -31,7 +31,7 @@ export interface BridgeFiles {
   readonly bridge: string;
   readonly leases: readonly Lease[] | undefined;
   readonly domains: readonly DomainMacs[] | undefined;
-  readonly issues: readonly Issue<LeaseFault>[];
+  readonly diagnostics: readonly Diagnostic<LeaseFault>[];
 }
 
 export interface LeaseFiles {
@@ -39,7 +39,7 @@ export interface LeaseFiles {
   /** `read`: a bridge that is not among these is no network of libvirt's. Else nobody knows which are. */
   readonly folder: "read" | "missing" | "unreadable";
   /** Of the folder itself. */
-  readonly issues: readonly Issue<LeaseFault>[];
+  readonly diagnostics: readonly Diagnostic<LeaseFault>[];
 }
 
 export interface Links {
@@ -54,7 +54,7 @@ export interface Logger {
   log(entry: LogEntry): void;
   setLevel(level: LogLevel): void;
   /** Why lines do not reach their reader. */
-  problem(): Problem | undefined;
+  problem(): Diagnostic | undefined;
 }
 
 /** All that a pass needs from the world outside; every call may throw a KvmnatdError. */

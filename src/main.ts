@@ -5,7 +5,7 @@ import { describeCommands, parseArguments } from "./cli/arguments.ts";
 import type { Invocation } from "./cli/arguments.ts";
 import { apply } from "./cli/apply.ts";
 import { ask } from "./cli/request.ts";
-import { check, printIssues } from "./cli/check.ts";
+import { check, printDiagnostics } from "./cli/check.ts";
 import type { Context } from "./cli/context.ts";
 import { history } from "./cli/history.ts";
 import { leases } from "./cli/leases.ts";
@@ -87,7 +87,7 @@ async function execute(invocation: Invocation, context: Context): Promise<number
 
 function explainFailure(error: unknown, context: Context): number {
   if (error instanceof ConfigError) {
-    printIssues(context, error.issues, error.source);
+    printDiagnostics(context, error.diagnostics, error.source);
     context.complain("kvmnatd: the config cannot be used; nothing was changed");
     return EXIT.config;
   }

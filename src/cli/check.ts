@@ -1,7 +1,8 @@
 import { LOOPBACK } from "../net/address.ts";
 import { findAbsent } from "../forwards/check-host.ts";
-import { formatIssue } from "../config/code-frame.ts";
-import type { Issue } from "../diagnostic.ts";
+import { formatDiagnostic } from "../config/code-frame.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createWarning } from "../diagnostic.ts";
 import { describeOccupied, findOccupied } from "../status/ports-in-use.ts";
 import { parsePortMap } from "../config/parse-port-map.ts";
 import { describeTaken, placeForwards } from "../forwards/host-addresses.ts";
@@ -21,24 +22,35 @@ export async function check(context: Context): Promise<number> {
   const { paths } = context;
   const host = createHost(paths);
   const file = await host.readConfig();
-  const { value, issues } = parsePortMap(file.text, paths.config, host);
-  const found: Issue[] = [...(file.untrusted === undefined ? [] : [file.untrusted]), ...issues];
+  const { value, diagnostics } = parsePortMap(file.text, paths.config, host);
+  const found: Diagnostic<string>[] = [
+    ...(file.untrusted === undefined ? [] : [file.untrusted]),
+    ...diagnostics,
+  ];
   if (value !== undefined)
     found.push(...checkLoopback(value), ...(await checkAgainstHost(host, value, file.text)));
-  printIssues(context, found, file.text);
-  const errors = found.filter((issue) => issue.severity === "error").length;
+  printDiagnostics(context, found, file.text);
+  const errors = found.filter((diagnostic) => diagnostic.severity === "error").length;
   if (errors > 0) return EXIT.config;
   const forwards = value?.guests.reduce((sum, guest) => sum + guest.forwards.length, 0) ?? 0;
   context.print(`${paths.config}: valid (guests ${value?.guests.length ?? 0}, forwards ${forwards})`);
   return EXIT.ok;
 }
 
-export function printIssues({ complain, color }: Context, issues: readonly Issue[], text: string): void {
-  for (const issue of issues) complain(formatIssue(issue, text, { color }));
+export function printDiagnostics(
+  { complain, color }: Context,
+  diagnostics: readonly Diagnostic<string>[],
+  text: string,
+): void {
+  for (const diagnostic of diagnostics) complain(formatDiagnostic(diagnostic, text, { color }));
 }
 
 /** What only this host can tell; what cannot be looked at keeps nobody from the rest, and is said. */
-async function checkAgainstHost(host: Host, portMap: PortMap, text: string): Promise<readonly Issue[]> {
+async function checkAgainstHost(
+  host: Host,
+  portMap: PortMap,
+  text: string,
+): Promise<readonly Diagnostic<string>[]> {
   const links = host.readLinks();
   const found = await Promise.all([
     unlessUnseen(host, "guests' addresses", async () => findMisplaced(host, portMap, await links)),
@@ -52,22 +64,29 @@ async function checkAgainstHost(host: Host, portMap: PortMap, text: string): Pro
 async function unlessUnseen(
   { configPath }: Host,
   what: string,
-  look: () => Promise<readonly Issue[]>,
-): Promise<readonly Issue[]> {
+  look: () => Promise<readonly Diagnostic<string>[]>,
+): Promise<readonly Diagnostic<string>[]> {
   try {
     return await look();
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
     const message = `${what} are not checked: ${error.message}`;
-    return [{ code: "not-checked", message, where: { file: configPath }, severity: "warning" }];
+    return [createWarning("not-checked", message, { file: configPath })];
   }
 }
 
-async function findMisplaced(host: Host, portMap: PortMap, links: Links): Promise<readonly Issue[]> {
+async function findMisplaced(
+  host: Host,
+  portMap: PortMap,
+  links: Links,
+): Promise<readonly Diagnostic<string>[]> {
   const files = await host.readLeaseFiles(portMap.networks);
   const networks = toNetworks(mergeBridges(undefined, files, links, portMap.networks), links);
-  const unread = files.issues.map((issue): Issue => ({ ...issue, severity: "warning" }));
-  return [...unread, ...findUnserved(portMap, networks, files.folder === "read").issues];
+  const unread = files.diagnostics.map((diagnostic): Diagnostic<string> => ({
+    ...diagnostic,
+    severity: "warning",
+  }));
+  return [...unread, ...findUnserved(portMap, networks, files.folder === "read").diagnostics];
 }
 
 async function findNotHere(
@@ -75,7 +94,7 @@ async function findNotHere(
   portMap: PortMap,
   text: string,
   links: Links,
-): Promise<readonly Issue[]> {
+): Promise<readonly Diagnostic<string>[]> {
   const { value: document } = parseYaml(text, host.configPath);
   const { bridges } = await host.readLeaseFiles(portMap.networks);
   const known = bridges.filter(({ leases, domains }) => leases !== undefined || domains !== undefined);
@@ -84,29 +103,31 @@ async function findNotHere(
 }
 
 /** Which addresses an interface has, and so who else is published there, is known here alone. */
-function findTaken(portMap: PortMap, { addresses }: Links): readonly Issue[] {
+function findTaken(portMap: PortMap, { addresses }: Links): readonly Diagnostic<string>[] {
   return [...placeForwards(portMap, addresses)].flatMap(([{ where }, places]) =>
     [places[4], places[6]]
       .flatMap((place) => place?.taken ?? [])
       .filter(({ address }) => address !== LOOPBACK)
-      .map((taken) => ({
-        code: "port-taken",
-        message: `${describeTaken(taken)} (line ${taken.by.where.line}), which stands first; choose another port or address`,
-        where,
-        severity: "warning",
-      })),
+      .map((taken) =>
+        createWarning(
+          "port-taken",
+          `${describeTaken(taken)} (line ${taken.by.where.line}), which stands first; choose another port or address`,
+          where,
+        ),
+      ),
   );
 }
 
-async function findInUse(host: Host, portMap: PortMap, { addresses }: Links): Promise<readonly Issue[]> {
+async function findInUse(
+  host: Host,
+  portMap: PortMap,
+  { addresses }: Links,
+): Promise<readonly Diagnostic<string>[]> {
   const { guests, reach } = portMap;
   const forwards = guests.flatMap((guest) => guest.forwards);
-  return findOccupied(forwards, await host.readListeners(), addresses, reach.loopback).map((row) => ({
-    code: "port-in-use",
-    message: describeOccupied(row),
-    where: row.forward.where,
-    severity: "warning",
-  }));
+  return findOccupied(forwards, await host.readListeners(), addresses, reach.loopback).map((row) =>
+    createWarning("port-in-use", describeOccupied(row), row.forward.where),
+  );
 }
 
 /** @throws ConfigError when a guest's address lies in no served network */

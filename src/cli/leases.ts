@@ -1,3 +1,4 @@
+import { describeDiagnostic } from "../diagnostic.ts";
 import type { Lease } from "../leases/lease.ts";
 import { printable } from "../sanitize.ts";
 import { EXIT } from "../errors.ts";
@@ -20,7 +21,7 @@ interface Row {
 /** `kvmnatd leases`: what is known of each guest. Needs no config: every bridge with a lease file is shown. */
 export async function leases(context: Context): Promise<number> {
   const { dnsmasqDir } = context.paths;
-  const { bridges, issues, folder } = await readLeaseFiles(dnsmasqDir, undefined);
+  const { bridges, diagnostics, folder } = await readLeaseFiles(dnsmasqDir, undefined);
   const rows = bridges.flatMap(({ bridge, leases: known, domains }) => {
     const domainOf = new Map(domains?.flatMap((row) => row.macs.map((mac) => [mac, row.domain] as const)));
     const leased = (known ?? []).map((lease) => toRow(lease, domainOf.get(lease.mac)));
@@ -30,8 +31,8 @@ export async function leases(context: Context): Promise<number> {
       ...silent.map(([mac, domain]): Row => ({ ...NO_LEASE, domain, mac, network: bridge })),
     ];
   });
-  for (const issue of [...issues, ...bridges.flatMap((each) => each.issues)])
-    context.complain(`kvmnatd: ${issue.where.file}: ${issue.message}`);
+  for (const diagnostic of [...diagnostics, ...bridges.flatMap((each) => each.diagnostics)])
+    context.complain(`kvmnatd: ${describeDiagnostic(diagnostic)}`);
   if (folder === "missing")
     context.complain(
       `kvmnatd: ${dnsmasqDir}: does not exist: libvirt makes it with its first network; is it elsewhere (--dnsmasq-dir)?`,

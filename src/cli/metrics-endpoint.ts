@@ -8,7 +8,8 @@ import { createMetricsServer } from "../host/metrics/server.ts";
 import type { Listening, MetricsServer, Page } from "../host/metrics/server.ts";
 import type { Logger } from "../host-interface.ts";
 import { withCounters } from "./counters.ts";
-import type { Problem } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createWarning } from "../diagnostic.ts";
 
 /** However many ask: state and kernel are read once in this time. */
 const FRESH_MS = 1000;
@@ -20,7 +21,7 @@ export interface MetricsEndpoint {
   onPass(report: PassReport): void;
   onStatus(status: DaemonStatus): void;
   /** Why nobody can ask. */
-  problems(): readonly Problem[];
+  problems(): readonly Diagnostic[];
   stop(): Promise<void>;
 }
 
@@ -60,8 +61,7 @@ export function createMetricsEndpoint(logger: Logger, onChange: () => void): Met
     onStatus: (now) => {
       status = now;
     },
-    problems: () =>
-      problem === undefined ? [] : [{ code: "metrics", message: problem, severity: "warning" }],
+    problems: () => (problem === undefined ? [] : [createWarning("metrics", problem)]),
     stop: async () => (await loaded)?.server.stop(),
   };
 }

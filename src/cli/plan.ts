@@ -10,7 +10,7 @@ import type { SysctlChange } from "../daemon/sysctls.ts";
 import { EXIT } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import { createHost } from "../host/create-host.ts";
-import { printIssues, refuseUnserved } from "./check.ts";
+import { printDiagnostics, refuseUnserved } from "./check.ts";
 import type { Context } from "./context.ts";
 import { printJson } from "./context.ts";
 import { complainOf, printEntries, warnOccupied } from "./print.ts";
@@ -38,11 +38,13 @@ export async function plan(context: Context): Promise<number> {
   ];
   const steps = entries.filter(({ action }) => action !== undefined);
   // `run` and `apply` refuse it.
-  printIssues(context, untrusted === undefined ? [] : [untrusted], view.snapshot.configText);
-  printIssues(context, view.snapshot.warnings, view.snapshot.configText);
-  for (const { severity, message, where } of view.leaseIssues)
-    context.complain(`kvmnatd: ${severity}: ${where.file}: ${message}`);
-  complainOf(context, [...findWaits(host, view), ...rulesBeforeOurs(view, []).problems]);
+  printDiagnostics(context, untrusted === undefined ? [] : [untrusted], view.snapshot.configText);
+  printDiagnostics(context, view.snapshot.warnings, view.snapshot.configText);
+  complainOf(context, [
+    ...view.leaseDiagnostics,
+    ...findWaits(host, view),
+    ...rulesBeforeOurs(view, []).problems,
+  ]);
   await warnOccupied(context, host, view);
   if (context.json) printJson(context, { changes: steps.map(toStep) });
   else printEntries(context, entries);

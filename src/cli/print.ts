@@ -1,9 +1,10 @@
+import { describeDiagnostic } from "../diagnostic.ts";
 import type { LogEntry } from "../log/audit-entries.ts";
 import type { View } from "../daemon/observe.ts";
 import { findOccupiedPorts } from "../daemon/ports-in-use.ts";
 import type { Host } from "../host-interface.ts";
 import type { Context } from "./context.ts";
-import type { Problem } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
 
 /** What is done, or would be: each reason with its steps below. */
 export function printEntries({ print, style }: Context, entries: readonly LogEntry[]): void {
@@ -14,8 +15,9 @@ export function printEntries({ print, style }: Context, entries: readonly LogEnt
 }
 
 /** Problems, a line each. */
-export function complainOf(context: Context, problems: readonly Problem[]): void {
-  for (const { severity, message } of problems) context.complain(`kvmnatd: ${severity}: ${message}`);
+export function complainOf(context: Context, problems: readonly Diagnostic[]): void {
+  for (const diagnostic of problems)
+    context.complain(`kvmnatd: ${diagnostic.severity}: ${describeDiagnostic(diagnostic)}`);
 }
 
 /** Published ports on which the host itself listens. */

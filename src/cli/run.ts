@@ -1,5 +1,5 @@
 import { setTimeout } from "node:timers/promises";
-import { formatIssue } from "../config/code-frame.ts";
+import { formatDiagnostic } from "../config/code-frame.ts";
 import type { PortMap } from "../config/port-map.ts";
 import type { Variant } from "../rules/ruleset.ts";
 import { summarize } from "../status/status.ts";
@@ -144,8 +144,8 @@ function toAnswer({ configError, failures }: Reloaded): Answer {
 }
 
 /** Every fault with its place in the file. */
-function explain({ issues, source }: ConfigError): string {
-  return issues.map((issue) => formatIssue(issue, source, { color: false })).join("\n");
+function explain({ diagnostics, source }: ConfigError): string {
+  return diagnostics.map((diagnostic) => formatDiagnostic(diagnostic, source, { color: false })).join("\n");
 }
 
 async function stop(

@@ -1,17 +1,21 @@
 import { codeFrameColumns } from "@babel/code-frame";
-import type { Issue } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
 import { printable } from "../sanitize.ts";
 
 /**
- * Renders an issue for a terminal: `FILE:LINE:COL: message`, then the lines around it and a caret.
+ * Renders a diagnostic for a terminal: `FILE:LINE:COL: message`, then the lines around it and a caret.
  * @param sourceText the text that the place is in; empty gives the first line only
  * @param options.color whether the frame may carry terminal colours
  */
-export function formatIssue(issue: Issue, sourceText: string, options: { readonly color: boolean }): string {
-  const { file, line, column } = issue.where;
+export function formatDiagnostic(
+  diagnostic: Diagnostic<string>,
+  sourceText: string,
+  options: { readonly color: boolean },
+): string {
+  const { file, line, column } = diagnostic.where ?? {};
   const place = [file, line, column].filter((part) => part !== undefined).join(":");
-  const severity = issue.severity === "warning" ? "warning: " : "";
-  const head = `${printable(place, 4096)}: ${severity}${issue.message}`;
+  const severity = diagnostic.severity === "warning" ? "warning: " : "";
+  const head = `${printable(place, 4096)}: ${severity}${diagnostic.message}`;
   if (line === undefined || sourceText === "") return head;
   // Not the package's own highlighting: it reads the lines as JavaScript, where # and // mean other things.
   const frame = codeFrameColumns(harmless(sourceText), { start: { line, column: (column ?? 1) - 1 } });

@@ -7,7 +7,7 @@ import { parseAllow, parseForwards } from "./parse-port.ts";
 import type { PortDefaults } from "./parse-port.ts";
 import type { Forward, Guest, Identity } from "./port-map.ts";
 import { printable } from "../sanitize.ts";
-import type { Report } from "./yaml/issue-collector.ts";
+import type { Report } from "./yaml/diagnostic-collector.ts";
 import { knownKeys } from "./schema/schema.ts";
 import type { RawGuest } from "./schema/schema.ts";
 import type { Sound } from "./schema/without-invalid.ts";

@@ -12,8 +12,8 @@ import { parseGuest } from "./parse-guest.ts";
 import type { GuestSettings } from "./parse-guest.ts";
 import type { Guest, PortMap } from "./port-map.ts";
 import { printable } from "../sanitize.ts";
-import { createReport, sortIssues } from "./yaml/issue-collector.ts";
-import type { Report } from "./yaml/issue-collector.ts";
+import { createReport, sortDiagnostics } from "./yaml/diagnostic-collector.ts";
+import type { Report } from "./yaml/diagnostic-collector.ts";
 import { readShape } from "./schema/validate-shape.ts";
 import type { RawConfig } from "./schema/schema.ts";
 import type { Sound } from "./schema/without-invalid.ts";
@@ -28,17 +28,17 @@ export interface Checks {
 /**
  * Reads and checks a config.
  * @param text the file's text
- * @param file its path, for the places of issues
- * @returns the port map, undefined when any issue is an error; all issues, in the file's order
+ * @param file its path, for the places of diagnostics
+ * @returns the port map, undefined when any diagnostic is an error; all diagnostics, in the file's order
  */
 export function parsePortMap(text: string, file: string, checks: Checks): Parsed<PortMap | undefined> {
-  const { value: document, issues } = parseYaml(text, file);
-  if (document === undefined) return { value: undefined, issues: sortIssues(issues) };
+  const { value: document, diagnostics } = parseYaml(text, file);
+  if (document === undefined) return { value: undefined, diagnostics: sortDiagnostics(diagnostics) };
   const report = createReport(document);
   const raw = readShape(document.value, report);
   const portMap = raw && readPortMap(raw, checks, report);
-  const all = sortIssues([...issues, ...report.issues]);
-  return { value: all.some(({ severity }) => severity === "error") ? undefined : portMap, issues: all };
+  const all = sortDiagnostics([...diagnostics, ...report.diagnostics]);
+  return { value: all.some(({ severity }) => severity === "error") ? undefined : portMap, diagnostics: all };
 }
 
 function readPortMap(raw: Sound<RawConfig>, checks: Checks, report: Report): PortMap {

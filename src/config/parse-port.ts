@@ -6,7 +6,7 @@ import type { Forward } from "./port-map.ts";
 import { parsePortRange, parsePortText, PROTOCOLS, refuseUnequal } from "./values/port-syntax.ts";
 import type { PortText } from "./values/port-syntax.ts";
 import { printable } from "../sanitize.ts";
-import type { Report } from "./yaml/issue-collector.ts";
+import type { Report } from "./yaml/diagnostic-collector.ts";
 import type { RawPort } from "./schema/schema.ts";
 import type { Sound } from "./schema/without-invalid.ts";
 import type { Path } from "./yaml/document.ts";

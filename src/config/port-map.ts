@@ -1,6 +1,6 @@
 import type { Cidr, Ip, Mac, PortRange, Protocol } from "../net/address.ts";
 import type { Endpoint } from "./values/endpoint.ts";
-import type { Place } from "../diagnostic.ts";
+import type { SourceLocation } from "../diagnostic.ts";
 import type { Listen } from "./values/listen-address.ts";
 import { plain } from "../sanitize.ts";
 
@@ -21,7 +21,7 @@ export interface Forward {
   readonly listen: readonly Listen[];
   /** Sources let in; empty: everyone. */
   readonly allow: readonly Cidr[];
-  readonly where: Place;
+  readonly where: SourceLocation;
 }
 
 export interface Guest {
@@ -31,7 +31,7 @@ export interface Guest {
   /** The bridge to look on; absent: every served one. */
   readonly network?: string;
   readonly forwards: readonly Forward[];
-  readonly where: Place;
+  readonly where: SourceLocation;
 }
 
 /** The config, checked. */

@@ -1,5 +1,5 @@
 import { setTimeout } from "node:timers/promises";
-import type { Issue } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
 import type { DomainMacs, Lease } from "../leases/lease.ts";
 import type { Network } from "../leases/network.ts";
 import { parsePortMap } from "../config/parse-port-map.ts";
@@ -15,7 +15,7 @@ export interface Snapshot {
   /** The text that `portMap` was read from. */
   readonly configText: string;
   /** What it is warned of. */
-  readonly warnings: readonly Issue[];
+  readonly warnings: readonly Diagnostic<string>[];
   readonly bridges: ReadonlyMap<string, LastGood>;
 }
 
@@ -39,7 +39,7 @@ export interface ConfigReading {
   /** Why the file is not in force; the last good one is. */
   readonly error?: ConfigError;
   readonly refused?: Refused;
-  readonly warnings: readonly Issue[];
+  readonly warnings: readonly Diagnostic<string>[];
   /** The file may still be being written: look again then (epoch ms). */
   readonly lookAgainAtMs?: number;
 }
@@ -83,8 +83,9 @@ async function refuseUnfit(
 ): Promise<Refused | undefined> {
   const [files, links] = await Promise.all([host.readLeaseFiles(portMap.networks), host.readLinks()]);
   const networks = toNetworks(mergeBridges(last, files, links, portMap.networks), links);
-  const { issues, isCertain } = findUnserved(portMap, networks, files.folder === "read");
-  if (issues.length > 0) return { configText, error: configError(host.configPath, issues, configText) };
+  const { diagnostics, isCertain } = findUnserved(portMap, networks, files.folder === "read");
+  if (diagnostics.length > 0)
+    return { configText, error: configError(host.configPath, diagnostics, configText) };
   return !isCertain && refused?.configText === configText ? refused : undefined;
 }
 
@@ -107,22 +108,22 @@ async function loadFirst(file: ConfigFile, host: Host): Promise<ConfigReading> {
 function loadPortMap(file: ConfigFile, host: Pick<Host, "isCron" | "configPath">): ConfigReading {
   const { text, untrusted } = file;
   if (untrusted !== undefined) {
-    const issue: Issue = { ...untrusted, severity: "error" };
-    throw new ConfigError(`${host.configPath}: ${issue.message}`, [issue], "");
+    const diagnostic: Diagnostic<string> = { ...untrusted, severity: "error" };
+    throw new ConfigError(`${host.configPath}: ${diagnostic.message}`, [diagnostic], "");
   }
-  const { value, issues } = parsePortMap(text, host.configPath, host);
-  if (value === undefined) throw configError(host.configPath, issues, text);
-  return { portMap: value, configText: text, warnings: [...issues, ...checkLoopback(value)] };
+  const { value, diagnostics } = parsePortMap(text, host.configPath, host);
+  if (value === undefined) throw configError(host.configPath, diagnostics, text);
+  return { portMap: value, configText: text, warnings: [...diagnostics, ...checkLoopback(value)] };
 }
 
-function configError(file: string, issues: readonly Issue[], text: string): ConfigError {
-  return new ConfigError(`${file}: ${summary(issues)}`, issues, text);
+function configError(file: string, diagnostics: readonly Diagnostic<string>[], text: string): ConfigError {
+  return new ConfigError(`${file}: ${summary(diagnostics)}`, diagnostics, text);
 }
 
-function summary(issues: readonly Issue[]): string {
-  const errors = issues.filter((issue) => issue.severity === "error");
+function summary(diagnostics: readonly Diagnostic<string>[]): string {
+  const errors = diagnostics.filter((diagnostic) => diagnostic.severity === "error");
   const [first] = errors;
-  const place = first?.where.line === undefined ? "" : `line ${first.where.line}: `;
+  const place = first?.where?.line === undefined ? "" : `line ${first.where.line}: `;
   const more = errors.length > 1 ? ` (and ${errors.length - 1} more; run \`kvmnatd check\`)` : "";
   return `${place}${first?.message ?? "unusable"}${more}`;
 }

@@ -21,7 +21,8 @@ import type { DaemonIdentity, Found } from "./publisher.ts";
 import { reconcile } from "./pass.ts";
 import type { View } from "./observe.ts";
 import type { PassMemory, PassResult } from "./pass.ts";
-import type { Problem } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createError, createWarning, describeDiagnostic } from "../diagnostic.ts";
 
 /** Nobody tells that a process begins to listen. */
 const LOOKS_AT_ALL = ["resync", "SIGHUP", "reload"];
@@ -32,13 +33,11 @@ const OF_FILES: ReadonlySet<string> = new Set(["config", "lease-file", "lease-fo
 /** How often to look at rules of whose changes nobody tells. */
 const POLL_MS = 2000;
 
-const FOUGHT: Problem = {
-  code: "fought",
-  message:
-    "another program undoes kvmnatd's rules again and again, perhaps another kvmnatd with another config; they are put " +
+const FOUGHT = createError(
+  "fought",
+  "another program undoes kvmnatd's rules again and again, perhaps another kvmnatd with another config; they are put " +
     "right once a second, and forwards fail in between: `pgrep -af kvmnatd` shows whether there are two, of which one has to be stopped",
-  severity: "error",
-};
+);
 
 type Done = Omit<PassReport, "seconds" | "triggers">;
 
@@ -88,7 +87,7 @@ export interface LoopOptions {
   /** Called after each pass, with what it did. */
   readonly onPass: (report: PassReport) => void;
   /** Problems of what runs beside the passes. */
-  readonly problemsBeside: () => readonly Problem[];
+  readonly problemsBeside: () => readonly Diagnostic[];
   /** Called whenever the loop goes round or a pass gets on: it hangs no longer than this is called. */
   readonly onAlive: () => void;
   /** How often {@link onAlive} is wanted, though nothing happens; undefined: not at all. */
@@ -106,7 +105,7 @@ export function createLoop(options: LoopOptions): Loop {
   let cadence: Cadence = onHint(IDLE, host.now());
   let memory: PassMemory = { flows: { leads }, guarded, variants: options.variants };
   let pass = 0;
-  let occupied: readonly Problem[] = [];
+  let occupied: readonly Diagnostic[] = [];
   let seen: Pick<PassReport, "configErrors" | "leaseErrors"> = { configErrors: [], leaseErrors: [] };
   /** What the last pass saw, if it left nothing to be done. */
   let settled: View | undefined;
@@ -158,7 +157,7 @@ export function createLoop(options: LoopOptions): Loop {
       settled = undefined;
       hints.add("retry");
       cadence = onFailure(cadence, host.now());
-      await publisher.publishFailure(pass, { code: error.code, message: error.message, severity: "error" });
+      await publisher.publishFailure(pass, createError(error.code, error.message));
       report({ ...NOTHING_DONE, ...seen }, asked, startMs);
       answer(waiting, { failures: [error.message] });
     }
@@ -235,11 +234,11 @@ export function createLoop(options: LoopOptions): Loop {
     return Math.min(wakeAtMs ?? Number.POSITIVE_INFINITY, host.now() + POLL_MS);
   }
 
-  function pollingProblem(variant: Variant | undefined): readonly Problem[] {
+  function pollingProblem(variant: Variant | undefined): readonly Diagnostic[] {
     const why = unheard(variant);
     if (why === undefined) return [];
     const message = `${why}: everything is looked at every ${POLL_MS / 1000} s instead`;
-    return [{ code: "polling", message, severity: "warning" }];
+    return [createWarning("polling", message)];
   }
 
   return { hint, isCalm: () => calm, reload, run };
@@ -257,7 +256,7 @@ function reportOf({ view, work, changed, failed }: PassResult): Done {
     ...work,
     outcome: failed ? "failed" : changed ? "changed" : "unchanged",
     configErrors: view.configError === undefined ? [] : [view.configError.message],
-    leaseErrors: view.leaseIssues.map(({ message, where }) => `${where.file}: ${message}`),
+    leaseErrors: view.leaseDiagnostics.map(describeDiagnostic),
   };
 }
 

@@ -2,7 +2,8 @@ import type { Family, HostAddresses } from "../net/address.ts";
 import { buildDesired } from "../rules/desired.ts";
 import type { Answers, Holder, Question } from "../identity/lookup.ts";
 import { readHolders, readServed } from "../rules/read-incumbents.ts";
-import type { Issue } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createError } from "../diagnostic.ts";
 import type { LeaseFault } from "../leases/parse-lease-files.ts";
 import { findNftBridges } from "../rules/libvirt-table.ts";
 import type { Network } from "../leases/network.ts";
@@ -37,9 +38,9 @@ export interface View {
   readonly families: readonly FamilyView[];
   readonly configError?: ConfigError;
   readonly refused?: Refused;
-  readonly leaseIssues: readonly Issue<LeaseFault>[];
+  readonly leaseDiagnostics: readonly Diagnostic<LeaseFault>[];
   /** Addresses in the config that can be no guest's. */
-  readonly unserved: readonly Issue<"address-unserved">[];
+  readonly unserved: readonly Diagnostic<"address-unserved">[];
   readonly lookAgainAtMs?: number;
 }
 
@@ -111,13 +112,13 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
     incumbents,
     resolution,
     families: kernel.families.map((each) => toView(each, portMap, resolution, networks)),
-    unserved: findUnserved(portMap, networks, files.folder === "read").issues,
+    unserved: findUnserved(portMap, networks, files.folder === "read").diagnostics,
     ...(config.error === undefined ? {} : { configError: config.error }),
     ...(config.refused === undefined ? {} : { refused: config.refused }),
-    leaseIssues: [
-      ...files.issues,
+    leaseDiagnostics: [
+      ...files.diagnostics,
       ...(files.folder === "missing" && networks.length > 0 ? [missingFolder(host.dnsmasqDir)] : []),
-      ...files.bridges.flatMap((each) => each.issues),
+      ...files.bridges.flatMap((each) => each.diagnostics),
     ],
     ...(config.lookAgainAtMs === undefined ? {} : { lookAgainAtMs: config.lookAgainAtMs }),
   };
@@ -137,11 +138,11 @@ async function observeRules(
 const NOBODY: ReadonlySet<string> = new Set();
 
 /** Before libvirt's first network there is none; afterwards it is another one, or has gone. */
-function missingFolder(file: string): Issue<"lease-folder"> {
+function missingFolder(file: string): Diagnostic<"lease-folder"> {
   const message =
     "does not exist: what was known of its networks stays in force, and no lease is followed; " +
     "is it libvirt's dnsmasq folder (--dnsmasq-dir)?";
-  return { code: "lease-folder", message, where: { file }, severity: "error" };
+  return createError("lease-folder", message, { file });
 }
 
 /** What follows from the leases, once the neighbours have answered. */

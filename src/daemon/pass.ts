@@ -28,7 +28,7 @@ import {
 } from "./problems.ts";
 import type { SideOutcome } from "./problems.ts";
 import { closeLoopback, setSysctls } from "./sysctls.ts";
-import type { Problem } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
 import type { FamilyChange } from "../rules/diff.ts";
 
 /** What one pass hands to the next. */
@@ -60,7 +60,7 @@ export interface PassResult {
   readonly view: View;
   readonly memory: PassMemory;
   readonly entries: readonly LogEntry[];
-  readonly problems: readonly Problem[];
+  readonly problems: readonly Diagnostic[];
   /** Guests whose rules are not in the kernel, with the reason. */
   readonly failing: ReadonlyMap<string, string>;
   /** Forwards that rules of others leave nothing of, with the reason. */

@@ -2,24 +2,21 @@ import { describeOccupied, findOccupied } from "../status/ports-in-use.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import type { View } from "./observe.ts";
-import type { Problem } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createWarning } from "../diagnostic.ts";
 
 /** Published ports on which the host itself listens; or that nobody can tell, which stops nothing. */
 export async function findOccupiedPorts(
   host: Host,
   { snapshot, addresses }: View,
-): Promise<readonly Problem[]> {
+): Promise<readonly Diagnostic[]> {
   try {
     const { guests, reach } = snapshot.portMap;
     const forwards = guests.flatMap((guest) => guest.forwards);
     const rows = findOccupied(forwards, await host.readListeners(), addresses, reach.loopback);
-    return rows.map((row) => ({
-      code: "port-in-use",
-      message: describeOccupied(row),
-      severity: "warning",
-    }));
+    return rows.map((row) => createWarning("port-in-use", describeOccupied(row)));
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
-    return [{ code: error.code, message: error.message, severity: "warning" }];
+    return [createWarning(error.code, error.message)];
   }
 }

@@ -1,7 +1,7 @@
 import type { Family } from "../net/address.ts";
 import { isLeft } from "../rules/repair-limit.ts";
-import type { EventCode } from "../event-codes.ts";
-import type { Issue, Problem } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createError, createWarning } from "../diagnostic.ts";
 import { findRejectElsewhere } from "../libvirt/missing-jump.ts";
 import { ownerOfChange } from "../log/audit-entries.ts";
 import { findBlocker } from "../rules/jump-position.ts";
@@ -22,22 +22,17 @@ export interface SideOutcome {
 }
 
 /** What is wrong with the config and with libvirt's files. */
-export function inputProblems(view: View): readonly Problem[] {
+export function inputProblems(view: View): readonly Diagnostic[] {
   const config = view.configError;
-  const warnings = view.snapshot.warnings.map((issue) => ({ ...issue, code: "config-warning" }) as const);
-  const issues = [...warnings, ...view.unserved, ...view.leaseIssues].map(toProblem);
-  if (config === undefined) return issues;
+  const warnings = view.snapshot.warnings.map((each): Diagnostic => ({ ...each, code: "config-warning" }));
+  const found = [...warnings, ...view.unserved, ...view.leaseDiagnostics];
+  if (config === undefined) return found;
   const message = `${config.message}; the config read before stays in force`;
-  return [{ code: "config", message, severity: "error" }, ...issues];
-}
-
-function toProblem({ code, message, where: { file, line }, severity }: Issue<EventCode>): Problem {
-  const place = line === undefined ? file : `${file}: line ${line}`;
-  return { code, message: `${place}: ${message}`, severity };
+  return [createError("config", message), ...found];
 }
 
 /** What is waited for. libvirtd being a process says nothing: it is socket-activated and idle exits. Its bridge having an address does. */
-export function findWaits(host: Host, view: View): readonly Problem[] {
+export function findWaits(host: Host, view: View): readonly Diagnostic[] {
   const named = view.snapshot.portMap.networks ?? [];
   const down = view.networks.filter((network) => network.subnets.length === 0);
   const all = down.length === view.networks.length;
@@ -47,20 +42,20 @@ export function findWaits(host: Host, view: View): readonly Problem[] {
   );
   if (view.networks.length === 0)
     waits.push(`for libvirt: no network has a lease file in ${host.dnsmasqDir}`);
-  return waits.map((message) => ({ code: "waiting", message: `waiting ${message}`, severity: "warning" }));
+  return waits.map((message) => createWarning("waiting", `waiting ${message}`));
 }
 
 /** Why a side is not as it should be. */
-export function problemOf({ outcome: { error } }: SideOutcome): readonly Problem[] {
+export function problemOf({ outcome: { error } }: SideOutcome): readonly Diagnostic[] {
   if (error === undefined) return [];
-  return [{ code: error.code, message: printable(error.message, 1000), severity: "error" }];
+  return [createError(error.code, printable(error.message, 1000))];
 }
 
 /** What rejects in the variant of iptables that is not in use. */
 export function rejectsElsewhere(
   { tool, networks }: View,
   { sides, desired }: FamilyView,
-): readonly Problem[] {
+): readonly Diagnostic[] {
   const [, other] = sides;
   if (tool === undefined || desired.jumps.length === 0) return [];
   return findRejectElsewhere(
@@ -89,7 +84,7 @@ export function rulesBeforeOurs(
 }
 
 /** Says who keeps a guard of 127.0.0.1 from its place. */
-export function tellContestedGuard(view: View, guard: Jump): readonly Problem[] {
+export function tellContestedGuard(view: View, guard: Jump): readonly Diagnostic[] {
   const actual = view.families.find(({ family }) => family === 4)?.sides[0]?.actual;
   const blocker = actual === undefined ? undefined : findBlocker([guard], actual);
   const rule = blocker === undefined ? "a rule" : `\`${printable(blocker, 300)}\``;
@@ -97,7 +92,7 @@ export function tellContestedGuard(view: View, guard: Jump): readonly Problem[] 
     `another program puts ${rule} before kvmnatd's guard of 127.0.0.1 in raw PREROUTING again and again: ` +
     `reach.loopback is off for ${guard.beforeAcceptsOf}, else its guests would reach the host's own 127.0.0.1, until that ` +
     "program leaves the guard where it is; kvmnatd now tries once a minute (docs/rules.md)";
-  return [{ code: "loopback-contested", message, severity: "error" }];
+  return [createError("loopback-contested", message)];
 }
 
 /** Whether others keep a rule from its place without which forwards do not pass: any but a guard. */
@@ -109,7 +104,7 @@ function isInTheWay(view: View, { family, outcome: { held } }: SideOutcome): boo
 }
 
 /** Says who won: the rule that stands before ours now. */
-export function contestOf(view: View, side: SideOutcome): readonly Problem[] {
+export function contestOf(view: View, side: SideOutcome): readonly Diagnostic[] {
   const { family } = side;
   if (!isInTheWay(view, side)) return [];
   const own = view.families.find((each) => each.family === family);
@@ -123,7 +118,7 @@ export function contestOf(view: View, side: SideOutcome): readonly Problem[] {
         ) ?? actual.libvirt?.get("forward")?.[0]?.rule);
   const rule = printable(blocker ?? "a rule that rejects", 300);
   const message = `IPv${family}: another program puts \`${rule}\` before kvmnatd's jump again and again; ${CONTESTED}`;
-  return [{ code: "contested", message, severity: "error" }];
+  return [createError("contested", message)];
 }
 
 const CONTESTED =

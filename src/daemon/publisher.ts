@@ -1,18 +1,21 @@
 import { isDeepStrictEqual } from "node:util";
 import type { LogEntry } from "../log/audit-entries.ts";
-import { STATUS_SCHEMA } from "../status/status.ts";
+import { STATUS_SCHEMA, toPublishedProblem } from "../status/status.ts";
 import type { DaemonStatus } from "../status/status.ts";
 import { limitEntries, NOTHING_TOLD, tellProblems } from "../log/problem-log.ts";
 import type { Telling } from "../log/problem-log.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host, Logger } from "../host-interface.ts";
-import type { Problem } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createWarning } from "../diagnostic.ts";
 
 /** What stays the same in every status of one daemon. */
 export type DaemonIdentity = Pick<DaemonStatus, "version" | "pid" | "startTicks" | "config" | "startedAt">;
 
 /** What a whole pass found. */
-export type Found = Pick<DaemonStatus, "iptables" | "forwards" | "problems" | "guarded">;
+export interface Found extends Pick<DaemonStatus, "iptables" | "forwards" | "guarded"> {
+  readonly problems: readonly Diagnostic[];
+}
 
 /** Tells admins how things stand: by the status file and the log. */
 export interface Publisher {
@@ -24,7 +27,7 @@ export interface Publisher {
    */
   publish(pass: number, found: Found, isAsBefore: boolean): Promise<void>;
   /** That a pass could not look: what the last one found that could is not over, and the rules in the kernel are as they were. */
-  publishFailure(pass: number, failure: Problem): Promise<void>;
+  publishFailure(pass: number, failure: Diagnostic): Promise<void>;
 }
 
 interface PublisherOptions {
@@ -49,7 +52,8 @@ export function createPublisher({ host, logger, identity, guarded, onStatus }: P
   }
 
   /** A full or read-only /run must not stop the forwards: told, tried again at the next pass. */
-  async function write(pass: number, problems: readonly Problem[]): Promise<void> {
+  async function write(pass: number, diagnostics: readonly Diagnostic[]): Promise<void> {
+    const problems = diagnostics.map(toPublishedProblem);
     const updatedAt = new Date(host.now()).toISOString();
     const status: DaemonStatus = { schema: STATUS_SCHEMA, ...identity, updatedAt, pass, ...known, problems };
     onStatus(status);
@@ -60,7 +64,7 @@ export function createPublisher({ host, logger, identity, guarded, onStatus }: P
       log(tellProblems(telling, problems, pass, host.now()));
     } catch (error) {
       if (!(error instanceof KvmnatdError)) throw error;
-      const unwritten: Problem = { code: error.code, message: error.message, severity: "warning" };
+      const unwritten = toPublishedProblem(createWarning(error.code, error.message));
       log(tellProblems(telling, [...problems, unwritten], pass, host.now()));
     }
   }

@@ -11,7 +11,8 @@ import { printable } from "../sanitize.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import type { View } from "./observe.ts";
-import type { Problem } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createWarning } from "../diagnostic.ts";
 import type { FamilyChange } from "../rules/diff.ts";
 import { leadsOf } from "../forwards/resolved-forward.ts";
 import type { Lead } from "../forwards/resolved-forward.ts";
@@ -36,7 +37,7 @@ interface Cut {
 
 export interface Cleaning {
   readonly entries: readonly LogEntry[];
-  readonly problems: readonly Problem[];
+  readonly problems: readonly Diagnostic[];
   readonly memory: FlowMemory;
   /** When to go on with what is left, epoch ms: others' rules come first. */
   readonly wakeAtMs?: number;
@@ -68,7 +69,7 @@ export async function cleanFlows(
   memory: FlowMemory,
 ): Promise<Cleaning> {
   const entries: LogEntry[] = [];
-  const problems: Problem[] = [];
+  const problems: Diagnostic[] = [];
   const doubts = new Map<Family, Doubt>();
   const cuts = new Map<Family, readonly Cut[]>();
   const leads = leadsOf(view.resolution.forwards);
@@ -97,7 +98,7 @@ export async function cleanFlows(
     if (removal.failure !== undefined) {
       waits.push(RETRY_MS);
       const message = `${removal.failure.message}; ${CONSEQUENCE}`;
-      problems.push({ code: "conntrack", severity: "warning", message });
+      problems.push(createWarning("conntrack", message));
     } else if (removal.isDone) doubts.delete(family);
     else waits.push(0);
   }
@@ -121,7 +122,7 @@ export async function finishCleaning(
   memory: FlowMemory,
 ): Promise<Pick<Cleaning, "entries" | "problems">> {
   const entries: LogEntry[] = [];
-  const problems: Problem[] = [];
+  const problems: Diagnostic[] = [];
   const deadlineMs = host.now() + PATIENCE_MS;
   let cleaning = await cleanFlows(host, view, [], memory);
   for (;;) {

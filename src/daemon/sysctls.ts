@@ -6,7 +6,8 @@ import { sysctlName } from "../rules/sysctl-name.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import type { View } from "./observe.ts";
-import type { Problem } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createError, createWarning } from "../diagnostic.ts";
 
 /** A sysctl that is to have another value. */
 export interface SysctlChange {
@@ -111,7 +112,7 @@ export async function closeLoopback(host: Host, view: View): Promise<readonly Lo
 
 export interface SysctlOutcome {
   readonly entries: readonly LogEntry[];
-  readonly problems: readonly Problem[];
+  readonly problems: readonly Diagnostic[];
   /** One could not be read or set. What is not ours to set is a state of the host, which no retry changes. */
   readonly failed: boolean;
 }
@@ -128,36 +129,36 @@ export async function setSysctls(
   contested: readonly Jump[],
 ): Promise<SysctlOutcome> {
   const entries: LogEntry[] = [];
-  const problems: Problem[] = [];
+  const problems: Diagnostic[] = [];
   let failed = false;
   try {
     const closings = await findClosings(host, guardedBridges(contested), NOTHING_DESIRED);
     const openings = isInPlace ? await findOpenings(host, view, contested) : [];
     entries.push(...(await writeSysctls(host, [...closings, ...openings])));
     if (isActive(view, 6) && (await host.readSysctl("net/ipv6/conf/all/forwarding")) === "0")
-      problems.push({
-        code: "ipv6-forwarding",
-        severity: "error",
-        message:
+      problems.push(
+        createError(
+          "ipv6-forwarding",
           "net.ipv6.conf.all.forwarding is 0: IPv6 forwards do not pass; libvirt sets it when a network with IPv6 starts",
-      });
+        ),
+      );
     problems.push(...(await findBridgeNf(host, view)));
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
     failed = true;
-    problems.push({ code: error.code, message: error.message, severity: "error" });
+    problems.push(createError(error.code, error.message));
   }
   return { entries, problems, failed };
 }
 
 /** Docker and Kubernetes set it, and need it: it is not ours to change. Where br_netfilter is not loaded it is absent. */
-async function findBridgeNf(host: Host, view: View): Promise<readonly Problem[]> {
+async function findBridgeNf(host: Host, view: View): Promise<readonly Diagnostic[]> {
   if (!view.snapshot.portMap.reach.guests) return [];
-  const found: Problem[] = [];
+  const found: Diagnostic[] = [];
   for (const [family, name] of BRIDGE_NF) {
     if (!isActive(view, family) || (await host.readSysctl(`net/bridge/${name}`)) !== "1") continue;
     const message = `net.bridge.${name} is 1: a guest does not reach its own published port; all others reach it`;
-    found.push({ code: "bridge-nf", severity: "warning", message });
+    found.push(createWarning("bridge-nf", message));
   }
   return found;
 }

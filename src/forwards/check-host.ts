@@ -1,5 +1,6 @@
 import { LOOPBACK, parseIp } from "../net/address.ts";
-import type { Issue, Place } from "../diagnostic.ts";
+import type { Diagnostic, SourceLocation } from "../diagnostic.ts";
+import { createWarning } from "../diagnostic.ts";
 import { formatListen } from "../config/values/listen-address.ts";
 import type { PortMap } from "../config/port-map.ts";
 import type { YamlDocument } from "../config/yaml/document.ts";
@@ -16,8 +17,8 @@ export function findAbsent(
   { guests, networks = [] }: PortMap,
   addresses: HostAddresses,
   known: ReadonlySet<string>,
-): readonly Issue[] {
-  const listens = new Map<string, { readonly listen: Listen; readonly where: Place }>();
+): readonly Diagnostic<string>[] {
+  const listens = new Map<string, { readonly listen: Listen; readonly where: SourceLocation }>();
   for (const { listen: own, where } of guests.flatMap(({ forwards }) => forwards))
     for (const listen of own) {
       const name = formatListen(listen);
@@ -59,7 +60,11 @@ function describeAbsent(listen: Listen, addresses: HostAddresses): string | unde
 }
 
 /** Where a name is written in a list of the config, or alone in its place. */
-function findPlace(document: YamlDocument, key: "listen" | "networks", name: string): Place | undefined {
+function findPlace(
+  document: YamlDocument,
+  key: "listen" | "networks",
+  name: string,
+): SourceLocation | undefined {
   const written = (document.value as Readonly<Record<string, unknown>>)[key];
   const isName = (text: unknown): boolean => typeof text === "string" && (parseIp(text) ?? text) === name;
   if (!Array.isArray(written)) return isName(written) ? document.place([key]) : undefined;
@@ -67,6 +72,6 @@ function findPlace(document: YamlDocument, key: "listen" | "networks", name: str
   return index === -1 ? undefined : document.place([key, index]);
 }
 
-function warning(message: string, where: Place): Issue {
-  return { code: "not-here", message, where, severity: "warning" };
+function warning(message: string, where: SourceLocation): Diagnostic<string> {
+  return createWarning("not-here", message, where);
 }

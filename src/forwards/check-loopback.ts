@@ -1,5 +1,6 @@
 import { LOOPBACK } from "../net/address.ts";
-import type { Issue } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createWarning } from "../diagnostic.ts";
 import { describeTaken, placeForwards } from "./host-addresses.ts";
 import type { Where } from "./host-addresses.ts";
 
@@ -7,15 +8,15 @@ import type { Where } from "./host-addresses.ts";
  * Forwards that share a port of 127.0.0.1, which every one of them is published on with `reach.loopback`.
  * @returns a warning for each forward that another one stands before
  */
-export function checkLoopback(portMap: Where): readonly Issue[] {
+export function checkLoopback(portMap: Where): readonly Diagnostic<string>[] {
   if (!portMap.reach.loopback) return [];
   return [...placeForwards(portMap, new Map([["lo", [LOOPBACK]]]))].flatMap(([{ where }, place]) =>
     (place[4]?.taken ?? [])
       .filter(({ address }) => address === LOOPBACK)
-      .map((taken): Issue => {
+      .map((taken): Diagnostic<string> => {
         const choice = "the first in the file has it; name 127.0.0.1 in the one that should";
         const message = `${describeTaken(taken)} (line ${taken.by.where.line}): ${choice}`;
-        return { code: "loopback-shared", message, where, severity: "warning" };
+        return createWarning("loopback-shared", message, where);
       }),
   );
 }

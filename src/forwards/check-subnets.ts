@@ -1,14 +1,15 @@
 import { cidrContains } from "../net/address.ts";
 import type { Ip } from "../net/address.ts";
-import type { Issue } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createError } from "../diagnostic.ts";
 import { refuseAddress } from "../leases/network.ts";
 import type { Network } from "../leases/network.ts";
 import type { Guest, PortMap } from "../config/port-map.ts";
 
-type UnservedIssue = Issue<"address-unserved">;
+type UnservedDiagnostic = Diagnostic<"address-unserved">;
 
 export interface Unserved {
-  readonly issues: readonly UnservedIssue[];
+  readonly diagnostics: readonly UnservedDiagnostic[];
   /** False: of some address nobody knows yet, it may belong to a network that is down. */
   readonly isCertain: boolean;
 }
@@ -25,7 +26,7 @@ export interface Unserved {
 export function findUnserved(portMap: PortMap, networks: readonly Network[], areAllKnown: boolean): Unserved {
   const verdicts = portMap.guests.map((guest) => judge(guest, networks, areAllKnown));
   return {
-    issues: verdicts.filter((verdict) => typeof verdict === "object"),
+    diagnostics: verdicts.filter((verdict) => typeof verdict === "object"),
     isCertain: !verdicts.includes("unknown"),
   };
 }
@@ -34,7 +35,7 @@ function judge(
   guest: Guest,
   networks: readonly Network[],
   areAllKnown: boolean,
-): UnservedIssue | "served" | "unknown" {
+): UnservedDiagnostic | "served" | "unknown" {
   const { identity, where } = guest;
   if (identity.kind !== "address") return "served";
   const { address } = identity;
@@ -47,7 +48,7 @@ function judge(
   // No two networks share a subnet: where one has the address, no other can.
   if (mayBeElsewhere && !up.some((network) => isInside(address, network))) return "unknown";
   const message = `${address} can be no guest's: ${refusals.join("; ")}`;
-  return { code: "address-unserved", message, where, severity: "error" };
+  return createError("address-unserved", message, where);
 }
 
 function isInside(address: Ip, { subnets }: Network): boolean {

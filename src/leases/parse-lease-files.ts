@@ -1,6 +1,7 @@
 import { parseIp, parseMac } from "../net/address.ts";
 import type { Mac } from "../net/address.ts";
-import type { Issue, Parsed } from "../diagnostic.ts";
+import type { Diagnostic, Parsed } from "../diagnostic.ts";
+import { createError, createWarning } from "../diagnostic.ts";
 import type { DomainMacs, Lease } from "./lease.ts";
 import { printable } from "../sanitize.ts";
 
@@ -43,14 +44,14 @@ function parseRows<T>(
   parseRow: (row: Readonly<Record<string, unknown>>) => Row<T>,
 ): Parsed<readonly T[] | undefined, LeaseFault> {
   // 0 bytes is what libvirt leaves after a network's first start: no fault, but no knowledge either.
-  if (bytes.length === 0) return { value: undefined, issues: [] };
+  if (bytes.length === 0) return { value: undefined, diagnostics: [] };
   const rows = parseJson(bytes);
   if (!Array.isArray(rows)) {
     const what = rows === undefined ? "is not whole JSON (half-written?)" : "is JSON, but not a list of rows";
     const message = `${what}; what was known before stays in force until it expires`;
     return {
       value: undefined,
-      issues: [{ code: "lease-file", message, where: { file }, severity: "error" }],
+      diagnostics: [createError("lease-file", message, { file })],
     };
   }
   const good: T[] = [];
@@ -60,7 +61,7 @@ function parseRows<T>(
     if ("row" in result) good.push(result.row);
     else faults.push(`row ${isRecord(row) ? nameRow(row) : ""}left out: ${result.fault}`);
   }
-  return { value: good, issues: toIssues(faults, file) };
+  return { value: good, diagnostics: toDiagnostics(faults, file) };
 }
 
 /** Guests put raw bytes into hostnames (libvirt >= 11 writes them as they come), so decoding never fails here. */
@@ -130,15 +131,10 @@ function nameRow(row: Readonly<Record<string, unknown>>): string {
   return names.length === 0 ? "" : `of ${printable(names.join(" "), 80)} `;
 }
 
-function toIssues(faults: readonly string[], file: string): readonly Issue<LeaseFault>[] {
+function toDiagnostics(faults: readonly string[], file: string): readonly Diagnostic<LeaseFault>[] {
   const all = [...new Set(faults)].toSorted();
   const more = all.length - ISSUES_MAX;
-  return [...all.slice(0, ISSUES_MAX), ...(more > 0 ? [`${more} more rows left out`] : [])].map(
-    (message) => ({
-      code: "lease-row",
-      message,
-      where: { file },
-      severity: "warning",
-    }),
+  return [...all.slice(0, ISSUES_MAX), ...(more > 0 ? [`${more} more rows left out`] : [])].map((message) =>
+    createWarning("lease-row", message, { file }),
   );
 }

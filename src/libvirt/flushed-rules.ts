@@ -1,7 +1,8 @@
 import type { Family } from "../net/address.ts";
 import { rejectedBridges } from "./missing-jump.ts";
 import type { Actual } from "../rules/ruleset.ts";
-import type { Problem } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createWarning } from "../diagnostic.ts";
 
 /*
  * libvirt puts back its rules only when it starts: somebody who flushed them has opened the guests, until then. Which
@@ -56,7 +57,7 @@ export function trackGuarded(
 export function findUnguarded(
   guarded: readonly Guarded[],
   nowMs: number,
-): { readonly problems: readonly Problem[]; readonly wakeAtMs?: number } {
+): { readonly problems: readonly Diagnostic[]; readonly wakeAtMs?: number } {
   const gone = guarded.flatMap(({ family, bridge, goneAtMs }) =>
     goneAtMs === undefined ? [] : [{ family, bridge, certainAtMs: goneAtMs + GONE_MS }],
   );
@@ -70,7 +71,7 @@ export function findUnguarded(
     const message =
       `libvirt's IPv${family} rules for ${bridges} are gone, somebody flushed them: guests there are open to whoever ` +
       "routes to them, and not masqueraded; `systemctl restart libvirtd` (or virtnetworkd) puts them back";
-    return { code: "libvirt-rules", message, severity: "warning" } as const;
+    return createWarning("libvirt-rules", message);
   });
   return waits.length === 0 ? { problems } : { problems, wakeAtMs: Math.min(...waits) };
 }

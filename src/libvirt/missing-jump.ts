@@ -1,12 +1,13 @@
 import type { Actual, Variant } from "../rules/ruleset.ts";
 import { optionOf, targetOf } from "../rules/ruleset.ts";
-import type { Problem } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import { createError, createWarning } from "../diagnostic.ts";
 
 /**
  * libvirt puts back the jumps to its chains only when it starts: somebody who flushed its way through FORWARD has opened
  * the guests to whoever routes to them, until then. That is not ours to mend, but it must not go unseen.
  */
-export function findMissingJump(actual: Actual | undefined): readonly Problem[] {
+export function findMissingJump(actual: Actual | undefined): readonly Diagnostic[] {
   if (actual === undefined) return [];
   const jumps = actual.tables.filter.get("FORWARD")?.map((rule) => targetOf(rule)) ?? [];
   const nftJumps = ruleTexts(actual, "forward");
@@ -37,12 +38,12 @@ function ruleTexts(actual: Actual | undefined, chain: string): readonly string[]
   return actual?.libvirt?.get(chain)?.map(({ rule }) => rule) ?? [];
 }
 
-function tellMissing(chain: string, from: string, bridges: readonly string[]): readonly Problem[] {
+function tellMissing(chain: string, from: string, bridges: readonly string[]): readonly Diagnostic[] {
   if (bridges.length === 0) return [];
   const message =
     `libvirt's jump to ${chain} is missing from ${from}, somebody flushed it: guests on ${bridges.join(", ")} are ` +
     "open to whoever routes to them; `systemctl restart libvirtd` puts it back";
-  return [{ code: "libvirt-jump", message, severity: "warning" }];
+  return [createWarning("libvirt-jump", message)];
 }
 
 /**
@@ -54,7 +55,7 @@ export function findRejectElsewhere(
   used: Variant,
   other: Actual | undefined,
   bridges: readonly string[],
-): readonly Problem[] {
+): readonly Diagnostic[] {
   const jumps = other?.tables.filter.get("FORWARD")?.map((rule) => targetOf(rule)) ?? [];
   if (other === undefined || !jumps.includes("LIBVIRT_FWI")) return [];
   const rejected = iptablesBridges(other).filter((bridge) => bridges.includes(bridge));
@@ -63,5 +64,5 @@ export function findRejectElsewhere(
   const message =
     `libvirt's rules for ${rejected.join(", ")} are in iptables-${variant}, and reject there what iptables-${used} lets in: ` +
     `set \`iptables: ${variant}\` if libvirt uses that; else they are left over: \`iptables-${variant} -F LIBVIRT_FWI\``;
-  return [{ code: "other-variant", message, severity: "error" }];
+  return [createError("other-variant", message)];
 }

@@ -1,5 +1,5 @@
 import type { LogEntry } from "./audit-entries.ts";
-import type { Problem } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
 
 /*
  * What is told of problems, and how often. A guest can make problems of its own (rows that cannot be read, names that
@@ -60,7 +60,7 @@ interface Told {
 /** Each problem once, when it appears, and once more when it is over. */
 export function tellProblems(
   before: Telling,
-  problems: readonly Problem[],
+  problems: readonly Pick<Diagnostic, "code" | "message" | "severity">[],
   pass: number,
   nowMs: number,
 ): Told {

@@ -4,7 +4,8 @@ import { printable } from "../sanitize.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
 import { isOwnedChain, isOwnedRule, splitOptions, targetOf } from "./ruleset.ts";
 import type { Actual, Chains, RuleText } from "./ruleset.ts";
-import type { Problem } from "../diagnostic.ts";
+import { createError, createWarning } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
 
 /*
  * The first rule of nat PREROUTING that redirects a new connection, or lets it go as it is, decides. Whoever inserts one
@@ -16,7 +17,7 @@ import type { Problem } from "../diagnostic.ts";
  */
 
 export interface RulesBefore {
-  readonly problems: readonly Problem[];
+  readonly problems: readonly Diagnostic[];
   /** Forwards that get nothing at all, and why. */
   readonly taken: ReadonlyMap<ResolvedForward, string>;
 }
@@ -50,28 +51,27 @@ export function findRulesBefore(
   const addresses = [...host.values()].flat().filter((ip) => familyOf(ip) === family && !isLoopback(ip));
   const coming = forwards.flatMap((forward) => toComing(forward, family, addresses));
   const found = walkChains(actual.tables.nat, rules.slice(0, jump), coming);
-  const told = new Map(found.map((each): [string, Problem] => [each.rule, tell(family, each)]));
-  const more: Problem = { ...MORE, severity: "warning" };
+  const told = new Map(found.map((each): [string, Diagnostic] => [each.rule, tell(family, each)]));
   return {
-    problems: [...[...told.values()].slice(0, TOLD), ...(told.size > TOLD ? [more] : [])],
+    problems: [...[...told.values()].slice(0, TOLD), ...(told.size > TOLD ? [MORE] : [])],
     taken: new Map(found.flatMap(({ taken }) => taken.map((forward) => [forward, TAKEN] as const))),
   };
 }
 
 const TAKEN = "a rule of another program stands before kvmnatd's and has the port";
-const MORE = {
-  code: "rule-before",
-  message: "more rules of other programs stand before kvmnatd's in nat PREROUTING",
-} as const;
+const MORE = createWarning(
+  "rule-before",
+  "more rules of other programs stand before kvmnatd's in nat PREROUTING",
+);
 
-function tell(family: Family, { rule, forwards, taken }: RuleBefore): Problem {
+function tell(family: Family, { rule, forwards, taken }: RuleBefore): Diagnostic {
   const command = `\`${family === 4 ? "iptables" : "ip6tables"} -t nat -A ${printable(rule, 300)}\``;
   const what =
     taken.length > 0
       ? `a rule of another program stands before kvmnatd's and has the port of ${list(taken)}`
       : `a rule of another program stands before kvmnatd's, and what it matches does not reach ${list(forwards)}`;
   const message = `${what}: ${command}; delete it where it is made, and here with -D for -A, or publish another port`;
-  return { code: "rule-before", message, severity: taken.length > 0 ? "error" : "warning" };
+  return taken.length > 0 ? createError("rule-before", message) : createWarning("rule-before", message);
 }
 
 function list(forwards: readonly ResolvedForward[]): string {

@@ -4,7 +4,8 @@ import { familiesOfListen } from "../config/values/listen-address.ts";
 import type { Forward } from "../config/port-map.ts";
 import { printable } from "../sanitize.ts";
 import type { DaemonStatus, ForwardStatus } from "./status.ts";
-import type { Problem } from "../diagnostic.ts";
+
+import type { PublishedProblem } from "./status.ts";
 import type { Listen } from "../config/values/listen-address.ts";
 
 /** The process, where the kernel does not tell which. */
@@ -56,7 +57,7 @@ export function findOccupied<F extends Published>(
 export function updateOccupied(
   { forwards, problems }: Pick<DaemonStatus, "forwards" | "problems">,
   listeners: readonly Listener[],
-): readonly Problem[] {
+): readonly PublishedProblem[] {
   const [before = [], others = []] = [true, false].map((isOld) =>
     problems.filter(({ code }) => (code === "port-in-use") === isOld),
   );
@@ -65,7 +66,7 @@ export function updateOccupied(
   const known = new Set(
     find(forwards.some(({ listen }) => listen.includes(LOOPBACK))).map((row) => describeOccupied(row)),
   );
-  const now = find(true).flatMap((row): readonly Problem[] => {
+  const now = find(true).flatMap((row): readonly PublishedProblem[] => {
     const message = describeOccupied(row);
     const [what = ""] = message.split(" by ", 1);
     const old = before.find((each) => each.message.startsWith(what));

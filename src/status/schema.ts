@@ -2,7 +2,8 @@ import { z } from "zod";
 import type { CountedForward } from "./counters.ts";
 import { STATUS_SCHEMA } from "./status.ts";
 import type { DaemonStatus } from "./status.ts";
-import type { Problem } from "../diagnostic.ts";
+
+import type { PublishedProblem } from "./status.ts";
 
 /*
  * The status, as status.json has it and `kvmnatd status --json`. Objects are loose: a field may be added under the
@@ -13,7 +14,7 @@ const time = (): z.ZodString => z.string().meta({ format: "date-time" });
 const count = (): z.ZodNumber => z.number().meta({ type: "integer", minimum: 0 });
 
 /** There may be codes that a reader does not know yet. */
-type CodedProblem = Omit<Problem, "code"> & { readonly code: string };
+type CodedProblem = Omit<PublishedProblem, "code"> & { readonly code: string };
 
 const problemSchema = z.looseObject({
   code: z.string().describe("Stable, kebab-case; docs/status.md has those that there are."),

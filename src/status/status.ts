@@ -1,10 +1,11 @@
 import { familyOf, formatPorts } from "../net/address.ts";
 import type { Family, Protocol } from "../net/address.ts";
+import { describeDiagnostic } from "../diagnostic.ts";
+import type { Diagnostic } from "../diagnostic.ts";
 import type { Guarded } from "../libvirt/flushed-rules.ts";
 import type { Forward } from "../config/port-map.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
 import type { Variant } from "../rules/ruleset.ts";
-import type { Problem } from "../diagnostic.ts";
 
 /** Version of status.json's shape; a field may be added under the same number, none changed or removed. */
 export const STATUS_SCHEMA = 1;
@@ -31,6 +32,9 @@ export interface ForwardStatus {
   readonly leaseExpires: string | null;
 }
 
+/** A diagnostic as status.json and `status --json` show it: its message begins with its place, if it has one. */
+export type PublishedProblem = Pick<Diagnostic, "code" | "message" | "severity">;
+
 export interface DaemonStatus {
   readonly schema: typeof STATUS_SCHEMA;
   readonly version: string;
@@ -43,7 +47,7 @@ export interface DaemonStatus {
   /** Number of the pass that wrote this. */
   readonly pass: number;
   readonly iptables: Variant | null;
-  readonly problems: readonly Problem[];
+  readonly problems: readonly PublishedProblem[];
   /** Bridges for which libvirt had rules: the next daemon knows by it when they are gone. */
   readonly guarded: readonly Guarded[];
   readonly forwards: readonly ForwardStatus[];
@@ -89,4 +93,8 @@ function namedListens({ listen }: Forward, family: Family): readonly string[] {
     if (each.kind === "interface") return [each.name];
     return each.kind === "address" && familyOf(each.address) === family ? [each.address] : [];
   });
+}
+
+export function toPublishedProblem(diagnostic: Diagnostic): PublishedProblem {
+  return { code: diagnostic.code, message: describeDiagnostic(diagnostic), severity: diagnostic.severity };
 }

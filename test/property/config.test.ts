@@ -4,7 +4,7 @@ import * as fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { formatPorts, parseIp } from "../../src/net/address.ts";
 import type { Ip, PortRange } from "../../src/net/address.ts";
-import { formatIssue } from "../../src/config/code-frame.ts";
+import { formatDiagnostic } from "../../src/config/code-frame.ts";
 import { familiesOfListen, formatListen } from "../../src/config/values/listen-address.ts";
 import { findOverlaps } from "../../src/config/overlaps.ts";
 import { parsePortMap } from "../../src/config/parse-port-map.ts";
@@ -130,15 +130,15 @@ describe("any text", () => {
     (_, texts) => {
       fc.assert(
         fc.property(texts, (text) => {
-          const { value, issues } = parsePortMap(text, "c.yaml", checks);
-          expect(value === undefined).toBe(issues.some(({ severity }) => severity === "error"));
+          const { value, diagnostics } = parsePortMap(text, "c.yaml", checks);
+          expect(value === undefined).toBe(diagnostics.some(({ severity }) => severity === "error"));
           const lines = text.replace(/^\uFEFF/, "").split(/\r?\n/);
-          for (const issue of issues) {
-            const { line = 1, column = 1 } = issue.where;
+          for (const diagnostic of diagnostics) {
+            const { line = 1, column = 1 } = diagnostic.where ?? {};
             expect(column).toBeGreaterThan(0);
             expect(column).toBeLessThanOrEqual((lines[line - 1]?.length ?? -1) + 2);
-            expect(issue.message).not.toMatch(/[\p{Cc}]/u);
-            expect(formatIssue(issue, text, { color: false })).toContain(issue.message);
+            expect(diagnostic.message).not.toMatch(/[\p{Cc}]/u);
+            expect(formatDiagnostic(diagnostic, text, { color: false })).toContain(diagnostic.message);
           }
         }),
         { numRuns: 400 },

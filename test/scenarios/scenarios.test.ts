@@ -22,10 +22,10 @@ const STORIES = join(import.meta.dirname, "stories");
 it.each(readdirSync(STORIES))("%s", (name) => {
   const story = readSections(readFileSync(join(STORIES, name), "utf8"));
   const section = (title: string): string => story.get(title) ?? "";
-  const { value: portMap, issues } = parsePortMap(section("kvmnatd.yaml"), "kvmnatd.yaml", {
+  const { value: portMap, diagnostics } = parsePortMap(section("kvmnatd.yaml"), "kvmnatd.yaml", {
     isCron: () => true,
   });
-  if (portMap === undefined) throw new Error(issues.map(({ message }) => message).join("\n"));
+  if (portMap === undefined) throw new Error(diagnostics.map(({ message }) => message).join("\n"));
   const bytes = (title: string): Uint8Array =>
     new TextEncoder().encode(section(title).replaceAll(/NOW\+(\d+)/g, later));
   const network = {

@@ -49,10 +49,10 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
       Promise.resolve({
         bridges:
           fake.folder === "read"
-            ? [{ bridge: "virbr0", leases: fake.leases, domains: fake.domains, issues: [] }]
+            ? [{ bridge: "virbr0", leases: fake.leases, domains: fake.domains, diagnostics: [] }]
             : [],
         folder: fake.folder,
-        issues: [],
+        diagnostics: [],
       }),
     readRunningDomains: () => Promise.resolve(undefined),
     readLinks: () => {

@@ -1,5 +1,5 @@
 import { printable } from "../../sanitize.ts";
-import type { Report } from "../yaml/issue-collector.ts";
+import type { Report } from "../yaml/diagnostic-collector.ts";
 import { findShapeFaults } from "./messages.ts";
 import type { RawConfig } from "./schema.ts";
 import { dropFaulty } from "./without-invalid.ts";

@@ -1,6 +1,7 @@
 import { isAlias, isMap, isScalar, isSeq, parseDocument } from "yaml";
 import type { Document, Node } from "yaml";
-import type { Issue, Parsed, Place } from "../../diagnostic.ts";
+import type { Diagnostic, Parsed, SourceLocation } from "../../diagnostic.ts";
+import { createError } from "../../diagnostic.ts";
 import { indexLines } from "./line-index.ts";
 import { explainYamlError } from "./messages.ts";
 import { resolveYaml } from "./values.ts";
@@ -12,13 +13,13 @@ export type Path = ReadonlyArray<string | number>;
 export interface YamlDocument {
   /** Objects, arrays, null and text: scalars are what is written. */
   readonly value: unknown;
-  /** Place of the value at the path; of what is nearest above it when there is none. */
-  place(path: Path): Place;
-  /** Place of the key at the path. */
-  keyPlace(path: Path): Place;
+  /** SourceLocation of the value at the path; of what is nearest above it when there is none. */
+  place(path: Path): SourceLocation;
+  /** SourceLocation of the key at the path. */
+  keyPlace(path: Path): SourceLocation;
 }
 
-type PlaceOf = (offset: number) => Place & { readonly line: number };
+type PlaceOf = (offset: number) => SourceLocation & { readonly line: number };
 
 /** Far above any config. Who reads the file looks at its size too, but a pipe has none. */
 const MAX_BYTES = 1024 * 1024;
@@ -37,7 +38,7 @@ const TREE_IS_SOUND: ReadonlySet<string> = new Set([
  */
 export function parseYaml(source: string, file: string): Parsed<YamlDocument | undefined> {
   const bytes = new TextEncoder().encode(source).length;
-  if (bytes > MAX_BYTES) return { value: undefined, issues: [largeConfig(file, bytes)] };
+  if (bytes > MAX_BYTES) return { value: undefined, diagnostics: [largeConfig(file, bytes)] };
   const text = source.replace(/^\uFEFF/, "");
   const document = parseDocument(text, {
     schema: "failsafe",
@@ -49,38 +50,42 @@ export function parseYaml(source: string, file: string): Parsed<YamlDocument | u
   // The library's own LineCounter loses lines that follow a syntax error.
   const positionOf = indexLines(text);
   const placeOf: PlaceOf = (offset) => ({ file, ...positionOf(offset) });
-  const issues = readErrors(document, text, placeOf);
-  if (!issues.every(isTreeSound)) return { value: undefined, issues };
+  const diagnostics = readErrors(document, text, placeOf);
+  if (!diagnostics.every(isTreeSound)) return { value: undefined, diagnostics };
   const values = resolveYaml(toTree(document.contents, 0), (offset) => placeOf(offset).line);
-  if (values.value === null && values.faults.length === 0) issues.push(emptyConfig(file));
+  if (values.value === null && values.faults.length === 0) diagnostics.push(emptyConfig(file));
   for (const { offset, code, message } of values.faults)
-    issues.push({ code, message, where: placeOf(offset), severity: "error" });
-  const usable = issues.every(isTreeSound);
+    diagnostics.push({ code, message, where: placeOf(offset), severity: "error" });
+  const usable = diagnostics.every(isTreeSound);
   return {
     value: usable ? createDocument(values, document.contents?.range[0] ?? 0, placeOf) : undefined,
-    issues,
+    diagnostics,
   };
 }
 
-function isTreeSound({ code }: Issue): boolean {
+function isTreeSound({ code }: Diagnostic<string>): boolean {
   return TREE_IS_SOUND.has(code);
 }
 
 /** An editor that truncates before it writes must not take every forward down for a moment. */
-function emptyConfig(file: string): Issue {
+function emptyConfig(file: string): Diagnostic<string> {
   const message = "the config is empty; write `guests: {}` for none";
-  return { code: "config-empty", message, where: { file }, severity: "error" };
+  return createError("config-empty", message, { file });
 }
 
-function largeConfig(file: string, bytes: number): Issue {
+function largeConfig(file: string, bytes: number): Diagnostic<string> {
   const message = `the config is ${bytes} bytes; ${MAX_BYTES} is the most`;
-  return { code: "config-large", message, where: { file }, severity: "error" };
+  return createError("config-large", message, { file });
 }
 
 /** The first error of each line: what follows on it is mostly its echo. */
-function readErrors({ errors, warnings }: Document.Parsed, text: string, placeOf: PlaceOf): Issue[] {
+function readErrors(
+  { errors, warnings }: Document.Parsed,
+  text: string,
+  placeOf: PlaceOf,
+): Diagnostic<string>[] {
   const lines = text.split(/\r?\n/);
-  const byLine = new Map<number, Issue>();
+  const byLine = new Map<number, Diagnostic<string>>();
   for (const { code, message, pos } of [...errors, ...warnings]) {
     const where = placeOf(pos[0]);
     if (byLine.has(where.line)) continue;

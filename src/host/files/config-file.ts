@@ -1,6 +1,7 @@
 import { open, stat } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
-import type { Issue } from "../../diagnostic.ts";
+import type { Diagnostic } from "../../diagnostic.ts";
+import { createError, createWarning } from "../../diagnostic.ts";
 import { ConfigError, errnoOf } from "../../errors.ts";
 import type { ConfigFile } from "../../host-interface.ts";
 
@@ -65,7 +66,7 @@ function decode(bytes: Uint8Array, file: string): string {
 }
 
 /** The rule of sudo and cron: who can write the file commands root's firewall. */
-function distrust(file: string, uid: number, gid: number, mode: number): Issue | undefined {
+function distrust(file: string, uid: number, gid: number, mode: number): Diagnostic<string> | undefined {
   const fault =
     uid !== 0
       ? `belongs to user ${uid}, not to root; run \`chown root ${file}\``
@@ -74,12 +75,10 @@ function distrust(file: string, uid: number, gid: number, mode: number): Issue |
         : (mode & 0o020) !== 0 && gid !== 0
           ? `is writable by group ${gid}; run \`chmod g-w ${file}\``
           : undefined;
-  return fault === undefined
-    ? undefined
-    : { code: "config-untrusted", message: fault, where: { file }, severity: "warning" };
+  return fault === undefined ? undefined : createWarning("config-untrusted", fault, { file });
 }
 
 function unusable(file: string, message: string): ConfigError {
-  const issue: Issue = { code: "config-file", message, where: { file }, severity: "error" };
+  const issue: Diagnostic<string> = createError("config-file", message, { file });
   return new ConfigError(`${file}: ${message}`, [issue], "");
 }

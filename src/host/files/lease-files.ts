@@ -1,6 +1,7 @@
 import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import type { Parsed } from "../../diagnostic.ts";
+import { createError } from "../../diagnostic.ts";
 import { LEASE_FILE_MAX_BYTES, parseDomainMacs, parseLeases } from "../../leases/parse-lease-files.ts";
 import type { LeaseFault } from "../../leases/parse-lease-files.ts";
 import { errnoOf } from "../../errors.ts";
@@ -28,7 +29,7 @@ export async function readLeaseFiles(
   bridges: readonly string[] | undefined,
 ): Promise<LeaseFiles> {
   const listing: Listing =
-    bridges === undefined ? await listBridges(folder) : { served: bridges, folder: "read", issues: [] };
+    bridges === undefined ? await listBridges(folder) : { served: bridges, folder: "read", diagnostics: [] };
   const { served, ...rest } = listing;
   return { bridges: await Promise.all(served.map((bridge) => readBridge(folder, bridge))), ...rest };
 }
@@ -39,16 +40,16 @@ async function listBridges(folder: string): Promise<Listing> {
   try {
     const names = await readdir(folder);
     const bridges = names.flatMap((name) => BRIDGE_FILE.exec(name)?.[1] ?? []);
-    return { served: [...new Set(bridges)].toSorted(), folder: "read", issues: [] };
+    return { served: [...new Set(bridges)].toSorted(), folder: "read", diagnostics: [] };
   } catch (error) {
     const code = errnoOf(error);
     if (code === undefined) throw error;
-    if (code === "ENOENT") return { served: [], folder: "missing", issues: [] };
+    if (code === "ENOENT") return { served: [], folder: "missing", diagnostics: [] };
     const message = `cannot be read (${code}): what was known of its networks stays in force; kvmnatd needs root or the right to read it`;
     return {
       served: [],
       folder: "unreadable",
-      issues: [{ code: "lease-folder", message, where: { file: folder }, severity: "error" }],
+      diagnostics: [createError("lease-folder", message, { file: folder })],
     };
   }
 }
@@ -87,7 +88,7 @@ async function readBridge(folder: string, bridge: string): Promise<BridgeFiles> 
     bridge,
     leases: leases.value,
     domains: domains.value,
-    issues: [...leases.issues, ...domains.issues],
+    diagnostics: [...leases.diagnostics, ...domains.diagnostics],
   };
 }
 
@@ -107,7 +108,7 @@ async function readParsed<T>(
     const code = errnoOf(error);
     if (code === undefined) throw error;
     // Neither file exists before it has something to say.
-    if (code === "ENOENT") return { value: undefined, issues: [] };
+    if (code === "ENOENT") return { value: undefined, diagnostics: [] };
     return unread(file, `cannot be read (${code})`);
   }
 }
@@ -116,6 +117,6 @@ function unread(file: string, message: string): Parsed<undefined, LeaseFault> {
   const kept = `${message}; what was known before stays in force until it expires`;
   return {
     value: undefined,
-    issues: [{ code: "lease-file", message: kept, where: { file }, severity: "error" }],
+    diagnostics: [createError("lease-file", kept, { file })],
   };
 }

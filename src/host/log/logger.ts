@@ -9,7 +9,8 @@ import type { Logger } from "../../host-interface.ts";
 import { createJournal } from "../systemd/journal-writer.ts";
 import { createLineWriter, openStdout } from "./line-writer.ts";
 import type { LineWriter } from "./line-writer.ts";
-import type { Problem } from "../../diagnostic.ts";
+import type { Diagnostic } from "../../diagnostic.ts";
+import { createWarning } from "../../diagnostic.ts";
 import type { LogLevel } from "../../config/port-map.ts";
 
 /** syslog's priorities, which journald reads from `<N>` at the start of a line. */
@@ -79,12 +80,12 @@ function tellLost(logger: Logger, lines: number): void {
   logger.log({ level: "warn", event: "log-lost", message });
 }
 
-function problemOf(error: string | undefined): Problem | undefined {
+function problemOf(error: string | undefined): Diagnostic | undefined {
   if (error === undefined) return undefined;
   const message =
     `the log cannot be written to standard output (${error}); its lines wait in memory, 10 MB at most, and are tried ` +
     "again every second: make room for them, or start kvmnatd anew with a standard output that takes them";
-  return { code: "log", message, severity: "warning" };
+  return createWarning("log", message);
 }
 
 interface Destination {

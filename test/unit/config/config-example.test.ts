@@ -12,8 +12,8 @@ const checks = { isCron: (): boolean => true };
 
 describe("config.example.yaml", () => {
   it("is valid without a warning", () => {
-    const { value, issues } = parsePortMap(text, FILE, checks);
-    expect(issues).toEqual([]);
+    const { value, diagnostics } = parsePortMap(text, FILE, checks);
+    expect(diagnostics).toEqual([]);
     expect(value?.guests.map(({ name }) => name)).toEqual([
       "devstack",
       "game",
@@ -46,12 +46,12 @@ describe("config.example.yaml", () => {
       .replace("# network:", "network:")
       .replace("# metrics:", "metrics:")
       .replace('# - "[2001', '- "[2001');
-    expect(parsePortMap(other, FILE, checks).issues).toEqual([]);
+    expect(parsePortMap(other, FILE, checks).diagnostics).toEqual([]);
     expect(other).not.toBe(text);
   });
 
   it("says of what is not supported that it is", () => {
     const other = text.replace("# sources:", "sources:");
-    expect(parsePortMap(other, FILE, checks).issues.map(({ code }) => code)).toEqual(["not-supported"]);
+    expect(parsePortMap(other, FILE, checks).diagnostics.map(({ code }) => code)).toEqual(["not-supported"]);
   });
 });

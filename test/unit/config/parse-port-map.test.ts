@@ -1,23 +1,25 @@
 import { describe, expect, it } from "vitest";
-import type { Issue } from "../../../src/diagnostic.ts";
+import type { Diagnostic } from "../../../src/diagnostic.ts";
 import { formatEndpoint } from "../../../src/config/values/endpoint.ts";
 import { parsePortMap } from "../../../src/config/parse-port-map.ts";
 import type { Forward, Guest, PortMap } from "../../../src/config/port-map.ts";
 
 const checks = { isCron: (expression: string): boolean => expression.split(" ").length === 5 };
 
-function issuesOf(text: string): readonly Issue[] {
-  return parsePortMap(text, "c.yaml", checks).issues;
+function diagnosticsOf(text: string): readonly Diagnostic<string>[] {
+  return parsePortMap(text, "c.yaml", checks).diagnostics;
 }
 
-/** `LINE:COLUMN code`, with `?` where the issue is of the file as a whole. */
+/** `LINE:COLUMN code`, with `?` where the diagnostic is of the file as a whole. */
 function told(text: string): readonly string[] {
-  return issuesOf(text).map(({ where, code }) => `${where.line ?? "?"}:${where.column ?? "?"} ${code}`);
+  return diagnosticsOf(text).map(
+    ({ where, code }) => `${where?.line ?? "?"}:${where?.column ?? "?"} ${code}`,
+  );
 }
 
 function read(text: string): PortMap {
-  const { value, issues } = parsePortMap(text, "c.yaml", checks);
-  expect(issues.filter(({ severity }) => severity === "error")).toEqual([]);
+  const { value, diagnostics } = parsePortMap(text, "c.yaml", checks);
+  expect(diagnostics.filter(({ severity }) => severity === "error")).toEqual([]);
   if (value === undefined) throw new Error("no port map");
   return value;
 }
@@ -95,7 +97,7 @@ guests: {a: {network: virbr1, ports: ["1:2"]}}`;
     ["guests cut off", "listen: 10.0.0.1\nguests:\n", "2:1 no-guests"],
   ])("of %s is refused, so that a half-written file takes no forward down", (_, text, expected) => {
     expect(told(text)).toEqual([expected]);
-    expect(issuesOf(text)[0]?.message).toContain("write `guests: {}` for none");
+    expect(diagnosticsOf(text)[0]?.message).toContain("write `guests: {}` for none");
     expect(parsePortMap(text, "c.yaml", checks).value).toBeUndefined();
   });
 
@@ -195,7 +197,7 @@ describe("an unusable value", () => {
     ["guests: {a: {ports: [{published: 1, target: 2, protocol: icmp}]}}", "1:58 unknown-value", "sctp"],
   ])("%s is told at %s", (text, expected, hint) => {
     expect(told(text)).toEqual([expected]);
-    expect(issuesOf(text)[0]?.message).toContain(hint);
+    expect(diagnosticsOf(text)[0]?.message).toContain(hint);
   });
 
   it.each([
@@ -203,7 +205,7 @@ describe("an unusable value", () => {
     "guests: {a: {allow: 1.2.3.4/33, ports: ['1:2']}}",
     "guests: {a: {ports: ssh}}",
   ])("%s is not advised where a list of it would be refused too", (text) => {
-    expect(issuesOf(text)[0]?.message).not.toContain("write [");
+    expect(diagnosticsOf(text)[0]?.message).not.toContain("write [");
   });
 
   it("is a name of more than 200 bytes", () => {
@@ -233,7 +235,7 @@ describe("an unknown key", () => {
     ["guests: {}\nconstructor: 1", "2:1 unknown-key", "known here"],
   ])("%j is told at %s with the nearest known one", (text, expected, hint) => {
     expect(told(text)).toEqual([expected]);
-    expect(issuesOf(text)[0]?.message).toContain(hint);
+    expect(diagnosticsOf(text)[0]?.message).toContain(hint);
   });
 });
 
@@ -259,12 +261,12 @@ describe("YAML", () => {
     ["endless nesting", `guests: ${"[".repeat(5000)}`, "1:"],
   ])("with %s is refused in one line", (_, text, expected) => {
     expect(told(text)[0]).toContain(expected);
-    for (const { message } of issuesOf(text)) expect(message).not.toContain("\n");
+    for (const { message } of diagnosticsOf(text)) expect(message).not.toContain("\n");
     expect(parsePortMap(text, "c.yaml", checks).value).toBeUndefined();
   });
 
   it("names the first of two equal keys", () => {
-    expect(issuesOf("guests: {}\nlisten: a\nguests: {}\n")[0]?.message).toContain("line 1");
+    expect(diagnosticsOf("guests: {}\nlisten: a\nguests: {}\n")[0]?.message).toContain("line 1");
   });
 
   it("with a bomb of aliases is refused at once", () => {
@@ -299,9 +301,9 @@ describe("YAML", () => {
     <<: [{ports: ["3:3"]}, *a]
 `;
     const guests = read(text).guests;
-    expect(guests.map(({ where }) => where.line)).toEqual([3, 3, 3]);
+    expect(guests.map(({ where }) => where?.line)).toEqual([3, 3, 3]);
     expect(guests.map(({ forwards }) => forwards[0]?.published.first)).toEqual([1, 2, 3]);
-    expect(guests.map(({ forwards }) => forwards[0]?.where.line)).toEqual([5, 7, 10]);
+    expect(guests.map(({ forwards }) => forwards[0]?.where?.line)).toEqual([5, 7, 10]);
     expect(guests.map(({ forwards }) => forwards[0]?.allow[0]?.base)).toEqual(Array(3).fill("10.0.0.1"));
   });
 
@@ -347,13 +349,13 @@ describe("a guest", () => {
     const text =
       "guests:\n  a:\n    domain: x\n    mac: 52:54:00:6c:3c:02\n    hostname: y\n    ports: [1:2]\n";
     expect(told(text)).toEqual(["4:10 two-identities", "5:15 two-identities"]);
-    expect(issuesOf(text)[0]?.message).toContain("line 3");
+    expect(diagnosticsOf(text)[0]?.message).toContain("line 3");
   });
 
   it.each(["guests: {a: }", "guests: {a: {}}", "guests: {a: {ports: }}", "guests: {a: {ports: []}}"])(
     "without ports is warned of: %s",
     (text) => {
-      expect(issuesOf(text)).toMatchObject([{ severity: "warning", where: { line: 1, column: 10 } }]);
+      expect(diagnosticsOf(text)).toMatchObject([{ severity: "warning", where: { line: 1, column: 10 } }]);
       expect(read(text).guests).toHaveLength(1);
     },
   );
@@ -469,7 +471,7 @@ describe("a port", () => {
   ])("%s is refused at %s", (port, expected, hint) => {
     const text = `guests: {a: {ports: [${port}]}}`;
     expect(told(text)).toEqual([expected]);
-    expect(issuesOf(text)[0]?.message).toContain(hint);
+    expect(diagnosticsOf(text)[0]?.message).toContain(hint);
   });
 });
 
@@ -487,7 +489,7 @@ describe("two publications of one port", () => {
     const [first, second] = ports.slice(1, -1).split(", ");
     const text = `guests:\n  a:\n    ports: [${first}]\n  b:\n    ports: [${second}]\n`;
     expect(told(text)).toEqual(["5:13 port-overlap"]);
-    expect(issuesOf(text)[0]?.message).toContain('also published at line 3 by guest "a"');
+    expect(diagnosticsOf(text)[0]?.message).toContain('also published at line 3 by guest "a"');
     expect(told(`guests: {a: {ports: ${ports}}}`)).toHaveLength(1);
   });
 
@@ -513,7 +515,7 @@ describe("two publications of one port", () => {
   it("is seen where guests share an anchored list", () => {
     const text = "guests:\n  a:\n    ports: &p\n      - 80:80\n  b:\n    ports: *p\n";
     expect(told(text)).toEqual(["4:9 port-overlap"]);
-    expect(issuesOf(text)[0]?.message).toMatch(/of guest "b" .* line 4 by guest "a"/);
+    expect(diagnosticsOf(text)[0]?.message).toMatch(/of guest "b" .* line 4 by guest "a"/);
   });
 });
 

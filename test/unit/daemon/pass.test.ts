@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it } from "vitest";
+import { describeDiagnostic } from "../../../src/diagnostic.ts";
 import { cleanFlows, finishCleaning } from "../../../src/daemon/remove-stale-flows.ts";
 import { reconcile } from "../../../src/daemon/pass.ts";
 import type { PassMemory, PassResult } from "../../../src/daemon/pass.ts";
@@ -365,7 +366,7 @@ describe.each(["missing", "unreadable"] as const)("libvirt's folder is %s at sta
 it("a network that libvirt does not have any more takes its rules along", async () => {
   await pass();
   memory = {};
-  host.readLeaseFiles = () => Promise.resolve({ bridges: [], folder: "read", issues: [] });
+  host.readLeaseFiles = () => Promise.resolve({ bridges: [], folder: "read", diagnostics: [] });
   expect(codes(await pass())).toEqual(["waiting"]);
   expect(dnat()).toEqual([]);
 });
@@ -433,7 +434,7 @@ describe("an address outside every network that is up", () => {
 
 it("what a config is warned of is told as long as that config is in force", async () => {
   host.config = `${CONFIG}  idle: {}\n`;
-  const told = async (): Promise<readonly string[]> => (await pass()).problems.map(({ message }) => message);
+  const told = async (): Promise<readonly string[]> => (await pass()).problems.map(describeDiagnostic);
   const warning = 'kvmnatd.yaml: line 3: guest "idle" publishes no port; give it ports, or remove it';
   expect(await told()).toEqual([warning]);
   expect(await told()).toEqual([warning]);

@@ -16,7 +16,7 @@ function told(text: string): readonly string[] {
   const { value: document } = parseYaml(text, "c.yaml");
   if (portMap === undefined || document === undefined) throw new Error("the config is bad");
   return findAbsent(document, portMap, ADDRESSES, new Set(["virbr1"])).map(
-    ({ where, message }) => `${where.line}:${where.column} ${message.split(":", 1)[0]}`,
+    ({ where, message }) => `${where?.line}:${where?.column} ${message.split(":", 1)[0]}`,
   );
 }
 

@@ -5,7 +5,7 @@ import { parsePortMap } from "../../../src/config/parse-port-map.ts";
 function check(text: string): readonly string[] {
   const { value } = parsePortMap(text, "c.yaml", { isCron: () => true });
   if (value === undefined) throw new Error("the config is not valid");
-  return checkLoopback(value).map(({ code, where }) => `${where.line}:${where.column} ${code}`);
+  return checkLoopback(value).map(({ code, where }) => `${where?.line}:${where?.column} ${code}`);
 }
 
 describe("with reach.loopback", () => {

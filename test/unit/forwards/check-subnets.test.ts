@@ -12,9 +12,9 @@ function judge(
   { on = undefined as string | undefined, areAllKnown = true } = {},
 ): string {
   const map = portMap([guest("printer", { kind: "address", address: ip(address) }, [{}], on)]);
-  const { issues, isCertain } = findUnserved(map, networks, areAllKnown);
-  const [issue] = issues;
-  return issue === undefined ? (isCertain ? "served" : "nobody knows") : issue.message;
+  const { diagnostics, isCertain } = findUnserved(map, networks, areAllKnown);
+  const [diagnostic] = diagnostics;
+  return diagnostic === undefined ? (isCertain ? "served" : "nobody knows") : diagnostic.message;
 }
 
 const OUTSIDE = "192.168.22.50";

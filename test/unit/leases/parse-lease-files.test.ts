@@ -29,7 +29,7 @@ describe("a file that libvirt wrote", () => {
           expiresAtMs: 1795455428000,
         },
       ],
-      issues: [],
+      diagnostics: [],
     });
   });
 
@@ -39,11 +39,11 @@ describe("a file that libvirt wrote", () => {
   });
 
   it.each([["[\n\n]\n"], ["[]\n"]])("emptied as %j has no leases", (text) => {
-    expect(parse(text)).toEqual({ value: [], issues: [] });
+    expect(parse(text)).toEqual({ value: [], diagnostics: [] });
   });
 
   it("of 0 bytes says nothing, and that is no fault", () => {
-    expect(parse("")).toEqual({ value: undefined, issues: [] });
+    expect(parse("")).toEqual({ value: undefined, diagnostics: [] });
   });
 });
 
@@ -55,10 +55,10 @@ describe("a file that is no list of rows says so, and what was known stays", () 
     ["null", "null"],
     ["text", "hello"],
   ])("%s", (_what, text) => {
-    const { value, issues } = parse(text);
+    const { value, diagnostics } = parse(text);
     expect(value).toBeUndefined();
-    expect(issues).toHaveLength(1);
-    expect(issues[0]).toMatchObject({ code: "lease-file", severity: "error", where: { file: FILE } });
+    expect(diagnostics).toHaveLength(1);
+    expect(diagnostics[0]).toMatchObject({ code: "lease-file", severity: "error", where: { file: FILE } });
   });
 });
 
@@ -81,9 +81,9 @@ describe("expiry", () => {
     "%j: the row is left out",
     (value) => {
       const row = { ...ROW, "expiry-time": value };
-      const { value: rows, issues } = parse(JSON.stringify([row]).replace("null", '"NaN"'));
+      const { value: rows, diagnostics } = parse(JSON.stringify([row]).replace("null", '"NaN"'));
       expect(rows).toEqual([]);
-      expect(issues[0]?.message).toContain("expiry-time");
+      expect(diagnostics[0]?.message).toContain("expiry-time");
     },
   );
 });
@@ -100,10 +100,10 @@ describe("one bad row hides no other", () => {
     ["a MAC with a newline", { ...ROW, "mac-address": "52:54:00:6c:3c:01\n" }],
   ])("%s", (_what, bad) => {
     const other = { ...ROW, "ip-address": "192.168.122.9" };
-    const { value, issues } = parse([bad, other]);
+    const { value, diagnostics } = parse([bad, other]);
     expect(value?.map((lease) => lease.address)).toEqual(["192.168.122.9"]);
-    expect(issues).toHaveLength(1);
-    expect(issues[0]?.message).toMatch(/^row (of .+ )?left out: /);
+    expect(diagnostics).toHaveLength(1);
+    expect(diagnostics[0]?.message).toMatch(/^row (of .+ )?left out: /);
   });
 
   it("told the same in whatever order they come", () => {
@@ -112,21 +112,21 @@ describe("one bad row hides no other", () => {
       { ...ROW, "mac-address": "y" },
       { ...ROW, "mac-address": "y" },
     ];
-    expect(parse([...bad, ROW]).issues).toEqual(parse([ROW, ...bad.toReversed()]).issues);
-    expect(parse(bad).issues.map(({ message }) => message)).toEqual([
+    expect(parse([...bad, ROW]).diagnostics).toEqual(parse([ROW, ...bad.toReversed()]).diagnostics);
+    expect(parse(bad).diagnostics.map(({ message }) => message)).toEqual([
       'row of 192.168.122.136 y left out: mac-address "y" is not a 48-bit unicast MAC',
       'row of x 52:54:00:6c:3c:01 left out: ip-address "x" is not an IP address',
     ]);
   });
 
   it("and a thousand of them make ten lines and a count", () => {
-    const { value, issues } = parse([
+    const { value, diagnostics } = parse([
       ...Array.from({ length: 1000 }, (_, index) => ({ "mac-address": `x${index}` })),
       ROW,
     ]);
     expect(value).toHaveLength(1);
-    expect(issues).toHaveLength(11);
-    expect(issues.at(-1)?.message).toBe("990 more rows left out");
+    expect(diagnostics).toHaveLength(11);
+    expect(diagnostics.at(-1)?.message).toBe("990 more rows left out");
   });
 });
 
@@ -138,12 +138,12 @@ describe("what guests say of themselves is data", () => {
     ["10,000 characters", "A".repeat(10_000)],
     ["a forged row", 'x", "ip-address": "192.168.122.66'],
   ])("hostname with %s", (_what, hostname) => {
-    expect(parse([{ ...ROW, hostname }])).toMatchObject({ value: [{ hostname }], issues: [] });
+    expect(parse([{ ...ROW, hostname }])).toMatchObject({ value: [{ hostname }], diagnostics: [] });
   });
 
   it("a hostname that is no text is left out, its row is not", () => {
-    const { value, issues } = parse([{ ...ROW, hostname: 7 }]);
-    expect(issues).toEqual([]);
+    const { value, diagnostics } = parse([{ ...ROW, hostname: 7 }]);
+    expect(diagnostics).toEqual([]);
     expect(value?.[0]).not.toHaveProperty("hostname");
   });
 
@@ -154,7 +154,7 @@ describe("what guests say of themselves is data", () => {
     ]);
     const bytes = Buffer.from(text, "latin1");
     bytes.set([0xff, 0xfe], bytes.indexOf("XX"));
-    expect(parseLeases(bytes, FILE, "virbr0")).toMatchObject({ value: [{}, {}], issues: [] });
+    expect(parseLeases(bytes, FILE, "virbr0")).toMatchObject({ value: [{}, {}], diagnostics: [] });
   });
 
   it("an upper-case MAC is the same MAC", () => {
@@ -170,8 +170,8 @@ describe(".macs", () => {
       { domain: "x", macs: "y" },
     ];
     const bytes = new TextEncoder().encode(JSON.stringify(rows));
-    const { value, issues } = parseDomainMacs(bytes, "virbr0.macs", "virbr0");
+    const { value, diagnostics } = parseDomainMacs(bytes, "virbr0.macs", "virbr0");
     expect(value).toEqual([{ bridge: "virbr0", domain: 'we"b ü', macs: ["52:54:00:6c:3c:01"] }]);
-    expect(issues).toHaveLength(2);
+    expect(diagnostics).toHaveLength(2);
   });
 });

@@ -2,17 +2,18 @@ import { describe, expect, it } from "vitest";
 import type { LogEntry } from "../../../src/log/audit-entries.ts";
 import { limitEntries, NOTHING_TOLD, tellProblems } from "../../../src/log/problem-log.ts";
 import type { Telling } from "../../../src/log/problem-log.ts";
-import type { Problem } from "../../../src/diagnostic.ts";
+import { createWarning } from "../../../src/diagnostic.ts";
+import type { Diagnostic } from "../../../src/diagnostic.ts";
 
 const NOW = 1_700_000_000_000;
 
-function problem(message: string, code: Problem["code"] = "lease-row"): Problem {
-  return { code, message, severity: "warning" };
+function problem(message: string, code: Diagnostic["code"] = "lease-row"): Diagnostic {
+  return createWarning(code, message);
 }
 
 /** Passes at these times, with these problems. @returns what was logged at each */
 function tellAll(
-  ...passes: readonly (readonly [afterMs: number, problems: readonly Problem[]])[]
+  ...passes: readonly (readonly [afterMs: number, problems: readonly Diagnostic[]])[]
 ): string[][] {
   let telling: Telling = NOTHING_TOLD;
   return passes.map(([afterMs, problems], pass) => {
@@ -22,7 +23,7 @@ function tellAll(
   });
 }
 
-function rows(from: number, count: number): readonly Problem[] {
+function rows(from: number, count: number): readonly Diagnostic[] {
   return Array.from({ length: count }, (_, index) => problem(`row ${from + index}`));
 }
 

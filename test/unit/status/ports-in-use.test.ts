@@ -1,8 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { updateOccupied } from "../../../src/status/ports-in-use.ts";
 import type { Listener } from "../../../src/status/ports-in-use.ts";
-import type { ForwardStatus } from "../../../src/status/status.ts";
-import type { Problem } from "../../../src/diagnostic.ts";
+import type { ForwardStatus, PublishedProblem } from "../../../src/status/status.ts";
 
 const FORWARD: ForwardStatus = {
   guest: "web",
@@ -17,8 +16,8 @@ const FORWARD: ForwardStatus = {
   why: null,
   leaseExpires: null,
 };
-const OTHER: Problem = { code: "polling", message: "no nft", severity: "warning" };
-const stale = (port: number): Problem => ({
+const OTHER: PublishedProblem = { code: "polling", message: "no nft", severity: "warning" };
+const stale = (port: number): PublishedProblem => ({
   code: "port-in-use",
   message: `port ${port}/tcp of this host is in use by sshd (pid 7); clients`,
   severity: "warning",

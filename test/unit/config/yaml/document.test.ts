@@ -3,8 +3,8 @@ import type { YamlDocument } from "../../../../src/config/yaml/document.ts";
 import { parseYaml } from "../../../../src/config/yaml/document.ts";
 
 function document(text: string): YamlDocument {
-  const { value, issues } = parseYaml(text, "f");
-  expect(issues).toEqual([]);
+  const { value, diagnostics } = parseYaml(text, "f");
+  expect(diagnostics).toEqual([]);
   if (value === undefined) throw new Error("no document");
   return value;
 }
@@ -85,26 +85,31 @@ describe("faults", () => {
     // Half as many characters as bytes.
     ["ü".repeat(512 * 1024), ["config-large"]],
   ])("of a text above 1 MiB are one: its size", (value, expected) => {
-    const { issues } = parseYaml(`a: ${value}`, "f");
-    expect(issues.map(({ code }) => code)).toEqual(expected);
-    for (const { where } of issues) expect(where).toEqual({ file: "f" });
+    const { diagnostics } = parseYaml(`a: ${value}`, "f");
+    expect(diagnostics.map(({ code }) => code)).toEqual(expected);
+    for (const { where } of diagnostics) expect(where).toEqual({ file: "f" });
   });
 
   it("of several lines are all told, one for each line", () => {
-    const { value, issues } = parseYaml("a: @x\nb: [1\nc: `y\n", "f");
+    const { value, diagnostics } = parseYaml("a: @x\nb: [1\nc: `y\n", "f");
     expect(value).toBeUndefined();
-    expect(issues.map(({ where }) => where.line)).toEqual([1, 3]);
+    expect(diagnostics.map(({ where }) => where?.line)).toEqual([1, 3]);
   });
 
   // The library's line counter puts the last of these into line 4.
   it("after a broken quote keep their lines", () => {
-    const { issues } = parseYaml("[]\n'a\n#\nb: c's\nd: e\n\nlonger line\n'x", "f");
-    expect(issues.map(({ where }) => `${where.line}:${where.column}`)).toEqual(["2:1", "4:6", "5:2", "7:1"]);
+    const { diagnostics } = parseYaml("[]\n'a\n#\nb: c's\nd: e\n\nlonger line\n'x", "f");
+    expect(diagnostics.map(({ where }) => `${where?.line}:${where?.column}`)).toEqual([
+      "2:1",
+      "4:6",
+      "5:2",
+      "7:1",
+    ]);
   });
 
   it("that leave the tree whole leave the document usable", () => {
-    const { value, issues } = parseYaml("a: 1\na: 2\n---\nb: 3\n", "f");
+    const { value, diagnostics } = parseYaml("a: 1\na: 2\n---\nb: 3\n", "f");
     expect(value?.value).toEqual({ a: "1" });
-    expect(issues.map(({ code }) => code)).toEqual(["yaml-documents", "duplicate-key"]);
+    expect(diagnostics.map(({ code }) => code)).toEqual(["yaml-documents", "duplicate-key"]);
   });
 });

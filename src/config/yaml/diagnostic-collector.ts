@@ -1,25 +1,25 @@
 import type { Fault, Reading } from "../values/result.ts";
-import type { Issue, Place } from "../../diagnostic.ts";
+import type { Diagnostic, SourceLocation } from "../../diagnostic.ts";
 import type { Path, YamlDocument } from "./document.ts";
 
 /** Collects what is wrong with a document while it is read. */
 export interface Report {
-  readonly issues: readonly Issue[];
-  error(where: Place, fault: Fault): void;
-  warn(where: Place, fault: Fault): void;
+  readonly diagnostics: readonly Diagnostic<string>[];
+  error(where: SourceLocation, fault: Fault): void;
+  warn(where: SourceLocation, fault: Fault): void;
   /** The value that was read at the path; undefined when it was refused, which is noted. */
   take<T>(path: Path, reading: Reading<T>): T | undefined;
-  place(path: Path): Place;
-  keyPlace(path: Path): Place;
+  place(path: Path): SourceLocation;
+  keyPlace(path: Path): SourceLocation;
 }
 
 export function createReport(document: YamlDocument): Report {
-  const issues: Issue[] = [];
-  const add = (severity: Issue["severity"], where: Place, fault: Fault): void => {
-    issues.push({ code: fault.code, message: fault.message, where, severity });
+  const diagnostics: Diagnostic<string>[] = [];
+  const add = (severity: Diagnostic<string>["severity"], where: SourceLocation, fault: Fault): void => {
+    diagnostics.push({ code: fault.code, message: fault.message, where, severity });
   };
   return {
-    issues,
+    diagnostics,
     error: (where, fault) => add("error", where, fault),
     warn: (where, fault) => add("warning", where, fault),
     take: (path, reading) => {
@@ -33,14 +33,14 @@ export function createReport(document: YamlDocument): Report {
 }
 
 /** In the file's order; a fault of an anchored value that many aliases share is told once. */
-export function sortIssues(issues: readonly Issue[]): readonly Issue[] {
+export function sortDiagnostics(diagnostics: readonly Diagnostic<string>[]): readonly Diagnostic<string>[] {
   const unique = new Map(
-    issues.map((issue) => [
-      `${issue.where.line}:${issue.where.column}:${issue.code}:${issue.message}`,
-      issue,
+    diagnostics.map((diagnostic) => [
+      `${diagnostic.where?.line}:${diagnostic.where?.column}:${diagnostic.code}:${diagnostic.message}`,
+      diagnostic,
     ]),
   );
   return [...unique.values()].toSorted(
-    (a, b) => (a.where.line ?? 0) - (b.where.line ?? 0) || (a.where.column ?? 0) - (b.where.column ?? 0),
+    (a, b) => (a.where?.line ?? 0) - (b.where?.line ?? 0) || (a.where?.column ?? 0) - (b.where?.column ?? 0),
   );
 }
