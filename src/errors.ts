@@ -39,7 +39,7 @@ export class ConfigError extends KvmnatdError {
   readonly source: string;
 
   constructor(message: string, diagnostics: readonly Diagnostic<string>[], source: string) {
-    super("config", message, { retryable: false });
+    super("config-invalid", message, { retryable: false });
     this.diagnostics = diagnostics;
     this.source = source;
   }
@@ -65,7 +65,7 @@ export class CommandError extends KvmnatdError {
       readonly cause: unknown;
     },
   ) {
-    super("command", message, { cause: details.cause });
+    super("command-failed", message, { cause: details.cause });
     this.argv = details.argv;
     this.exitCode = details.exitCode;
     this.isMissing = details.isMissing;
@@ -77,7 +77,7 @@ export class CommandError extends KvmnatdError {
 /** The kernel is not what was applied: somebody else writes the same rules at the same time. */
 export class VerifyError extends KvmnatdError {
   constructor(message: string) {
-    super("verify", message);
+    super("verify-failed", message);
   }
 }
 

@@ -1,5 +1,5 @@
 import type { Family, HostAddresses } from "./net/address.ts";
-import type { Answers, Question } from "./identity/lookup.ts";
+import type { ProbeResults, NeighbourProbe } from "./identity/lookup.ts";
 import type { StaleFlows } from "./conntrack/stale-flows.ts";
 import type { Diagnostic } from "./diagnostic.ts";
 import type { DomainMacs, Lease } from "./leases/lease.ts";
@@ -69,7 +69,7 @@ export interface Host {
   /** Domains that libvirt runs; undefined where it does not say. */
   readRunningDomains(): Promise<ReadonlySet<string> | undefined>;
   readLinks(): Promise<Links>;
-  askNeighbours(questions: readonly Question[]): Promise<Answers>;
+  probeNeighbours(questions: readonly NeighbourProbe[]): Promise<ProbeResults>;
   readListeners(): Promise<readonly Listener[]>;
   chooseIptables(setting: Variant | "auto"): Promise<Iptables>;
   /** @param known variants that kvmnatd has used: whether there are others, only root is told */

@@ -4,7 +4,7 @@ import { createStyle } from "./cli/style.ts";
 import { describeCommands, parseArguments } from "./cli/arguments.ts";
 import type { Invocation } from "./cli/arguments.ts";
 import { apply } from "./cli/apply.ts";
-import { ask } from "./cli/request.ts";
+import { sendRequest } from "./cli/request.ts";
 import { check, printDiagnostics } from "./cli/check.ts";
 import type { Context } from "./cli/context.ts";
 import { history } from "./cli/history.ts";
@@ -12,7 +12,7 @@ import { leases } from "./cli/leases.ts";
 import { plan } from "./cli/plan.ts";
 import { run } from "./cli/run.ts";
 import { status } from "./cli/status.ts";
-import { watchStatus } from "./cli/live-status.ts";
+import { showLiveStatus } from "./cli/live-status.ts";
 import { teardown } from "./cli/teardown.ts";
 import { completionScript } from "./cli/completion.ts";
 import { configJsonSchema } from "./config/schema/schema.ts";
@@ -59,7 +59,7 @@ async function execute(invocation: Invocation, context: Context): Promise<number
     case "apply":
       return apply(context);
     case "status":
-      return invocation.watch ? watchStatus(context, listenForSignals()) : status(context);
+      return invocation.watch ? showLiveStatus(context, listenForSignals()) : status(context);
     case "leases":
       return leases(context);
     case "history":
@@ -68,7 +68,7 @@ async function execute(invocation: Invocation, context: Context): Promise<number
       return teardown(context);
     case "reload":
     case "handover":
-      return ask(context, invocation.command);
+      return sendRequest(context, invocation.command);
     case "demo":
       return runDemo({
         selfCommand: [process.execPath, realpathSync(process.argv[1] ?? "")],

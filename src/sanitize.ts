@@ -38,7 +38,7 @@ function escapeUnit(unit: number): string {
 }
 
 /** Only characters that iptables-save prints as they are; what would be too long ends in a hash. */
-export function plain(text: string): string {
+export function encodeForComment(text: string): string {
   const encoded = text.replace(/[^A-Za-z0-9._-]/gu, (character) =>
     Array.from(new TextEncoder().encode(character), (byte) => `%${byte.toString(16).padStart(2, "0")}`).join(
       "",

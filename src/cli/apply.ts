@@ -5,16 +5,16 @@ import { reconcile } from "../daemon/pass.ts";
 import { EXIT } from "../errors.ts";
 import { readLiveStatus } from "../host/files/status-file.ts";
 import { createHost } from "../host/create-host.ts";
-import { refuseUnserved } from "./check.ts";
+import { rejectAddressesOutsideNetworks } from "./check.ts";
 import type { Context } from "./context.ts";
-import { record } from "./record.ts";
-import { complainOf, printEntries, warnOccupied } from "./print.ts";
+import { logToJournal } from "./record.ts";
+import { printProblems, printEntries, warnPortsInUse } from "./print.ts";
 
 /** `kvmnatd apply`: one pass. */
 export async function apply(context: Context): Promise<number> {
   const host = createHost(context.paths);
   const checked = await observe(host, {}, false);
-  refuseUnserved(checked, context.paths.config);
+  rejectAddressesOutsideNetworks(checked, context.paths.config);
   const daemon = await readLiveStatus(context.paths.runtimeDir);
   if (daemon !== undefined)
     context.complain(
@@ -25,12 +25,12 @@ export async function apply(context: Context): Promise<number> {
   await tell(context, result.entries);
   if (!result.failed && result.entries.every(({ event }) => event !== "rule" && event !== "sysctl-set"))
     context.print("no changes: the kernel is as it should be");
-  complainOf(context, result.problems);
-  await warnOccupied(context, host, result.view);
+  printProblems(context, result.problems);
+  await warnPortsInUse(context, host, result.view);
   const rest = await finishCleaning(host, result.view, result.memory.flows ?? { leads: [] });
   await tell(context, rest.entries);
   const before = new Set(result.problems.map(({ message }) => message));
-  complainOf(
+  printProblems(
     context,
     rest.problems.filter(({ message }) => !before.has(message)),
   );
@@ -41,7 +41,7 @@ export async function apply(context: Context): Promise<number> {
 async function tell(context: Context, entries: readonly LogEntry[]): Promise<void> {
   printEntries(context, entries);
   if (entries.length === 0) return;
-  await record(
+  await logToJournal(
     context,
     entries.map(({ message }) => message),
   );

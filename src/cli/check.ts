@@ -1,16 +1,16 @@
 import { LOOPBACK } from "../net/address.ts";
-import { findAbsent } from "../forwards/check-host.ts";
+import { findMissingOnHost } from "../forwards/check-host.ts";
 import { formatDiagnostic } from "../config/code-frame.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createWarning } from "../diagnostic.ts";
-import { describeOccupied, findOccupied } from "../status/ports-in-use.ts";
+import { describePortInUse, findPortsInUse } from "../status/ports-in-use.ts";
 import { parsePortMap } from "../config/parse-port-map.ts";
-import { describeTaken, placeForwards } from "../forwards/host-addresses.ts";
+import { describeTaken, assignHostAddresses } from "../forwards/host-addresses.ts";
 import type { PortMap } from "../config/port-map.ts";
 import { checkLoopback } from "../forwards/check-loopback.ts";
-import { findUnserved } from "../forwards/check-subnets.ts";
+import { findAddressesOutsideNetworks } from "../forwards/check-subnets.ts";
 import { parseYaml } from "../config/yaml/document.ts";
-import { mergeBridges, toNetworks } from "../daemon/inputs.ts";
+import { mergeBridges, knownBridges } from "../daemon/inputs.ts";
 import type { View } from "../daemon/observe.ts";
 import { ConfigError, EXIT, KvmnatdError } from "../errors.ts";
 import type { Host, Links } from "../host-interface.ts";
@@ -81,12 +81,12 @@ async function findMisplaced(
   links: Links,
 ): Promise<readonly Diagnostic<string>[]> {
   const files = await host.readLeaseFiles(portMap.networks);
-  const networks = toNetworks(mergeBridges(undefined, files, links, portMap.networks), links);
+  const networks = knownBridges(mergeBridges(undefined, files, links, portMap.networks), links);
   const unread = files.diagnostics.map((diagnostic): Diagnostic<string> => ({
     ...diagnostic,
     severity: "warning",
   }));
-  return [...unread, ...findUnserved(portMap, networks, files.folder === "read").diagnostics];
+  return [...unread, ...findAddressesOutsideNetworks(portMap, networks, files.folder === "read").diagnostics];
 }
 
 async function findNotHere(
@@ -99,12 +99,12 @@ async function findNotHere(
   const { bridges } = await host.readLeaseFiles(portMap.networks);
   const known = bridges.filter(({ leases, domains }) => leases !== undefined || domains !== undefined);
   if (document === undefined) return [];
-  return findAbsent(document, portMap, links.addresses, new Set(known.map(({ bridge }) => bridge)));
+  return findMissingOnHost(document, portMap, links.addresses, new Set(known.map(({ bridge }) => bridge)));
 }
 
 /** Which addresses an interface has, and so who else is published there, is known here alone. */
 function findTaken(portMap: PortMap, { addresses }: Links): readonly Diagnostic<string>[] {
-  return [...placeForwards(portMap, addresses)].flatMap(([{ where }, places]) =>
+  return [...assignHostAddresses(portMap, addresses)].flatMap(([{ where }, places]) =>
     [places[4], places[6]]
       .flatMap((place) => place?.taken ?? [])
       .filter(({ address }) => address !== LOOPBACK)
@@ -125,13 +125,13 @@ async function findInUse(
 ): Promise<readonly Diagnostic<string>[]> {
   const { guests, reach } = portMap;
   const forwards = guests.flatMap((guest) => guest.forwards);
-  return findOccupied(forwards, await host.readListeners(), addresses, reach.loopback).map((row) =>
-    createWarning("port-in-use", describeOccupied(row), row.forward.where),
+  return findPortsInUse(forwards, await host.readListeners(), addresses, reach.loopback).map((row) =>
+    createWarning("port-in-use", describePortInUse(row), row.forward.where),
   );
 }
 
 /** @throws ConfigError when a guest's address lies in no served network */
-export function refuseUnserved({ unserved, snapshot }: View, file: string): void {
+export function rejectAddressesOutsideNetworks({ unserved, snapshot }: View, file: string): void {
   const [first] = unserved;
   if (first !== undefined) throw new ConfigError(`${file}: ${first.message}`, unserved, snapshot.configText);
 }

@@ -1,4 +1,4 @@
-import { formatPorts, withPorts } from "../net/address.ts";
+import { formatPorts, formatHostPort } from "../net/address.ts";
 import { readHistory } from "../history/holdings.ts";
 import type { GuestEvent, History, Holding } from "../history/holdings.ts";
 import { selectHistory } from "../history/filter.ts";
@@ -118,7 +118,7 @@ function toCells(
       ? "-"
       : printable(given.trigger === null ? given.why : `${given.why} (${given.trigger})`, 200);
   return [
-    `${withPorts(host, formatPorts(published))}/${protocol}`,
+    `${formatHostPort(host, formatPorts(published))}/${protocol}`,
     printable(guest, 40),
     target,
     fromMs === undefined ? earlier : shortTime(fromMs),

@@ -1,6 +1,6 @@
 import { setTimeout } from "node:timers/promises";
 import type { CountedForward } from "../status/counters.ts";
-import { cut, scroll, tellWindow, windowAt, wrap } from "./screen.ts";
+import { cut, scroll, describeWindow, windowAt, wrap } from "./screen.ts";
 import type { Size, Window } from "./screen.ts";
 import type { DaemonStatus } from "../status/status.ts";
 import { EXIT } from "../errors.ts";
@@ -18,7 +18,7 @@ const COUNTERS_MS = 2000;
 type Seen = { readonly daemon: DaemonStatus; readonly forwards: readonly CountedForward[] } | undefined;
 
 /** `kvmnatd status --watch`: the same, live, until somebody quits or the signal comes. */
-export async function watchStatus(context: Context, signal: AbortSignal): Promise<number> {
+export async function showLiveStatus(context: Context, signal: AbortSignal): Promise<number> {
   if (!isTerminal()) {
     context.complain(
       "error: --watch needs a terminal; without one use `kvmnatd status`, or `--json` for programs",
@@ -88,6 +88,6 @@ function compose(
   const window = windowAt(first, rows - head.length - 3, forwards.length);
   const table = describeForwards(context, forwards.slice(window.first, window.end));
   const lines = [...head, "", ...(forwards.length > 0 ? table : [])].map((line) => cut(line, columns));
-  const last = context.style("dim", cut(tellWindow(window, forwards.length), columns));
+  const last = context.style("dim", cut(describeWindow(window, forwards.length), columns));
   return { lines: [...lines.slice(0, rows - 1), last], window };
 }

@@ -1,19 +1,19 @@
 import { diffRulesets } from "../rules/diff.ts";
-import { narrate, tellGuests, tellHolders } from "../log/audit-entries.ts";
+import { buildAuditEntries, describeGuests, describeIncumbents } from "../log/audit-entries.ts";
 import type { LogEntry } from "../log/audit-entries.ts";
 import { NOTHING_DESIRED } from "../rules/ruleset.ts";
 import { sysctlName } from "../rules/sysctl-name.ts";
 import { observe } from "../daemon/observe.ts";
-import { findWaits, rulesBeforeOurs } from "../daemon/problems.ts";
+import { findWaits, checkShadowingRules } from "../daemon/problems.ts";
 import { findSysctls } from "../daemon/sysctls.ts";
 import type { SysctlChange } from "../daemon/sysctls.ts";
 import { EXIT } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import { createHost } from "../host/create-host.ts";
-import { printDiagnostics, refuseUnserved } from "./check.ts";
+import { printDiagnostics, rejectAddressesOutsideNetworks } from "./check.ts";
 import type { Context } from "./context.ts";
 import { printJson } from "./context.ts";
-import { complainOf, printEntries, warnOccupied } from "./print.ts";
+import { printProblems, printEntries, warnPortsInUse } from "./print.ts";
 import type { FamilyChange } from "../rules/diff.ts";
 
 /** `kvmnatd plan`: what `apply` would do. */
@@ -21,7 +21,7 @@ export async function plan(context: Context): Promise<number> {
   const host = createHost(context.paths);
   const { untrusted } = await host.readConfig();
   const view = await observe(trusting(host), {}, false);
-  refuseUnserved(view, context.paths.config);
+  rejectAddressesOutsideNetworks(view, context.paths.config);
   for (const family of view.families) if (family.error !== undefined) throw family.error;
   const changes = view.families.flatMap(({ family, desired, sides }) =>
     sides.flatMap((side, index) =>
@@ -31,21 +31,21 @@ export async function plan(context: Context): Promise<number> {
       })),
     ),
   );
-  const before = tellHolders(view.incumbents);
+  const before = describeIncumbents(view.incumbents);
   const entries = [
-    ...narrate(before, tellGuests(view.resolution.forwards), changes, "plan", 0),
+    ...buildAuditEntries(before, describeGuests(view.resolution.forwards), changes, "plan", 0),
     ...(await findSysctls(host, view)).map(toEntry),
   ];
   const steps = entries.filter(({ action }) => action !== undefined);
   // `run` and `apply` refuse it.
   printDiagnostics(context, untrusted === undefined ? [] : [untrusted], view.snapshot.configText);
   printDiagnostics(context, view.snapshot.warnings, view.snapshot.configText);
-  complainOf(context, [
+  printProblems(context, [
     ...view.leaseDiagnostics,
     ...findWaits(host, view),
-    ...rulesBeforeOurs(view, []).problems,
+    ...checkShadowingRules(view, []).problems,
   ]);
-  await warnOccupied(context, host, view);
+  await warnPortsInUse(context, host, view);
   if (context.json) printJson(context, { changes: steps.map(toStep) });
   else printEntries(context, entries);
   if (steps.length === 0 && !context.json) context.print("no changes: the kernel is as it should be");

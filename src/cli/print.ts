@@ -1,7 +1,7 @@
 import { describeDiagnostic } from "../diagnostic.ts";
 import type { LogEntry } from "../log/audit-entries.ts";
 import type { View } from "../daemon/observe.ts";
-import { findOccupiedPorts } from "../daemon/ports-in-use.ts";
+import { checkPortsInUse } from "../daemon/ports-in-use.ts";
 import type { Host } from "../host-interface.ts";
 import type { Context } from "./context.ts";
 import type { Diagnostic } from "../diagnostic.ts";
@@ -15,13 +15,13 @@ export function printEntries({ print, style }: Context, entries: readonly LogEnt
 }
 
 /** Problems, a line each. */
-export function complainOf(context: Context, problems: readonly Diagnostic[]): void {
+export function printProblems(context: Context, problems: readonly Diagnostic[]): void {
   for (const diagnostic of problems)
     context.complain(`kvmnatd: ${diagnostic.severity}: ${describeDiagnostic(diagnostic)}`);
 }
 
 /** Published ports on which the host itself listens. */
-export async function warnOccupied(context: Context, host: Host, view: View): Promise<void> {
-  for (const { message } of await findOccupiedPorts(host, view))
+export async function warnPortsInUse(context: Context, host: Host, view: View): Promise<void> {
+  for (const { message } of await checkPortsInUse(host, view))
     context.complain(`${context.style("yellow", "warning")}: ${message}`);
 }

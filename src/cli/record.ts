@@ -3,7 +3,7 @@ import { writeToJournal } from "../host/systemd/journal-cat.ts";
 import type { Context } from "./context.ts";
 
 /** Into the audit trail, what a command changed by itself. What is done is done, though it cannot be written down. */
-export async function record({ complain }: Context, lines: readonly string[]): Promise<void> {
+export async function logToJournal({ complain }: Context, lines: readonly string[]): Promise<void> {
   try {
     await writeToJournal(lines);
   } catch (error) {

@@ -13,18 +13,18 @@ import type { Answer } from "../host/control-socket.ts";
 import { lockFolder } from "../host/files/lock.ts";
 import { chooseFormat, createLogger } from "../host/log/logger.ts";
 import { readStat } from "../host/network/proc.ts";
-import { nameProcess } from "../host/network/listening-sockets.ts";
+import { describeProcess } from "../host/network/listening-sockets.ts";
 import { startResync } from "../host/cron.ts";
 import { readStatus } from "../host/files/status-file.ts";
-import { createServiceManager, takeSockets } from "../host/systemd/notify.ts";
+import { createServiceManager, inheritSockets } from "../host/systemd/notify.ts";
 import type { Logger } from "../host-interface.ts";
 import { VERSION } from "../version.ts";
 import { createHost } from "../host/create-host.ts";
 import type { Context } from "./context.ts";
 import { createMetricsEndpoint } from "./metrics-endpoint.ts";
 import { removeOwned } from "./teardown.ts";
-import { createWatches } from "./watchers.ts";
-import { readLeads } from "../status/previous-targets.ts";
+import { createWatchers } from "./watchers.ts";
+import { readPortTargets } from "../status/previous-targets.ts";
 
 /** `kvmnatd run`: the daemon, until the signal. */
 export async function run(context: Context, signal: AbortSignal): Promise<number> {
@@ -33,12 +33,12 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   let look: () => void = () => undefined;
   const onHup = (): void => look();
   process.on("SIGHUP", onHup);
-  const sockets = takeSockets(process.env, process.pid);
+  const sockets = inheritSockets(process.env, process.pid);
   const manager = createServiceManager(process.env, sockets, process.pid);
   const before = await readStatus(paths.runtimeDir);
   await claim(context, before);
   const identity = identify(context);
-  await nameProcess("kvmnatd");
+  await describeProcess("kvmnatd");
   const format = chooseFormat(process.env, process.stdout.isTTY);
   const logger = createLogger({
     format,
@@ -52,16 +52,16 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   let portMap: PortMap | undefined;
   let handsOver = false;
   let stopResync: () => void = () => undefined;
-  const watches = createWatches(paths, () => loop.isCalm());
+  const watches = createWatchers(paths, () => loop.isInSync());
   const metrics = createMetricsEndpoint(logger, () => loop.hint("metrics endpoint"));
   const loop = createLoop({
     host: watches.host,
     logger,
     identity,
-    leads: readLeads(before?.forwards ?? []),
-    variants,
+    previousTargets: readPortTargets(before?.forwards ?? []),
+    usedVariants: variants,
     guarded: before?.guarded ?? [],
-    unheard: (variant) => watches.unheard(variant),
+    changeDetectionProblem: (variant) => watches.unheard(variant),
     onPortMap: (now) => {
       logger.setLevel(now.logLevel);
       if (now.resync !== portMap?.resync) {
@@ -78,9 +78,9 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
       metrics.onStatus(status);
     },
     onPass: (report) => metrics.onPass(report),
-    problemsBeside: () => metrics.problems(),
-    onAlive: () => manager.alive(),
-    aliveEveryMs: manager.aliveEveryMs,
+    externalProblems: () => metrics.problems(),
+    onProgress: () => manager.alive(),
+    heartbeatMs: manager.aliveEveryMs,
   });
   const watching = watches.start((...hint) => loop.hint(...hint));
   look = () => loop.hint("SIGHUP", "file");
@@ -101,7 +101,7 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
     if (!(error instanceof ConfigError) || format === "pretty") throw error;
     logger.log({
       level: "error",
-      event: "config",
+      event: "config-invalid",
       message: `${explain(error)}\nkvmnatd ends; rules that are there stay`,
     });
     manager.status(error.message);
@@ -186,7 +186,11 @@ async function leaveRules(
     failures = await remove();
   }
   for (const { message } of failures)
-    logger.log({ level: "error", event: "teardown", message: `rules of ours may be left: ${message}` });
+    logger.log({
+      level: "error",
+      event: "teardown-incomplete",
+      message: `rules of ours may be left: ${message}`,
+    });
   return failures.length === 0 ? "rules removed" : "rules may be left: `kvmnatd teardown` removes them";
 }
 

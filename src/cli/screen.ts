@@ -115,7 +115,7 @@ function lengthOf(text: string): number {
 }
 
 /** What is shown of a table that is longer than the screen. */
-export function tellWindow({ first, end }: Window, count: number): string {
+export function describeWindow({ first, end }: Window, count: number): string {
   const hidden = [
     ...(first > 0 ? [`${first} more above`] : []),
     ...(end < count ? [`${count - end} more below`] : []),

@@ -1,6 +1,6 @@
-import { withPorts } from "../net/address.ts";
+import { formatHostPort } from "../net/address.ts";
 import type { CountedForward } from "../status/counters.ts";
-import { updateOccupied } from "../status/ports-in-use.ts";
+import { updatePortsInUse } from "../status/ports-in-use.ts";
 import { oneLine, printable } from "../sanitize.ts";
 import type { DaemonStatus } from "../status/status.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
@@ -36,7 +36,7 @@ export async function status(context: Context): Promise<number> {
 /** Nobody tells the daemon that a process begins to listen; where this cannot be seen, its own look counts. */
 export async function withPortsInUse(daemon: DaemonStatus): Promise<DaemonStatus> {
   try {
-    return { ...daemon, problems: updateOccupied(daemon, await readListeners()) };
+    return { ...daemon, problems: updatePortsInUse(daemon, await readListeners()) };
   } catch (error) {
     if (error instanceof KvmnatdError) return daemon;
     throw error;
@@ -79,11 +79,11 @@ function toCells({ style }: Context, forward: CountedForward): readonly string[]
   const color = ({ active: "green", pending: "yellow", degraded: "red" } as const)[forward.state];
   const { published, listen } = forward;
   const [host = forward.family === 6 ? "::" : "*"] = listen;
-  const where = listen.length > 1 ? `${listen.join(",")}:${published}` : withPorts(host, published);
+  const where = listen.length > 1 ? `${listen.join(",")}:${published}` : formatHostPort(host, published);
   return [
     printable(forward.guest, 40),
     `${where}/${forward.protocol}`,
-    withPorts(forward.address ?? "?", forward.target),
+    formatHostPort(forward.address ?? "?", forward.target),
     style(color, forward.state),
     forward.leaseExpires === null ? "-" : shortTime(forward.leaseExpires),
     forward.packets === null ? "-" : `${forward.packets}/${forward.bytes}`,

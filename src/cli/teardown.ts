@@ -2,14 +2,14 @@ import type { LogEntry } from "../log/audit-entries.ts";
 import { commandOf } from "../rules/restore.ts";
 import { NOTHING_DESIRED } from "../rules/ruleset.ts";
 import type { Variant } from "../rules/ruleset.ts";
-import { clear, readAllSides } from "../daemon/apply.ts";
+import { removeOwnedRules, readRulesets } from "../daemon/apply.ts";
 import { findClosings, writeSysctls } from "../daemon/sysctls.ts";
 import { CommandError, EXIT, KvmnatdError } from "../errors.ts";
 import { readLiveStatus } from "../host/files/status-file.ts";
 import type { Host } from "../host-interface.ts";
 import { createHost } from "../host/create-host.ts";
 import type { Context } from "./context.ts";
-import { record } from "./record.ts";
+import { logToJournal } from "./record.ts";
 
 interface Removal {
   /** What was removed. */
@@ -35,14 +35,14 @@ export async function removeOwned(
   if (closed instanceof KvmnatdError) failures.push(closed);
   else for (const entry of closed) onRemoved(entry);
   let count = closed instanceof KvmnatdError ? 0 : closed.length;
-  for (const { family, sides, error: unread } of await readAllSides(host, tool, known)) {
+  for (const { family, sides, error: unread } of await readRulesets(host, tool, known)) {
     // A host without IPv6 has no ip6tables, and nothing of ours there.
     const isAbsent = family === 6 && unread instanceof CommandError && unread.isMissing;
     if (unread !== undefined && !isAbsent) failures.push(unread);
     // The rule that guards 127.0.0.1 must not go before what it guards is closed.
     if (family === 4 && closed instanceof KvmnatdError) continue;
     for (const side of sides) {
-      const { applied, error } = await clear(host, side);
+      const { applied, error } = await removeOwnedRules(host, side);
       for (const change of applied) {
         const rule = commandOf(family, change);
         onRemoved({ level: "info", event: "rule", message: `- ${rule}`, rule, action: "remove" });
@@ -79,7 +79,8 @@ export async function teardown(context: Context): Promise<number> {
     print(style("red", message));
     removed.push(message);
   });
-  if (count > 0) await record(context, ["all rules of kvmnatd: removed (kvmnatd teardown)", ...removed]);
+  if (count > 0)
+    await logToJournal(context, ["all rules of kvmnatd: removed (kvmnatd teardown)", ...removed]);
   for (const { message } of failures) complain(`kvmnatd: rules of ours may be left: ${message}`);
   if (failures.length > 0) return EXIT.failed;
   if (count === 0) print("nothing to remove: no rule, chain or jump of kvmnatd is here");

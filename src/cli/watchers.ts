@@ -5,7 +5,7 @@ import { nameLeaseFile } from "../host/files/lease-files.ts";
 import { watchLinks } from "../host/network/links.ts";
 import { missingCapabilities } from "../host/exec/capabilities.ts";
 import { watchFiles } from "../host/files/watch-files.ts";
-import { createRuleWatch } from "../host/netfilter/rule-monitor.ts";
+import { createRuleMonitor } from "../host/netfilter/rule-monitor.ts";
 import type { Host } from "../host-interface.ts";
 import { createHost } from "../host/create-host.ts";
 import { LIBVIRT_NETWORKS } from "../paths.ts";
@@ -14,7 +14,7 @@ import type { Paths } from "../paths.ts";
 type Hint = Loop["hint"];
 
 /** Everything that tells of a change. */
-export interface Watches {
+export interface Watchers {
   /** The host, whose changes of the rules are known to be our own. */
   readonly host: Host;
   /** Why nobody tells of changes, with this variant of iptables; undefined when somebody does. */
@@ -31,7 +31,7 @@ interface Watching {
 }
 
 /** @param isCalm whether all was as it should be when it was looked at last */
-export function createWatches(paths: Paths, isCalm: () => boolean): Watches {
+export function createWatchers(paths: Paths, isCalm: () => boolean): Watchers {
   /** Absent: it is being started. */
   const runs: { links?: boolean; rules?: boolean } = {};
   let tell: Hint = () => undefined;
@@ -47,7 +47,7 @@ export function createWatches(paths: Paths, isCalm: () => boolean): Watches {
     fileFault = fault;
     tell(fault === undefined ? "files are watched" : "files are not watched", "file");
   };
-  const rules = createRuleWatch(
+  const rules = createRuleMonitor(
     (family) => tell("ruleset changed", "rules", family),
     onState("rules"),
     isCalm,

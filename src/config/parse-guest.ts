@@ -1,16 +1,16 @@
 import { familyOf, formatPorts, parseMac } from "../net/address.ts";
-import { refuse } from "./values/result.ts";
-import type { Reading } from "./values/result.ts";
+import { invalid } from "./values/result.ts";
+import type { ParseResult } from "./values/result.ts";
 import { familiesOfListen, parseGuestIp } from "./values/listen-address.ts";
 import { parseInterfaceName, parseName } from "./values/names.ts";
 import { parseAllow, parseForwards } from "./parse-port.ts";
 import type { PortDefaults } from "./parse-port.ts";
 import type { Forward, Guest, Identity } from "./port-map.ts";
 import { printable } from "../sanitize.ts";
-import type { Report } from "./yaml/diagnostic-collector.ts";
+import type { DiagnosticCollector } from "./yaml/diagnostic-collector.ts";
 import { knownKeys } from "./schema/schema.ts";
 import type { RawGuest } from "./schema/schema.ts";
-import type { Sound } from "./schema/without-invalid.ts";
+import type { ValidSubset } from "./schema/without-invalid.ts";
 
 /** What of the rest of the config a guest depends on. */
 export interface GuestSettings extends Pick<PortDefaults, "listen" | "loopback"> {
@@ -27,9 +27,9 @@ const KINDS = ["domain", "mac", "address", "hostname"] as const;
  */
 export function parseGuest(
   name: string,
-  raw: Sound<RawGuest>,
+  raw: ValidSubset<RawGuest>,
   settings: GuestSettings,
-  report: Report,
+  report: DiagnosticCollector,
 ): Guest {
   const path = ["guests", name];
   const label = parseName(name, NAME_BYTES);
@@ -50,7 +50,7 @@ export function parseGuest(
   return guest;
 }
 
-function refuseFurther(name: string, kind: string, further: string, report: Report): void {
+function refuseFurther(name: string, kind: string, further: string, report: DiagnosticCollector): void {
   const line = report.place(["guests", name, kind]).line;
   const message = `guest "${printable(name)}" is already found by its ${kind} (line ${line}); keep one of ${kind} and ${further}`;
   report.error(report.place(["guests", name, further]), { code: "two-identities", message });
@@ -58,18 +58,20 @@ function refuseFurther(name: string, kind: string, further: string, report: Repo
 
 function readIdentity(
   name: string,
-  raw: Sound<RawGuest>,
+  raw: ValidSubset<RawGuest>,
   written: ReadonlyArray<Identity["kind"]>,
-  report: Report,
+  report: DiagnosticCollector,
 ): Identity {
   const identities = written.map((kind) => {
     const text = raw[kind];
-    return text === undefined ? undefined : report.take(["guests", name, kind], parseIdentity(kind, text));
+    return text === undefined
+      ? undefined
+      : report.valueOrDiagnostic(["guests", name, kind], parseIdentity(kind, text));
   });
   return identities[0] ?? { kind: "domain", domain: name };
 }
 
-function parseIdentity(kind: Identity["kind"], text: string): Reading<Identity> {
+function parseIdentity(kind: Identity["kind"], text: string): ParseResult<Identity> {
   switch (kind) {
     case "domain":
     case "hostname": {
@@ -80,7 +82,7 @@ function parseIdentity(kind: Identity["kind"], text: string): Reading<Identity> 
     case "mac": {
       const mac = parseMac(text);
       const message = `"${printable(text)}" is no MAC address of a guest; write one like 52:54:00:6c:3c:01`;
-      return mac === undefined ? refuse("mac", message) : { value: { kind, mac } };
+      return mac === undefined ? invalid("mac", message) : { value: { kind, mac } };
     }
     case "address": {
       const address = parseGuestIp(text);
@@ -93,20 +95,20 @@ function readNetwork(
   name: string,
   text: string,
   { networks }: GuestSettings,
-  report: Report,
+  report: DiagnosticCollector,
 ): string | undefined {
   const path = ["guests", name, "network"];
-  const network = report.take(path, parseInterfaceName(text, "a bridge"));
+  const network = report.valueOrDiagnostic(path, parseInterfaceName(text, "a bridge"));
   if (network === undefined || networks === undefined || networks.includes(network)) return network;
   const message = `the bridge ${network} is not served; add it to networks (${networks.join(", ")})`;
-  return report.take(path, refuse("network-not-served", message));
+  return report.valueOrDiagnostic(path, invalid("network-not-served", message));
 }
 
 function readPorts(
   name: string,
-  raw: Sound<RawGuest>,
+  raw: ValidSubset<RawGuest>,
   settings: GuestSettings,
-  report: Report,
+  report: DiagnosticCollector,
 ): readonly Forward[] {
   const path = ["guests", name];
   const allow = raw.allow === undefined ? [] : parseAllow([...path, "allow"], raw.allow, report);
@@ -125,7 +127,7 @@ function readPorts(
 }
 
 /** A guest found by its address can be sent only traffic of that family. */
-function checkFamilies(guest: Guest, report: Report): void {
+function checkFamilies(guest: Guest, report: DiagnosticCollector): void {
   if (guest.identity.kind !== "address") return;
   const family = familyOf(guest.identity.address);
   for (const { listen, published, where } of guest.forwards) {
@@ -137,7 +139,7 @@ function checkFamilies(guest: Guest, report: Report): void {
 }
 
 /** An allowlist with no source of a family that the port is published in lets nobody in. */
-function checkSources(guest: Guest, report: Report): void {
+function checkSources(guest: Guest, report: DiagnosticCollector): void {
   for (const { listen, allow, published, where } of guest.forwards) {
     const families = new Set(listen.flatMap(familiesOfListen));
     if (allow.length === 0 || allow.some((cidr) => families.has(cidr.family))) continue;

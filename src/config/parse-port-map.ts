@@ -1,7 +1,7 @@
 import { formatPorts } from "../net/address.ts";
 import { parseDuration } from "./values/duration.ts";
 import { parseEndpoint } from "./values/endpoint.ts";
-import { refuse } from "./values/result.ts";
+import { invalid } from "./values/result.ts";
 import type { Parsed } from "../diagnostic.ts";
 import { formatListen, parseListen } from "./values/listen-address.ts";
 import { parseInterfaceName } from "./values/names.ts";
@@ -12,11 +12,11 @@ import { parseGuest } from "./parse-guest.ts";
 import type { GuestSettings } from "./parse-guest.ts";
 import type { Guest, PortMap } from "./port-map.ts";
 import { printable } from "../sanitize.ts";
-import { createReport, sortDiagnostics } from "./yaml/diagnostic-collector.ts";
-import type { Report } from "./yaml/diagnostic-collector.ts";
-import { readShape } from "./schema/validate-shape.ts";
+import { createDiagnosticCollector, sortDiagnostics } from "./yaml/diagnostic-collector.ts";
+import type { DiagnosticCollector } from "./yaml/diagnostic-collector.ts";
+import { validateShape } from "./schema/validate-shape.ts";
 import type { RawConfig } from "./schema/schema.ts";
-import type { Sound } from "./schema/without-invalid.ts";
+import type { ValidSubset } from "./schema/without-invalid.ts";
 import { parseYaml } from "./yaml/document.ts";
 import type { Listen } from "./values/listen-address.ts";
 
@@ -34,14 +34,14 @@ export interface Checks {
 export function parsePortMap(text: string, file: string, checks: Checks): Parsed<PortMap | undefined> {
   const { value: document, diagnostics } = parseYaml(text, file);
   if (document === undefined) return { value: undefined, diagnostics: sortDiagnostics(diagnostics) };
-  const report = createReport(document);
-  const raw = readShape(document.value, report);
+  const report = createDiagnosticCollector(document);
+  const raw = validateShape(document.value, report);
   const portMap = raw && readPortMap(raw, checks, report);
   const all = sortDiagnostics([...diagnostics, ...report.diagnostics]);
   return { value: all.some(({ severity }) => severity === "error") ? undefined : portMap, diagnostics: all };
 }
 
-function readPortMap(raw: Sound<RawConfig>, checks: Checks, report: Report): PortMap {
+function readPortMap(raw: ValidSubset<RawConfig>, checks: Checks, report: DiagnosticCollector): PortMap {
   const reach = readReach(raw.reach);
   // An unreadable `reach` may well have said loopback: no second fault for the same slip.
   const loopback = reach.loopback || isUnusable(raw, "reach") || isUnusable(raw.reach ?? {}, "loopback");
@@ -50,13 +50,13 @@ function readPortMap(raw: Sound<RawConfig>, checks: Checks, report: Report): Por
   const guests = readGuests(raw.guests ?? {}, { listen, loopback, networks }, report);
   for (const overlap of findOverlaps(guests.flatMap((guest) => guest.forwards))) tellOverlap(overlap, report);
   const metrics =
-    raw.metrics === undefined ? undefined : report.take(["metrics"], parseEndpoint(raw.metrics));
+    raw.metrics === undefined ? undefined : report.valueOrDiagnostic(["metrics"], parseEndpoint(raw.metrics));
   return {
     guests,
     ...(networks === undefined ? {} : { networks }),
     reach,
     resync: readResync(raw.resync ?? "*/5 * * * *", checks, report),
-    lingerMs: report.take(["linger"], parseDuration(raw.linger ?? "5s")) ?? 0,
+    lingerMs: report.valueOrDiagnostic(["linger"], parseDuration(raw.linger ?? "5s")) ?? 0,
     onStop: raw.on_stop ?? "keep",
     iptables: raw.iptables ?? "auto",
     ...(metrics === undefined ? {} : { metrics }),
@@ -68,7 +68,7 @@ function isUnusable(parent: object, key: string): boolean {
   return Object.hasOwn(parent, key) && (parent as Readonly<Record<string, unknown>>)[key] === undefined;
 }
 
-function readReach(raw: Sound<RawConfig["reach"]>): PortMap["reach"] {
+function readReach(raw: ValidSubset<RawConfig["reach"]>): PortMap["reach"] {
   const isOn = (text: string | undefined, standard: boolean): boolean =>
     text === undefined ? standard : /^(true|on|yes)$/i.test(text);
   return {
@@ -78,34 +78,39 @@ function readReach(raw: Sound<RawConfig["reach"]>): PortMap["reach"] {
   };
 }
 
-function readNetworks(raw: Sound<RawConfig["networks"]>, report: Report): readonly string[] | undefined {
+function readNetworks(
+  raw: ValidSubset<RawConfig["networks"]>,
+  report: DiagnosticCollector,
+): readonly string[] | undefined {
   if (raw === undefined) return undefined;
   const names = raw.flatMap((text, index) =>
-    text === undefined ? [] : (report.take(["networks", index], parseInterfaceName(text, "a bridge")) ?? []),
+    text === undefined
+      ? []
+      : (report.valueOrDiagnostic(["networks", index], parseInterfaceName(text, "a bridge")) ?? []),
   );
   // With a refused name among them nobody knows which bridges are served.
   return names.length === raw.length ? [...new Set(names)] : undefined;
 }
 
 function readListen(
-  raw: Sound<RawConfig["listen"]>,
+  raw: ValidSubset<RawConfig["listen"]>,
   loopback: boolean,
-  report: Report,
+  report: DiagnosticCollector,
 ): readonly Listen[] | undefined {
   if (raw === undefined) return [{ kind: "any", family: 4 }];
   const single = typeof raw === "string";
   const texts = single ? [raw] : raw;
   const listens = texts.flatMap((text, index) => {
     const path = single ? ["listen"] : ["listen", index];
-    return text === undefined ? [] : (report.take(path, parseListen(text, loopback)) ?? []);
+    return text === undefined ? [] : (report.valueOrDiagnostic(path, parseListen(text, loopback)) ?? []);
   });
   return listens.length === texts.length ? uniqueListens(listens) : undefined;
 }
 
 function readGuests(
-  raw: Sound<RawConfig["guests"]>,
+  raw: ValidSubset<RawConfig["guests"]>,
   settings: GuestSettings,
-  report: Report,
+  report: DiagnosticCollector,
 ): readonly Guest[] {
   const guests = Object.entries(raw).flatMap(([name, guest]) =>
     guest === undefined ? [] : [parseGuest(name, guest ?? {}, settings, report)],
@@ -117,13 +122,13 @@ function readGuests(
   });
 }
 
-function readResync(expression: string, checks: Checks, report: Report): string {
+function readResync(expression: string, checks: Checks, report: DiagnosticCollector): string {
   const message = `"${printable(expression)}" is no cron expression; write five fields like */5 * * * *`;
-  const reading = checks.isCron(expression) ? { value: expression } : refuse("resync", message);
-  return report.take(["resync"], reading) ?? expression;
+  const reading = checks.isCron(expression) ? { value: expression } : invalid("resync", message);
+  return report.valueOrDiagnostic(["resync"], reading) ?? expression;
 }
 
-function tellOverlap({ earlier, later }: Overlap, report: Report): void {
+function tellOverlap({ earlier, later }: Overlap, report: DiagnosticCollector): void {
   const other = `${formatPorts(earlier.published)} on ${earlier.listen.map(formatListen).join(", ")}`;
   const message = `${formatPorts(later.published)}/${later.protocol} of guest "${printable(later.guest)}" is also published at line ${earlier.where.line} by guest "${printable(earlier.guest)}" (${other})`;
   report.error(later.where, { code: "port-overlap", message });

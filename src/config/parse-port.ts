@@ -1,14 +1,14 @@
 import { formatCidr, parseCidr } from "../net/address.ts";
 import type { Cidr } from "../net/address.ts";
-import { refuse } from "./values/result.ts";
+import { invalid } from "./values/result.ts";
 import { formatListen, parseHostIp, parseListen } from "./values/listen-address.ts";
 import type { Forward } from "./port-map.ts";
-import { parsePortRange, parsePortText, PROTOCOLS, refuseUnequal } from "./values/port-syntax.ts";
+import { parsePortRange, parsePortText, PROTOCOLS, checkEqualLength } from "./values/port-syntax.ts";
 import type { PortText } from "./values/port-syntax.ts";
 import { printable } from "../sanitize.ts";
-import type { Report } from "./yaml/diagnostic-collector.ts";
+import type { DiagnosticCollector } from "./yaml/diagnostic-collector.ts";
 import type { RawPort } from "./schema/schema.ts";
-import type { Sound } from "./schema/without-invalid.ts";
+import type { ValidSubset } from "./schema/without-invalid.ts";
 import type { Path } from "./yaml/document.ts";
 import type { Listen } from "./values/listen-address.ts";
 
@@ -28,12 +28,14 @@ export interface PortDefaults {
  */
 export function parseForwards(
   path: Path,
-  entry: Sound<string | RawPort>,
+  entry: ValidSubset<string | RawPort>,
   defaults: PortDefaults,
-  report: Report,
+  report: DiagnosticCollector,
 ): readonly Forward[] {
   const port =
-    typeof entry === "string" ? report.take(path, parsePortText(entry)) : readLongForm(path, entry, report);
+    typeof entry === "string"
+      ? report.valueOrDiagnostic(path, parsePortText(entry))
+      : readLongForm(path, entry, report);
   const allow =
     typeof entry === "string" || entry.allow === undefined
       ? defaults.allow
@@ -57,38 +59,48 @@ export function parseForwards(
 export function parseAllow(
   path: Path,
   texts: ReadonlyArray<string | undefined>,
-  report: Report,
+  report: DiagnosticCollector,
 ): readonly Cidr[] {
   const cidrs = texts.flatMap((text, index) => {
     if (text === undefined) return [];
     const cidr = parseCidr(text);
     const message = `"${printable(text)}" is no address or network; write one like 10.0.0.0/8 or 203.0.113.7`;
-    return report.take([...path, index], cidr ? { value: cidr } : refuse("allow", message)) ?? [];
+    return (
+      report.valueOrDiagnostic([...path, index], cidr ? { value: cidr } : invalid("allow", message)) ?? []
+    );
   });
   return [...new Map(cidrs.map((cidr) => [formatCidr(cidr), cidr])).values()];
 }
 
-function readLongForm(path: Path, entry: Sound<RawPort>, report: Report): PortText | undefined {
+function readLongForm(
+  path: Path,
+  entry: ValidSubset<RawPort>,
+  report: DiagnosticCollector,
+): PortText | undefined {
   const { published: publishedText, target: targetText, host_ip: hostIp, protocol = "tcp" } = entry;
   const published = readRange([...path, "published"], publishedText, report);
   const target = readRange([...path, "target"], targetText, report);
   if (published === undefined || target === undefined) return undefined;
-  const unequal = refuseUnequal(published, target);
-  if (unequal !== undefined) return report.take([...path, "target"], unequal);
+  const unequal = checkEqualLength(published, target);
+  if (unequal !== undefined) return report.valueOrDiagnostic([...path, "target"], unequal);
   const protocols = PROTOCOLS.get(protocol) ?? [];
   return { published, target, protocols, ...(hostIp === undefined ? {} : { hostIp }) };
 }
 
-function readRange(path: Path, text: string | undefined, report: Report): PortText["target"] | undefined {
-  return text === undefined ? undefined : report.take(path, parsePortRange(text));
+function readRange(
+  path: Path,
+  text: string | undefined,
+  report: DiagnosticCollector,
+): PortText["target"] | undefined {
+  return text === undefined ? undefined : report.valueOrDiagnostic(path, parsePortRange(text));
 }
 
 function readListen(
   path: Path,
-  entry: Sound<string | RawPort>,
+  entry: ValidSubset<string | RawPort>,
   shortHostIp: string | undefined,
   defaults: PortDefaults,
-  report: Report,
+  report: DiagnosticCollector,
 ): readonly Listen[] | undefined {
   const long = typeof entry !== "string";
   if (long && Object.hasOwn(entry, "host_ip") && entry.host_ip === undefined) return undefined;
@@ -96,8 +108,8 @@ function readListen(
   if (hostIp === undefined) return defaults.listen;
   // Before the colon of a short form a word is more often a slip than an interface.
   const listen = long
-    ? report.take([...path, "host_ip"], parseListen(hostIp, defaults.loopback))
-    : report.take(path, parseHostIp(hostIp, defaults.loopback));
+    ? report.valueOrDiagnostic([...path, "host_ip"], parseListen(hostIp, defaults.loopback))
+    : report.valueOrDiagnostic(path, parseHostIp(hostIp, defaults.loopback));
   return listen && [listen];
 }
 

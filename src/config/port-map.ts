@@ -2,7 +2,7 @@ import type { Cidr, Ip, Mac, PortRange, Protocol } from "../net/address.ts";
 import type { Endpoint } from "./values/endpoint.ts";
 import type { SourceLocation } from "../diagnostic.ts";
 import type { Listen } from "./values/listen-address.ts";
-import { plain } from "../sanitize.ts";
+import { encodeForComment } from "../sanitize.ts";
 
 /** How a guest is found; product contract: "Which guest is which". */
 export type Identity =
@@ -55,13 +55,13 @@ export function identityText(guest: Guest): string {
   const { identity } = guest;
   switch (identity.kind) {
     case "domain":
-      return identity.domain === guest.name ? "" : `domain=${plain(identity.domain)}`;
+      return identity.domain === guest.name ? "" : `domain=${encodeForComment(identity.domain)}`;
     case "mac":
       return "mac";
     case "address":
       return "address";
     case "hostname":
-      return `hostname=${plain(identity.hostname)}`;
+      return `hostname=${encodeForComment(identity.hostname)}`;
   }
 }
 

@@ -1,11 +1,11 @@
-import { readPorts } from "../net/address.ts";
+import { parsePorts } from "../net/address.ts";
 import type { Family, Ip, PortRange } from "../net/address.ts";
-import type { Lead } from "../forwards/resolved-forward.ts";
+import type { PortTarget } from "../forwards/resolved-forward.ts";
 import { destinationOf, optionOf, targetOf } from "../rules/ruleset.ts";
 import type { FamilyChange } from "../rules/diff.ts";
 
 /** Ports whose connections may lead elsewhere than they should, in one family. */
-export interface Doubt {
+export interface SuspectPorts {
   readonly ports: readonly { readonly protocol: string; readonly range: PortRange }[];
   /** Where they led until now. */
   readonly formerTargets: ReadonlySet<Ip>;
@@ -16,22 +16,22 @@ export interface Doubt {
  * @param before where the forwards led until then: somebody else may have removed their rules first
  * @param now where they lead since
  */
-export function doubtAfter(
+export function suspectsAfter(
   changes: readonly FamilyChange[],
-  before: readonly Lead[],
-  now: readonly Lead[],
+  before: readonly PortTarget[],
+  now: readonly PortTarget[],
   family: Family,
-): Doubt {
+): SuspectPorts {
   const rules = changes.flatMap(({ family: own, change }) =>
     own === family && change.table === "nat" && "rule" in change ? [change] : [],
   );
   const leading = rules.filter(({ rule }) => targetOf(rule) === "DNAT");
-  const touched: Doubt = {
+  const touched: SuspectPorts = {
     ports: leading.flatMap(({ rule }) => {
       const ports = optionOf(rule, "--dport");
       return ports === undefined
         ? []
-        : [{ protocol: optionOf(rule, "-p") ?? "", range: readPorts(ports, ":") }];
+        : [{ protocol: optionOf(rule, "-p") ?? "", range: parsePorts(ports, ":") }];
     }),
     formerTargets: new Set(
       leading.flatMap(({ kind, rule }) => (kind === "remove" ? (destinationOf(rule) ?? []) : [])),
@@ -39,18 +39,24 @@ export function doubtAfter(
   };
   // A jump or an exception decides for all ports.
   const rest =
-    leading.length < rules.length ? doubtAll(before, now, family) : toDoubt(endedLeads(before, now, family));
-  return mergeDoubts([touched, rest]);
+    leading.length < rules.length
+      ? allSuspects(before, now, family)
+      : toDoubt(endedLeads(before, now, family));
+  return mergeSuspects([touched, rest]);
 }
 
 /** Nothing is known of what came before: every port, whether it is published still or was. */
-export function doubtAll(before: readonly Lead[], now: readonly Lead[], family: Family): Doubt {
+export function allSuspects(
+  before: readonly PortTarget[],
+  now: readonly PortTarget[],
+  family: Family,
+): SuspectPorts {
   const ports = now.filter((each) => each.family === family);
-  return mergeDoubts([{ ports, formerTargets: new Set() }, toDoubt(endedLeads(before, now, family))]);
+  return mergeSuspects([{ ports, formerTargets: new Set() }, toDoubt(endedLeads(before, now, family))]);
 }
 
 /** All of them; a port that is in several is in the outcome once, however often they could not be looked at. */
-export function mergeDoubts(doubts: readonly Doubt[]): Doubt {
+export function mergeSuspects(doubts: readonly SuspectPorts[]): SuspectPorts {
   const ports = doubts
     .flatMap((doubt) => doubt.ports)
     .map(({ protocol, range }) => [`${protocol} ${range.first} ${range.last}`, { protocol, range }] as const);
@@ -60,15 +66,19 @@ export function mergeDoubts(doubts: readonly Doubt[]): Doubt {
   };
 }
 
-function toDoubt(leads: readonly Lead[]): Doubt {
+function toDoubt(leads: readonly PortTarget[]): SuspectPorts {
   return { ports: leads, formerTargets: new Set(leads.map(({ address }) => address)) };
 }
 
-function endedLeads(before: readonly Lead[], now: readonly Lead[], family: Family): readonly Lead[] {
+function endedLeads(
+  before: readonly PortTarget[],
+  now: readonly PortTarget[],
+  family: Family,
+): readonly PortTarget[] {
   const there = new Set(now.map(keyOf));
   return before.filter((each) => each.family === family && !there.has(keyOf(each)));
 }
 
-function keyOf({ family, protocol, range, address }: Lead): string {
+function keyOf({ family, protocol, range, address }: PortTarget): string {
   return [family, protocol, range.first, range.last, address].join(" ");
 }

@@ -1,9 +1,9 @@
 import type { Family } from "../net/address.ts";
-import type { Doubt } from "./changed-ports.ts";
-import { clientKey, isByState, isHosts, mayBeAnsweredLate, parseFlow } from "./flow.ts";
-import type { Beginner, Flow } from "./flow.ts";
-import { createJudge, isOfGuest } from "./expected-target.ts";
-import type { Expectation } from "./expected-target.ts";
+import type { SuspectPorts } from "./changed-ports.ts";
+import { clientKey, needsStateFilter, isAnsweredByHost, mayBeAnsweredLate, parseFlow } from "./flow.ts";
+import type { Initiator, Flow } from "./flow.ts";
+import { createFlowCheck, isGuestAddress } from "./expected-target.ts";
+import type { ForwardingState } from "./expected-target.ts";
 
 /*
  * The kernel decides once a connection where it leads, and keeps to it: a UDP client that never pauses would go on
@@ -16,7 +16,7 @@ export interface StaleFlows {
   /** One of them; what the command goes by they have in common. */
   readonly flow: Flow;
   readonly flows: readonly Flow[];
-  readonly beginner: Beginner;
+  readonly beginner: Initiator;
   /** Whose port it is; absent when it is nobody's any more. */
   readonly guest?: string;
   /** Only those of this port; else of every port, which all led to the same guest. */
@@ -34,11 +34,11 @@ export interface StaleFlows {
  */
 export function findStaleFlows(
   lines: readonly string[],
-  doubt: Doubt,
-  expectation: Expectation,
+  doubt: SuspectPorts,
+  expectation: ForwardingState,
   family: Family,
 ): readonly StaleFlows[] {
-  const judge = createJudge(doubt, expectation, family);
+  const judge = createFlowCheck(doubt, expectation, family);
   const stale: Astray[] = [];
   const right = new Set<string>();
   for (const line of lines) {
@@ -65,14 +65,14 @@ export function findStaleFlows(
 export function findLateReplies(
   lines: readonly string[],
   cut: readonly Flow[],
-  expectation: Expectation,
+  expectation: ForwardingState,
   family: Family,
 ): readonly StaleFlows[] {
   if (cut.length === 0) return [];
   const clients = new Set(cut.map(clientKey));
-  const doubt: Doubt = {
+  const doubt: SuspectPorts = {
     ports: cut.map(({ protocol, port }) => ({ protocol, range: { first: port, last: port } })),
-    formerTargets: new Set(cut.flatMap((flow) => (isHosts(flow) ? [] : [flow.answerer]))),
+    formerTargets: new Set(cut.flatMap((flow) => (isAnsweredByHost(flow) ? [] : [flow.replySource]))),
   };
   return findBegunByAnswerer(lines, doubt, expectation, family, (flow) => clients.has(clientKey(flow)));
 }
@@ -83,8 +83,8 @@ export function findLateReplies(
  */
 export function findReplies(
   lines: readonly string[],
-  doubt: Doubt,
-  expectation: Expectation,
+  doubt: SuspectPorts,
+  expectation: ForwardingState,
   family: Family,
 ): readonly StaleFlows[] {
   return findBegunByAnswerer(
@@ -92,18 +92,18 @@ export function findReplies(
     doubt,
     expectation,
     family,
-    (flow) => mayBeAnsweredLate(flow) && isOfGuest(flow.answerer, expectation.networks),
+    (flow) => mayBeAnsweredLate(flow) && isGuestAddress(flow.replySource, expectation.networks),
   );
 }
 
 function findBegunByAnswerer(
   lines: readonly string[],
-  doubt: Doubt,
-  expectation: Expectation,
+  doubt: SuspectPorts,
+  expectation: ForwardingState,
   family: Family,
   isMeant: (flow: Flow) => boolean,
 ): readonly StaleFlows[] {
-  const judge = createJudge(doubt, expectation, family);
+  const judge = createFlowCheck(doubt, expectation, family);
   const stale: Astray[] = [];
   const right = new Set<string>();
   for (const line of lines) {
@@ -128,7 +128,7 @@ interface Astray {
 function joinClients(
   stale: readonly Astray[],
   right: ReadonlySet<string>,
-  beginner: Beginner,
+  beginner: Initiator,
 ): readonly StaleFlows[] {
   const sourceOf = (flow: Flow): string =>
     beginner === "client" ? flow.source : `${flow.source} ${flow.sourcePort}`;
@@ -139,7 +139,7 @@ function joinClients(
     if (first === undefined) return [];
     const { flow, guest } = first;
     const flows = [flow, ...others.map((each) => each.flow)];
-    const only = { byPort: true, bySource: right.has(portKey(flow)), byState: isByState(flow) };
+    const only = { byPort: true, bySource: right.has(portKey(flow)), byState: needsStateFilter(flow) };
     return [{ flow, flows, beginner, ...(guest === undefined ? {} : { guest }), ...only }];
   });
 }
@@ -149,14 +149,14 @@ const MANY_PORTS = 8;
 
 function joinPorts(found: readonly StaleFlows[], lines: readonly string[]): readonly StaleFlows[] {
   const groups = Map.groupBy(found, ({ flow, bySource }) =>
-    bySource || isHosts(flow) ? undefined : guestKey(flow),
+    bySource || isAnsweredByHost(flow) ? undefined : guestKey(flow),
   );
   return [...groups].flatMap(([key, group]) => {
     const [first] = group;
     if (key === undefined || first === undefined || group.length < MANY_PORTS) return group;
     const ports = new Set(group.map(({ flow }) => portKey(flow)));
     const others = lines.some((line) => {
-      if (!line.includes(` src=${first.flow.answerer} `)) return false;
+      if (!line.includes(` src=${first.flow.replySource} `)) return false;
       const flow = parseFlow(line);
       return flow !== undefined && guestKey(flow) === key && !ports.has(portKey(flow));
     });
@@ -164,10 +164,10 @@ function joinPorts(found: readonly StaleFlows[], lines: readonly string[]): read
   });
 }
 
-function guestKey({ protocol, asked, answerer }: Flow): string {
+function guestKey({ protocol, originalDestination: asked, replySource: answerer }: Flow): string {
   return [protocol, asked, answerer].join(" ");
 }
 
 function portKey(flow: Flow): string {
-  return [guestKey(flow), flow.port, flow.answerPort, isByState(flow) && flow.state].join(" ");
+  return [guestKey(flow), flow.port, flow.replySourcePort, needsStateFilter(flow) && flow.state].join(" ");
 }

@@ -1,16 +1,16 @@
 import type { Family } from "../net/address.ts";
-import { findMoves, heldMoves, withoutMoves } from "../rules/repair-limit.ts";
-import type { Contests } from "../rules/repair-limit.ts";
+import { findMoves, deferredMoves, withoutMoves } from "../rules/repair-limit.ts";
+import type { RepairHistory } from "../rules/repair-limit.ts";
 import { diffRulesets } from "../rules/diff.ts";
 import type { Change, Diff } from "../rules/diff.ts";
 import { LIBVIRT_TABLE } from "../rules/libvirt-table.ts";
 import {
   commandOf,
-  findStrays,
+  findObsoleteForeignChainRules,
   planOperations,
   removeByPlace,
   rewriteOwnChains,
-  withoutStrays,
+  withoutObsoleteForeignChainRules,
 } from "../rules/restore.ts";
 import { NOTHING_DESIRED, ruleKey } from "../rules/ruleset.ts";
 import type { Actual, Desired, LibvirtTable, Variant } from "../rules/ruleset.ts";
@@ -18,7 +18,7 @@ import { CommandError, KvmnatdError, VerifyError } from "../errors.ts";
 import type { Host, Iptables } from "../host-interface.ts";
 
 /** The ruleset of one family in one of iptables' variants; with libvirt's own table in the one that is in use. */
-export interface Side {
+export interface BackendRuleset {
   readonly family: Family;
   readonly tool: Iptables;
   readonly actual: Actual;
@@ -27,9 +27,9 @@ export interface Side {
 export const FAMILIES: readonly Family[] = [4, 6];
 
 /** One family; without sides when its rules cannot be read. */
-export interface SidesOrError {
+export interface FamilyRulesets {
   readonly family: Family;
-  readonly sides: readonly Side[];
+  readonly sides: readonly BackendRuleset[];
   readonly error?: KvmnatdError;
 }
 
@@ -53,11 +53,11 @@ export const NOTHING_DONE: Outcome = { applied: [], remaining: [], moves: new Se
  * Reads the rules of both families, or says what keeps it from it. A family stops neither the other nor the pass.
  * @param known variants of iptables that kvmnatd has used before
  */
-export async function readAllSides(
+export async function readRulesets(
   host: Host,
   tool: Iptables,
   known: ReadonlySet<Variant>,
-): Promise<readonly SidesOrError[]> {
+): Promise<readonly FamilyRulesets[]> {
   const libvirt = host.readLibvirtTables();
   return Promise.all(FAMILIES.map((family) => tryToRead(host, tool, family, known, libvirt)));
 }
@@ -66,12 +66,12 @@ export async function readAllSides(
  * Reads iptables' rules of these families again.
  * @param before what was read last; nothing else has changed since
  */
-export async function rereadSides(
+export async function rereadRulesets(
   host: Host,
-  before: readonly SidesOrError[],
+  before: readonly FamilyRulesets[],
   families: ReadonlySet<Family>,
   known: ReadonlySet<Variant>,
-): Promise<readonly SidesOrError[]> {
+): Promise<readonly FamilyRulesets[]> {
   const reading = before.map(async (each) => {
     const { family, sides } = each;
     const [used] = sides;
@@ -89,7 +89,7 @@ async function tryToRead(
   family: Family,
   known: ReadonlySet<Variant>,
   libvirtTables: Promise<ReadonlyMap<Family, LibvirtTable>>,
-): Promise<SidesOrError> {
+): Promise<FamilyRulesets> {
   try {
     return { family, sides: await readSides(host, tool, family, known, libvirtTables) };
   } catch (error) {
@@ -105,13 +105,13 @@ async function readSides(
   family: Family,
   known: ReadonlySet<Variant>,
   libvirtTables: Promise<ReadonlyMap<Family, LibvirtTable>>,
-): Promise<readonly Side[]> {
+): Promise<readonly BackendRuleset[]> {
   const [iptables, other, libvirt] = await Promise.all([
     host.readRules(tool, family),
     host.otherIptables(tool, family, known),
     libvirtTables,
   ]);
-  const used: Side = { family, tool, actual: withLibvirt(iptables, libvirt.get(family)) };
+  const used: BackendRuleset = { family, tool, actual: withLibvirt(iptables, libvirt.get(family)) };
   if (other === undefined) return [used];
   try {
     return [used, { family, tool: other, actual: await host.readRules(other, family) }];
@@ -126,34 +126,34 @@ async function readSides(
  * Brings one side to what is desired: one restore, then the kernel is read again and compared.
  * @param contests what others keep moving is left alone for a while
  */
-export async function applyTo(
+export async function applyRuleset(
   host: Host,
-  side: Side,
+  side: BackendRuleset,
   desired: Desired,
-  contests: Contests = new Map(),
+  contests: RepairHistory = new Map(),
 ): Promise<Outcome> {
   const whole = diffRulesets(desired, side.actual);
-  const held = heldMoves(findMoves(whole), contests, host.now());
+  const held = deferredMoves(findMoves(whole), contests, host.now());
   const diff = withoutMoves(whole, held);
   if (diff.length === 0) return { ...NOTHING_DONE, held };
-  let failure = await carryOut(host, side, diff);
-  let after = await readAgain(host, side);
+  let failure = await runOperations(host, side, diff);
+  let after = await rereadRules(host, side);
   const missing = (): Diff => withoutMoves(diffRulesets(desired, after), held);
-  if (isRefusal(failure)) {
+  if (isRestoreRejected(failure)) {
     // Most likely another program was at work: once more, from what is there now. A place could be another's by then.
-    failure = await carryOut(host, side, missing());
-    after = await readAgain(host, side);
+    failure = await runOperations(host, side, missing());
+    after = await rereadRules(host, side);
   }
-  if (isRefusal(failure)) {
+  if (isRestoreRejected(failure)) {
     // A rule may be one that iptables cannot delete by its own words. Other tables may have been changed already: from
     // what is there now.
-    failure = await carryOut(host, side, removeByPlace(rewriteOwnChains(missing(), desired)));
-    after = await readAgain(host, side);
+    failure = await runOperations(host, side, removeByPlace(rewriteOwnChains(missing(), desired)));
+    after = await rereadRules(host, side);
   }
-  if (isRefusal(failure) && findStrays(missing()).length > 0) {
+  if (isRestoreRejected(failure) && findObsoleteForeignChainRules(missing()).length > 0) {
     // What cannot be removed at all keeps nothing else from its place.
-    await carryOut(host, side, rewriteOwnChains(withoutStrays(missing()), desired));
-    after = await readAgain(host, side);
+    await runOperations(host, side, rewriteOwnChains(withoutObsoleteForeignChainRules(missing()), desired));
+    after = await rereadRules(host, side);
   }
   const remaining = missing();
   const applied = subtract(diff, remaining);
@@ -163,11 +163,11 @@ export async function applyTo(
   const done = { applied, remaining, after, moves, held };
   return first === undefined
     ? done
-    : { ...done, error: explain(side.family, failure, remaining.length, first) };
+    : { ...done, error: toApplyError(side.family, failure, remaining.length, first) };
 }
 
 /** @param first of what is not as it should be */
-function explain(
+function toApplyError(
   family: Family,
   failure: KvmnatdError | undefined,
   count: number,
@@ -178,12 +178,12 @@ function explain(
     return new VerifyError(
       `the kernel is not what was applied (${left}): another program changes the same rules; looking again`,
     );
-  if (!isRefusal(failure)) return failure;
+  if (!isRestoreRejected(failure)) return failure;
   return new KvmnatdError(failure.code, `${failure.message}; left undone: ${left}`, { cause: failure });
 }
 
 /** iptables-restore understood, and would not. */
-function isRefusal(failure: KvmnatdError | undefined): boolean {
+function isRestoreRejected(failure: KvmnatdError | undefined): boolean {
   return (
     failure instanceof CommandError &&
     failure.argv[0]?.endsWith("-restore") === true &&
@@ -192,7 +192,11 @@ function isRefusal(failure: KvmnatdError | undefined): boolean {
 }
 
 /** One program that fails does not keep the other from its work. */
-async function carryOut(host: Host, { tool, family }: Side, diff: Diff): Promise<KvmnatdError | undefined> {
+async function runOperations(
+  host: Host,
+  { tool, family }: BackendRuleset,
+  diff: Diff,
+): Promise<KvmnatdError | undefined> {
   let failure: KvmnatdError | undefined;
   for (const { program, input } of planOperations(family, diff)) {
     try {
@@ -205,7 +209,7 @@ async function carryOut(host: Host, { tool, family }: Side, diff: Diff): Promise
   return failure;
 }
 
-async function readAgain(host: Host, { tool, family, actual }: Side): Promise<Actual> {
+async function rereadRules(host: Host, { tool, family, actual }: BackendRuleset): Promise<Actual> {
   const [iptables, libvirt] = await Promise.all([
     host.readRules(tool, family),
     actual.libvirt === undefined ? undefined : host.readLibvirtTables(),
@@ -218,8 +222,8 @@ function withLibvirt(actual: Actual, libvirt: LibvirtTable | undefined): Actual 
 }
 
 /** Removes all that is ours from a side. */
-export function clear(host: Host, side: Side): Promise<Outcome> {
-  return applyTo(host, side, NOTHING_DESIRED);
+export function removeOwnedRules(host: Host, side: BackendRuleset): Promise<Outcome> {
+  return applyRuleset(host, side, NOTHING_DESIRED);
 }
 
 /** Those of `diff` that are not in `remaining`. */

@@ -5,7 +5,7 @@ import type { Network } from "../leases/network.ts";
 import { parsePortMap } from "../config/parse-port-map.ts";
 import type { PortMap } from "../config/port-map.ts";
 import { checkLoopback } from "../forwards/check-loopback.ts";
-import { findUnserved } from "../forwards/check-subnets.ts";
+import { findAddressesOutsideNetworks } from "../forwards/check-subnets.ts";
 import { ConfigError } from "../errors.ts";
 import type { ConfigFile, Host, LeaseFiles, Links } from "../host-interface.ts";
 
@@ -28,7 +28,7 @@ interface LastGood {
 const SETTLED_MS = 100;
 
 /** A config that cannot be true of the networks that were up when it was read. */
-export interface Refused {
+export interface RejectedConfig {
   readonly configText: string;
   readonly error: ConfigError;
 }
@@ -38,7 +38,7 @@ export interface ConfigReading {
   readonly configText: string;
   /** Why the file is not in force; the last good one is. */
   readonly error?: ConfigError;
-  readonly refused?: Refused;
+  readonly refused?: RejectedConfig;
   readonly warnings: readonly Diagnostic<string>[];
   /** The file may still be being written: look again then (epoch ms). */
   readonly lookAgainAtMs?: number;
@@ -57,7 +57,7 @@ export interface ConfigReading {
 export async function readPortMap(
   host: Host,
   last: Snapshot | undefined,
-  refused?: Refused,
+  refused?: RejectedConfig,
 ): Promise<ConfigReading> {
   try {
     const file = await host.readConfig();
@@ -67,7 +67,7 @@ export async function readPortMap(
       return { ...last, lookAgainAtMs: file.changedAtMs + SETTLED_MS };
     if (file.text === last.configText && file.untrusted === undefined) return last;
     const reading = loadPortMap(file, host);
-    const refusal = await refuseUnfit(host, reading, last, refused);
+    const refusal = await rejectUnusable(host, reading, last, refused);
     return refusal === undefined ? reading : { ...last, error: refusal.error, refused: refusal };
   } catch (error) {
     if (last === undefined || !(error instanceof ConfigError)) throw error;
@@ -75,15 +75,15 @@ export async function readPortMap(
   }
 }
 
-async function refuseUnfit(
+async function rejectUnusable(
   host: Host,
   { portMap, configText }: ConfigReading,
   last: Snapshot,
-  refused: Refused | undefined,
-): Promise<Refused | undefined> {
+  refused: RejectedConfig | undefined,
+): Promise<RejectedConfig | undefined> {
   const [files, links] = await Promise.all([host.readLeaseFiles(portMap.networks), host.readLinks()]);
-  const networks = toNetworks(mergeBridges(last, files, links, portMap.networks), links);
-  const { diagnostics, isCertain } = findUnserved(portMap, networks, files.folder === "read");
+  const networks = knownBridges(mergeBridges(last, files, links, portMap.networks), links);
+  const { diagnostics, isCertain } = findAddressesOutsideNetworks(portMap, networks, files.folder === "read");
   if (diagnostics.length > 0)
     return { configText, error: configError(host.configPath, diagnostics, configText) };
   return !isCertain && refused?.configText === configText ? refused : undefined;
@@ -152,7 +152,7 @@ export function mergeBridges(
  * @param unlisted bridges of which libvirt's folder would tell, if it could be read: those that are up are networks of
  *   which nothing else is known
  */
-export function toNetworks(
+export function knownBridges(
   bridges: ReadonlyMap<string, LastGood>,
   links: Links,
   unlisted: Iterable<string> = [],

@@ -1,10 +1,19 @@
 import type { Family } from "../net/address.ts";
-import { IDLE, onFailure, onFileHint, onHint, onRulesHint, onStart, onSuccess, sleepMs } from "./schedule.ts";
-import type { Cadence } from "./schedule.ts";
+import {
+  IDLE,
+  passFailed,
+  onFileHint,
+  onHint,
+  onRulesHint,
+  passStarted,
+  passSucceeded,
+  sleepMs,
+} from "./schedule.ts";
+import type { Schedule } from "./schedule.ts";
 import type { PassReport } from "../status/metrics.ts";
-import type { Guarded } from "../libvirt/flushed-rules.ts";
+import type { BridgeWithLibvirtRules } from "../libvirt/flushed-rules.ts";
 import type { PortMap } from "../config/port-map.ts";
-import type { ResolvedForward, Lead } from "../forwards/resolved-forward.ts";
+import type { ResolvedForward, PortTarget } from "../forwards/resolved-forward.ts";
 import type { Variant } from "../rules/ruleset.ts";
 import { toForwardStatus } from "../status/status.ts";
 import type { DaemonStatus } from "../status/status.ts";
@@ -13,14 +22,14 @@ import type { ConfigError } from "../errors.ts";
 import type { Host, Logger } from "../host-interface.ts";
 import { createHints } from "./hints.ts";
 import type { HintKind } from "./hints.ts";
-import { createNap } from "./nap.ts";
-import { findOccupiedPorts } from "./ports-in-use.ts";
-import { reportProgress } from "./watchdog.ts";
+import { createInterruptibleSleep } from "./nap.ts";
+import { checkPortsInUse } from "./ports-in-use.ts";
+import { withProgress } from "./watchdog.ts";
 import { createPublisher } from "./publisher.ts";
 import type { DaemonIdentity, Found } from "./publisher.ts";
 import { reconcile } from "./pass.ts";
 import type { View } from "./observe.ts";
-import type { PassMemory, PassResult } from "./pass.ts";
+import type { PassState, PassResult } from "./pass.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createError, createWarning, describeDiagnostic } from "../diagnostic.ts";
 
@@ -28,13 +37,13 @@ import { createError, createWarning, describeDiagnostic } from "../diagnostic.ts
 const LOOKS_AT_ALL = ["resync", "SIGHUP", "reload"];
 
 /** What is wrong with a file may stay so for days, and the rules are as they should be all the same. */
-const OF_FILES: ReadonlySet<string> = new Set(["config", "lease-file", "lease-folder"]);
+const OF_FILES: ReadonlySet<string> = new Set(["config-invalid", "lease-file", "lease-folder"]);
 
 /** How often to look at rules of whose changes nobody tells. */
 const POLL_MS = 2000;
 
 const FOUGHT = createError(
-  "fought",
+  "rules-overwritten",
   "another program undoes kvmnatd's rules again and again, perhaps another kvmnatd with another config; they are put " +
     "right once a second, and forwards fail in between: `pgrep -af kvmnatd` shows whether there are two, of which one has to be stopped",
 );
@@ -58,7 +67,7 @@ export interface Loop {
    */
   hint(trigger: string, kind?: HintKind, family?: Family): void;
   /** Whether the last pass has found and left everything as it should be, and none runs. */
-  isCalm(): boolean;
+  isInSync(): boolean;
   /** Looks at everything anew. @returns when a whole pass that began after this call has ended */
   reload(): Promise<Reloaded>;
   /**
@@ -73,13 +82,13 @@ export interface LoopOptions {
   readonly logger: Logger;
   readonly identity: DaemonIdentity;
   /** Where the daemon before this one led the forwards. */
-  readonly leads: readonly Lead[];
+  readonly previousTargets: readonly PortTarget[];
   /** Which variants of iptables kvmnatd has used before. */
-  readonly variants: ReadonlySet<Variant>;
+  readonly usedVariants: ReadonlySet<Variant>;
   /** For which bridges it saw rules of libvirt's. */
-  readonly guarded: readonly Guarded[];
+  readonly guarded: readonly BridgeWithLibvirtRules[];
   /** Why changes of the rules are not told of, for the variant in use; undefined when they are. */
-  readonly unheard: (variant: Variant | undefined) => string | undefined;
+  readonly changeDetectionProblem: (variant: Variant | undefined) => string | undefined;
   /** Called with the config in force, at start and when it has changed. */
   readonly onPortMap: (portMap: PortMap) => void;
   /** Called with each state that is published, and with what the pass before it did. */
@@ -87,23 +96,32 @@ export interface LoopOptions {
   /** Called after each pass, with what it did. */
   readonly onPass: (report: PassReport) => void;
   /** Problems of what runs beside the passes. */
-  readonly problemsBeside: () => readonly Diagnostic[];
+  readonly externalProblems: () => readonly Diagnostic[];
   /** Called whenever the loop goes round or a pass gets on: it hangs no longer than this is called. */
-  readonly onAlive: () => void;
-  /** How often {@link onAlive} is wanted, though nothing happens; undefined: not at all. */
-  readonly aliveEveryMs: number | undefined;
+  readonly onProgress: () => void;
+  /** How often {@link onProgress} is wanted, though nothing happens; undefined: not at all. */
+  readonly heartbeatMs: number | undefined;
 }
 
 /** The daemon: hints in, passes out. */
 export function createLoop(options: LoopOptions): Loop {
-  const { logger, leads, guarded, unheard, problemsBeside, onPortMap, onPass, onAlive, aliveEveryMs } =
-    options;
-  const host = reportProgress(options.host, onAlive);
+  const {
+    logger,
+    previousTargets: leads,
+    guarded,
+    changeDetectionProblem: unheard,
+    externalProblems: problemsBeside,
+    onPortMap,
+    onPass,
+    onProgress: onAlive,
+    heartbeatMs: aliveEveryMs,
+  } = options;
+  const host = withProgress(options.host, onAlive);
   const publisher = createPublisher({ ...options, host });
   const hints = createHints("start");
-  const nap = createNap();
-  let cadence: Cadence = onHint(IDLE, host.now());
-  let memory: PassMemory = { flows: { leads }, guarded, variants: options.variants };
+  const nap = createInterruptibleSleep();
+  let cadence: Schedule = onHint(IDLE, host.now());
+  let memory: PassState = { flows: { leads }, guarded, variants: options.usedVariants };
   let pass = 0;
   let occupied: readonly Diagnostic[] = [];
   let seen: Pick<PassReport, "configErrors" | "leaseErrors"> = { configErrors: [], leaseErrors: [] };
@@ -137,7 +155,7 @@ export function createLoop(options: LoopOptions): Loop {
 
   async function runPass(): Promise<void> {
     calm = false;
-    cadence = onStart(cadence, host.now());
+    cadence = passStarted(cadence, host.now());
     const asked = hints.takeTriggers(cadence.secondLookAtMs === undefined);
     const trigger = asked.join(", ");
     const startMs = performance.now();
@@ -156,7 +174,7 @@ export function createLoop(options: LoopOptions): Loop {
         throw error;
       settled = undefined;
       hints.add("retry");
-      cadence = onFailure(cadence, host.now());
+      cadence = passFailed(cadence, host.now());
       await publisher.publishFailure(pass, createError(error.code, error.message));
       report({ ...NOTHING_DONE, ...seen }, asked, startMs);
       answer(waiting, { failures: [error.message] });
@@ -173,7 +191,7 @@ export function createLoop(options: LoopOptions): Loop {
   }
 
   /** A neighbour whose rules change all the time must not cost more than it has to. */
-  function takeInputs(): PassMemory {
+  function takeInputs(): PassState {
     // Where nobody tells of all else, only looking does.
     const isHeard = unheard(settled?.tool?.variant) === undefined;
     const touched = hints.takeTouched();
@@ -205,12 +223,12 @@ export function createLoop(options: LoopOptions): Loop {
     }
     publisher.tell(result.entries);
     if (changed || LOOKS_AT_ALL.some((each) => trigger.split(", ").includes(each)))
-      occupied = await findOccupiedPorts(host, result.view);
+      occupied = await checkPortsInUse(host, result.view);
     if (result.failed) hints.add("retry");
     const wakeAtMs = wakeAt(result);
     cadence = result.failed
-      ? onFailure(cadence, host.now(), wakeAtMs)
-      : onSuccess(cadence, host.now(), { changed: result.changed, wakeAtMs });
+      ? passFailed(cadence, host.now(), wakeAtMs)
+      : passSucceeded(cadence, host.now(), { changed: result.changed, wakeAtMs });
     const unlogged = logger.problem();
     const { forwards } = result.view.resolution;
     const found: Found = {
@@ -238,10 +256,10 @@ export function createLoop(options: LoopOptions): Loop {
     const why = unheard(variant);
     if (why === undefined) return [];
     const message = `${why}: everything is looked at every ${POLL_MS / 1000} s instead`;
-    return [createWarning("polling", message)];
+    return [createWarning("change-monitoring-degraded", message)];
   }
 
-  return { hint, isCalm: () => calm, reload, run };
+  return { hint, isInSync: () => calm, reload, run };
 }
 
 function failureOf({ failing, taken }: PassResult, resolved: ResolvedForward): string | undefined {
@@ -261,7 +279,7 @@ function reportOf({ view, work, changed, failed }: PassResult): Done {
 }
 
 function outcomeOf({ view: { configError }, problems, failed }: PassResult): Reloaded {
-  const errors = problems.filter(({ severity, code }) => severity === "error" && code !== "config");
+  const errors = problems.filter(({ severity, code }) => severity === "error" && code !== "config-invalid");
   return {
     ...(configError === undefined ? {} : { configError }),
     failures: failed ? errors.map(({ message }) => message) : [],

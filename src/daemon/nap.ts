@@ -6,7 +6,7 @@ export interface Nap {
   wake(): void;
 }
 
-export function createNap(): Nap {
+export function createInterruptibleSleep(): Nap {
   let wake: () => void = () => undefined;
   return {
     sleep: async (ms) => {

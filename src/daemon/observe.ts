@@ -1,7 +1,7 @@
 import type { Family, HostAddresses } from "../net/address.ts";
 import { buildDesired } from "../rules/desired.ts";
-import type { Answers, Holder, Question } from "../identity/lookup.ts";
-import { readHolders, readServed } from "../rules/read-incumbents.ts";
+import type { ProbeResults, Incumbent, NeighbourProbe } from "../identity/lookup.ts";
+import { readIncumbents, readServedBridges } from "../rules/read-incumbents.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createError } from "../diagnostic.ts";
 import type { LeaseFault } from "../leases/parse-lease-files.ts";
@@ -12,17 +12,17 @@ import { resolveForwards } from "../forwards/resolve.ts";
 import type { Resolution } from "../forwards/resolve.ts";
 import type { Actual, Desired, Variant } from "../rules/ruleset.ts";
 import { NOTHING_DESIRED } from "../rules/ruleset.ts";
-import { findUnserved } from "../forwards/check-subnets.ts";
+import { findAddressesOutsideNetworks } from "../forwards/check-subnets.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { ConfigError } from "../errors.ts";
 import type { Host, Iptables, Links } from "../host-interface.ts";
-import { FAMILIES, readAllSides, rereadSides } from "./apply.ts";
-import type { SidesOrError } from "./apply.ts";
-import { mergeBridges, readPortMap, toNetworks } from "./inputs.ts";
-import type { Refused, Snapshot } from "./inputs.ts";
+import { FAMILIES, readRulesets, rereadRulesets } from "./apply.ts";
+import type { FamilyRulesets } from "./apply.ts";
+import { mergeBridges, readPortMap, knownBridges } from "./inputs.ts";
+import type { RejectedConfig, Snapshot } from "./inputs.ts";
 
 /** One family: what should be, and what the kernel has, or why it cannot be read. */
-export interface FamilyView extends SidesOrError {
+export interface FamilyView extends FamilyRulesets {
   readonly desired: Desired;
 }
 
@@ -33,22 +33,22 @@ export interface View {
   readonly links: Links;
   readonly addresses: HostAddresses;
   readonly tool: Iptables | undefined;
-  readonly incumbents: readonly Holder[];
+  readonly incumbents: readonly Incumbent[];
   readonly resolution: Resolution;
   readonly families: readonly FamilyView[];
   readonly configError?: ConfigError;
-  readonly refused?: Refused;
+  readonly refused?: RejectedConfig;
   readonly leaseDiagnostics: readonly Diagnostic<LeaseFault>[];
   /** Addresses in the config that can be no guest's. */
   readonly unserved: readonly Diagnostic<"address-unserved">[];
   readonly lookAgainAtMs?: number;
 }
 
-export interface Memory {
+export interface ObservationState {
   readonly snapshot?: Snapshot;
-  readonly refused?: Refused;
+  readonly refused?: RejectedConfig;
   /** Absent before the first pass that could read the kernel. */
-  readonly holders?: readonly Holder[];
+  readonly incumbents?: readonly Incumbent[];
   /** As they were read last. */
   readonly links?: Links;
   /** Variants of iptables that kvmnatd has used: rules of its own may be left there. */
@@ -71,7 +71,7 @@ interface RulesChange {
  * @param lingers false: what vanished is gone at once (a single pass cannot come back for it)
  * @throws ConfigError without a good config, KvmnatdError when the host's links cannot be read
  */
-export async function observe(host: Host, memory: Memory, lingers: boolean): Promise<View> {
+export async function observe(host: Host, memory: ObservationState, lingers: boolean): Promise<View> {
   if (memory.onlyRules !== undefined) return observeRules(host, memory.onlyRules, memory.variants);
   const config = await readPortMap(host, memory.snapshot, memory.refused);
   const { configText, warnings } = config;
@@ -83,10 +83,10 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
   ]);
   const nowMs = host.now();
   // Which networks there are, our own rules still tell: what cannot be read takes no working forward down.
-  const unlisted = files.folder === "read" ? NOBODY : readServed((await kernelReading).actual);
-  const resolve = (links: Links, incumbents: readonly Holder[], answers: Answers): Resolved => {
+  const unlisted = files.folder === "read" ? NOBODY : readServedBridges((await kernelReading).actual);
+  const resolve = (links: Links, incumbents: readonly Incumbent[], answers: ProbeResults): Resolved => {
     const bridges = mergeBridges(memory.snapshot, files, links, portMap.networks);
-    const networks = toNetworks(bridges, links, unlisted);
+    const networks = knownBridges(bridges, links, unlisted);
     const { addresses } = links;
     const resolution = resolveForwards(portMap, networks, addresses, incumbents, nowMs, {
       answers,
@@ -97,9 +97,9 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
   const { linksAreCurrent = false } = memory;
   const [links, early] = await Promise.all([
     linksAreCurrent && memory.links !== undefined ? memory.links : host.readLinks(),
-    askEarly(host, memory, (known, holders) => resolve(known, holders, new Map())),
+    askEarly(host, memory, (known, incumbents) => resolve(known, incumbents, new Map())),
   ]);
-  const incumbents = memory.holders ?? readHolders(portMap, (await kernelReading).actual);
+  const incumbents = memory.incumbents ?? readIncumbents(portMap, (await kernelReading).actual);
   const answers = await ask(host, resolve(links, incumbents, early).resolution.questions, early);
   const { bridges, networks, resolution } = resolve(links, incumbents, answers);
   const kernel = await kernelReading;
@@ -112,7 +112,7 @@ export async function observe(host: Host, memory: Memory, lingers: boolean): Pro
     incumbents,
     resolution,
     families: kernel.families.map((each) => toView(each, portMap, resolution, networks)),
-    unserved: findUnserved(portMap, networks, files.folder === "read").diagnostics,
+    unserved: findAddressesOutsideNetworks(portMap, networks, files.folder === "read").diagnostics,
     ...(config.error === undefined ? {} : { configError: config.error }),
     ...(config.refused === undefined ? {} : { refused: config.refused }),
     leaseDiagnostics: [
@@ -131,7 +131,7 @@ async function observeRules(
   known: ReadonlySet<Variant> = new Set(),
 ): Promise<View> {
   const { snapshot, resolution, networks } = view;
-  const read = await rereadSides(host, view.families, families, known);
+  const read = await rereadRulesets(host, view.families, families, known);
   return { ...view, families: read.map((each) => toView(each, snapshot.portMap, resolution, networks)) };
 }
 
@@ -155,12 +155,12 @@ interface Resolved {
 /** Asks while links and rules are still being read, by what is known of them: the answers come in the same time. */
 async function askEarly(
   host: Host,
-  { links, holders }: Memory,
-  resolve: (links: Links, holders: readonly Holder[]) => Resolved,
-): Promise<Answers> {
-  if (links === undefined || holders === undefined) return new Map();
+  { links, incumbents }: ObservationState,
+  resolve: (links: Links, incumbents: readonly Incumbent[]) => Resolved,
+): Promise<ProbeResults> {
+  if (links === undefined || incumbents === undefined) return new Map();
   try {
-    return await ask(host, resolve(links, holders).resolution.questions);
+    return await ask(host, resolve(links, incumbents).resolution.questions);
   } catch (error) {
     // The bridge may have gone since; who is still in question is asked again.
     if (error instanceof KvmnatdError) return new Map();
@@ -168,13 +168,17 @@ async function askEarly(
   }
 }
 
-async function ask(host: Host, questions: readonly Question[], known: Answers = new Map()): Promise<Answers> {
-  return questions.length === 0 ? known : new Map([...known, ...(await host.askNeighbours(questions))]);
+async function ask(
+  host: Host,
+  questions: readonly NeighbourProbe[],
+  known: ProbeResults = new Map(),
+): Promise<ProbeResults> {
+  return questions.length === 0 ? known : new Map([...known, ...(await host.probeNeighbours(questions))]);
 }
 
 interface Kernel {
   readonly tool: Iptables | undefined;
-  readonly families: readonly SidesOrError[];
+  readonly families: readonly FamilyRulesets[];
   readonly actual: ReadonlyMap<Family, Actual>;
 }
 
@@ -188,10 +192,10 @@ async function readKernel(
     tool = await host.chooseIptables(setting);
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
-    const families = FAMILIES.map((family): SidesOrError => ({ family, sides: [], error }));
+    const families = FAMILIES.map((family): FamilyRulesets => ({ family, sides: [], error }));
     return { tool: undefined, families, actual: new Map() };
   }
-  const families = await readAllSides(host, tool, known);
+  const families = await readRulesets(host, tool, known);
   const actual = families.flatMap(({ family, sides: [used] }) =>
     used === undefined ? [] : [[family, used.actual] as const],
   );
@@ -199,7 +203,7 @@ async function readKernel(
 }
 
 function toView(
-  read: SidesOrError,
+  read: FamilyRulesets,
   portMap: PortMap,
   { forwards }: Resolution,
   networks: readonly Network[],

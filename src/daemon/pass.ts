@@ -1,30 +1,35 @@
 import { isDeepStrictEqual } from "node:util";
 import type { Family } from "../net/address.ts";
-import { isContested, nextTryMs, recordMoves } from "../rules/repair-limit.ts";
-import type { Contests } from "../rules/repair-limit.ts";
-import { findUnguarded, trackGuarded } from "../libvirt/flushed-rules.ts";
-import type { Guarded } from "../libvirt/flushed-rules.ts";
+import { isBackedOff, nextTryMs, recordRepairs } from "../rules/repair-limit.ts";
+import type { RepairHistory } from "../rules/repair-limit.ts";
+import { findFlushedBridges, trackLibvirtRules } from "../libvirt/flushed-rules.ts";
+import type { BridgeWithLibvirtRules } from "../libvirt/flushed-rules.ts";
 import { findMissingJump } from "../libvirt/missing-jump.ts";
-import { narrate, tellFailures, tellGuests, tellHolders } from "../log/audit-entries.ts";
-import type { LogEntry, ToldByGuest } from "../log/audit-entries.ts";
+import {
+  buildAuditEntries,
+  describeFailures,
+  describeGuests,
+  describeIncumbents,
+} from "../log/audit-entries.ts";
+import type { LogEntry, LoggedGuests } from "../log/audit-entries.ts";
 import type { Desired, Jump, Variant } from "../rules/ruleset.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
-import { cleanFlows } from "./remove-stale-flows.ts";
+import { removeStaleFlows } from "./remove-stale-flows.ts";
 import type { FlowMemory } from "./remove-stale-flows.ts";
-import { applyTo, clear, NOTHING_DONE } from "./apply.ts";
+import { applyRuleset, removeOwnedRules, NOTHING_DONE } from "./apply.ts";
 import { observe } from "./observe.ts";
-import type { FamilyView, Memory, View } from "./observe.ts";
+import type { FamilyView, ObservationState, View } from "./observe.ts";
 import {
-  contestOf,
+  describeOverriddenJump,
   failingGuests,
   findWaits,
   inputProblems,
-  problemOf,
+  describeFailure,
   rejectsElsewhere,
-  rulesBeforeOurs,
-  tellContestedGuard,
+  checkShadowingRules,
+  describeOverriddenGuard,
 } from "./problems.ts";
 import type { SideOutcome } from "./problems.ts";
 import { closeLoopback, setSysctls } from "./sysctls.ts";
@@ -32,15 +37,15 @@ import type { Diagnostic } from "../diagnostic.ts";
 import type { FamilyChange } from "../rules/diff.ts";
 
 /** What one pass hands to the next. */
-export interface PassMemory extends Memory {
+export interface PassState extends ObservationState {
   /** What the pass before it wanted, and got: when the kernel differs from it, somebody else was there. */
   readonly wanted?: Wanted;
-  readonly told?: ToldByGuest;
+  readonly told?: LoggedGuests;
   readonly flows?: FlowMemory;
   /** Whom we repaired after lately, by family. */
-  readonly contests?: ReadonlyMap<Family, Contests>;
+  readonly contests?: ReadonlyMap<Family, RepairHistory>;
   /** At start what the daemon before this one knew. */
-  readonly guarded?: readonly Guarded[];
+  readonly guarded?: readonly BridgeWithLibvirtRules[];
 }
 
 interface Wanted {
@@ -58,7 +63,7 @@ interface Work {
 
 export interface PassResult {
   readonly view: View;
-  readonly memory: PassMemory;
+  readonly memory: PassState;
   readonly entries: readonly LogEntry[];
   readonly problems: readonly Diagnostic[];
   /** Guests whose rules are not in the kernel, with the reason. */
@@ -81,7 +86,7 @@ export interface PassResult {
  */
 export async function reconcile(
   host: Host,
-  memory: PassMemory,
+  memory: PassState,
   pass: number,
   trigger: string,
   lingers = true,
@@ -95,15 +100,15 @@ export async function reconcile(
   const changes = outcomes.flatMap(({ family, outcome }) =>
     outcome.applied.map((change): FamilyChange => ({ family, change })),
   );
-  const flows = await cleanFlows(host, view, changes, memory.flows ?? { leads: [] });
-  const guarded = trackGuarded(memory.guarded ?? [], actualOf(view), view.links.indexes, host.now());
-  const unguarded = findUnguarded(guarded, host.now());
-  const before = memory.told ?? tellHolders(view.incumbents);
+  const flows = await removeStaleFlows(host, view, changes, memory.flows ?? { leads: [] });
+  const guarded = trackLibvirtRules(memory.guarded ?? [], actualOf(view), view.links.indexes, host.now());
+  const unguarded = findFlushedBridges(guarded, host.now());
+  const before = memory.told ?? describeIncumbents(view.incumbents);
   const failing = failingGuests(view, outcomes);
-  const foreign = rulesBeforeOurs(view, outcomes);
-  const told = tellFailures(tellGuests(view.resolution.forwards), before, failing);
+  const foreign = checkShadowingRules(view, outcomes);
+  const told = describeFailures(describeGuests(view.resolution.forwards), before, failing);
   // What could not be read once is not forgotten: the name that a guest holds must not be free for the taking.
-  const isKnown = memory.holders !== undefined || view.families[0]?.sides.length !== 0;
+  const isKnown = memory.incumbents !== undefined || view.families[0]?.sides.length !== 0;
   const wanted: Wanted = {
     variant: view.tool?.variant,
     desired: view.families.map(({ desired }) => desired),
@@ -115,7 +120,7 @@ export async function reconcile(
       snapshot: view.snapshot,
       ...(view.refused === undefined ? {} : { refused: view.refused }),
       links: view.links,
-      ...(isKnown ? { holders: view.resolution.holders } : {}),
+      ...(isKnown ? { incumbents: view.resolution.incumbents } : {}),
       variants: new Set([
         ...(memory.variants ?? []),
         ...(view.tool === undefined ? [] : [view.tool.variant]),
@@ -127,7 +132,7 @@ export async function reconcile(
       guarded,
     },
     entries: [
-      ...narrate(before, told, changes, trigger, pass),
+      ...buildAuditEntries(before, told, changes, trigger, pass),
       ...closing.entries,
       ...sysctls.entries,
       ...flows.entries,
@@ -139,9 +144,9 @@ export async function reconcile(
       ...unguarded.problems,
       ...foreign.problems,
       ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
-      ...outcomes.flatMap(problemOf),
-      ...outcomes.flatMap((each) => contestOf(view, each)),
-      ...guards.flatMap((guard) => tellContestedGuard(view, guard)),
+      ...outcomes.flatMap(describeFailure),
+      ...outcomes.flatMap((each) => describeOverriddenJump(view, each)),
+      ...guards.flatMap((guard) => describeOverriddenGuard(view, guard)),
       ...sysctls.problems,
       ...flows.problems,
     ],
@@ -160,7 +165,7 @@ function countWork(changes: readonly FamilyChange[], wanted: Wanted, before: Wan
   return { added, removed: changes.length - added, healed: drifted ? changes.length : 0 };
 }
 
-function actualOf(view: View): Parameters<typeof trackGuarded>[1] {
+function actualOf(view: View): Parameters<typeof trackLibvirtRules>[1] {
   return new Map(view.families.map(({ family, sides }) => [family, sides.map(({ actual }) => actual)]));
 }
 
@@ -182,7 +187,7 @@ function isInPlace(outcomes: readonly SideOutcome[]): boolean {
   return outcomes.every(({ family, outcome }) => family !== 4 || outcome.error === undefined);
 }
 
-type ContestsByFamily = ReadonlyMap<Family, Contests>;
+type ContestsByFamily = ReadonlyMap<Family, RepairHistory>;
 
 async function applyAll(
   host: Host,
@@ -198,18 +203,20 @@ async function applyAll(
 async function applyFamily(
   host: Host,
   view: FamilyView,
-  contests: Contests | undefined,
+  contests: RepairHistory | undefined,
 ): Promise<readonly SideOutcome[]> {
   const { family, desired, error } = view;
   if (error !== undefined) return [{ family, outcome: { ...NOTHING_DONE, error } }];
   const [used, ...others] = view.sides;
   const outcomes: SideOutcome[] = [];
   try {
-    if (used !== undefined) outcomes.push({ family, outcome: await applyTo(host, used, desired, contests) });
+    if (used !== undefined)
+      outcomes.push({ family, outcome: await applyRuleset(host, used, desired, contests) });
     // Ours in the variant that is not in use are left over from before the config was changed.
     // They do their work until the others do.
     const isThere = outcomes.every(({ outcome }) => outcome.error === undefined);
-    if (isThere) for (const other of others) outcomes.push({ family, outcome: await clear(host, other) });
+    if (isThere)
+      for (const other of others) outcomes.push({ family, outcome: await removeOwnedRules(host, other) });
   } catch (failure) {
     if (!(failure instanceof KvmnatdError)) throw failure;
     outcomes.push({ family, outcome: { ...NOTHING_DONE, error: failure } });
@@ -224,7 +231,7 @@ function recordContests(
 ): ContestsByFamily {
   const next = new Map(contests);
   for (const { family, outcome } of outcomes)
-    next.set(family, recordMoves(next.get(family) ?? new Map(), outcome.moves, outcome.held, nowMs));
+    next.set(family, recordRepairs(next.get(family) ?? new Map(), outcome.moves, outcome.held, nowMs));
   return next;
 }
 
@@ -232,7 +239,8 @@ function recordContests(
 function contestedGuards(view: View, contests: ContestsByFamily): readonly Jump[] {
   return view.families.flatMap(({ family, desired }) =>
     desired.jumps.filter(
-      (jump) => jump.beforeAcceptsOf !== undefined && isContested(contests.get(family) ?? new Map(), jump),
+      (jump) =>
+        jump.mustPrecedeAcceptsFor !== undefined && isBackedOff(contests.get(family) ?? new Map(), jump),
     ),
   );
 }

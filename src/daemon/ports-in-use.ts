@@ -1,4 +1,4 @@
-import { describeOccupied, findOccupied } from "../status/ports-in-use.ts";
+import { describePortInUse, findPortsInUse } from "../status/ports-in-use.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import type { View } from "./observe.ts";
@@ -6,15 +6,15 @@ import type { Diagnostic } from "../diagnostic.ts";
 import { createWarning } from "../diagnostic.ts";
 
 /** Published ports on which the host itself listens; or that nobody can tell, which stops nothing. */
-export async function findOccupiedPorts(
+export async function checkPortsInUse(
   host: Host,
   { snapshot, addresses }: View,
 ): Promise<readonly Diagnostic[]> {
   try {
     const { guests, reach } = snapshot.portMap;
     const forwards = guests.flatMap((guest) => guest.forwards);
-    const rows = findOccupied(forwards, await host.readListeners(), addresses, reach.loopback);
-    return rows.map((row) => createWarning("port-in-use", describeOccupied(row)));
+    const rows = findPortsInUse(forwards, await host.readListeners(), addresses, reach.loopback);
+    return rows.map((row) => createWarning("port-in-use", describePortInUse(row)));
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
     return [createWarning(error.code, error.message)];

@@ -1,15 +1,15 @@
 import type { Family } from "../net/address.ts";
-import { isLeft } from "../rules/repair-limit.ts";
+import { isDeferred } from "../rules/repair-limit.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createError, createWarning } from "../diagnostic.ts";
 import { findRejectElsewhere } from "../libvirt/missing-jump.ts";
 import { ownerOfChange } from "../log/audit-entries.ts";
 import { findBlocker } from "../rules/jump-position.ts";
 import { ownerName } from "../rules/ownership.ts";
-import { withoutStrays } from "../rules/restore.ts";
+import { withoutObsoleteForeignChainRules } from "../rules/restore.ts";
 import { printable } from "../sanitize.ts";
-import { findRulesBefore } from "../rules/shadowing-rules.ts";
-import type { RulesBefore } from "../rules/shadowing-rules.ts";
+import { findShadowingRules } from "../rules/shadowing-rules.ts";
+import type { ShadowingRules } from "../rules/shadowing-rules.ts";
 import type { Jump } from "../rules/ruleset.ts";
 import type { Host } from "../host-interface.ts";
 import type { Outcome } from "./apply.ts";
@@ -28,7 +28,7 @@ export function inputProblems(view: View): readonly Diagnostic[] {
   const found = [...warnings, ...view.unserved, ...view.leaseDiagnostics];
   if (config === undefined) return found;
   const message = `${config.message}; the config read before stays in force`;
-  return [createError("config", message), ...found];
+  return [createError("config-invalid", message), ...found];
 }
 
 /** What is waited for. libvirtd being a process says nothing: it is socket-activated and idle exits. Its bridge having an address does. */
@@ -46,7 +46,7 @@ export function findWaits(host: Host, view: View): readonly Diagnostic[] {
 }
 
 /** Why a side is not as it should be. */
-export function problemOf({ outcome: { error } }: SideOutcome): readonly Diagnostic[] {
+export function describeFailure({ outcome: { error } }: SideOutcome): readonly Diagnostic[] {
   if (error === undefined) return [];
   return [createError(error.code, printable(error.message, 1000))];
 }
@@ -69,13 +69,13 @@ export function rejectsElsewhere(
  * Rules of others that have ports which are published.
  * @param outcomes what the pass has done to the rules that it has read; none: nothing
  */
-export function rulesBeforeOurs(
+export function checkShadowingRules(
   { families, resolution, addresses }: View,
   outcomes: readonly SideOutcome[],
-): RulesBefore {
+): ShadowingRules {
   const found = families.map(({ family, sides: [used] }) => {
     const outcome = outcomes.find((each) => each.family === family)?.outcome;
-    return findRulesBefore(outcome?.after ?? used?.actual, resolution.forwards, addresses, family);
+    return findShadowingRules(outcome?.after ?? used?.actual, resolution.forwards, addresses, family);
   });
   return {
     problems: found.flatMap(({ problems }) => problems),
@@ -84,27 +84,27 @@ export function rulesBeforeOurs(
 }
 
 /** Says who keeps a guard of 127.0.0.1 from its place. */
-export function tellContestedGuard(view: View, guard: Jump): readonly Diagnostic[] {
+export function describeOverriddenGuard(view: View, guard: Jump): readonly Diagnostic[] {
   const actual = view.families.find(({ family }) => family === 4)?.sides[0]?.actual;
   const blocker = actual === undefined ? undefined : findBlocker([guard], actual);
   const rule = blocker === undefined ? "a rule" : `\`${printable(blocker, 300)}\``;
   const message =
     `another program puts ${rule} before kvmnatd's guard of 127.0.0.1 in raw PREROUTING again and again: ` +
-    `reach.loopback is off for ${guard.beforeAcceptsOf}, else its guests would reach the host's own 127.0.0.1, until that ` +
+    `reach.loopback is off for ${guard.mustPrecedeAcceptsFor}, else its guests would reach the host's own 127.0.0.1, until that ` +
     "program leaves the guard where it is; kvmnatd now tries once a minute (docs/rules.md)";
-  return [createError("loopback-contested", message)];
+  return [createError("loopback-guard-overridden", message)];
 }
 
 /** Whether others keep a rule from its place without which forwards do not pass: any but a guard. */
 function isInTheWay(view: View, { family, outcome: { held } }: SideOutcome): boolean {
   const guards = view.families
     .flatMap((each) => (each.family === family ? each.desired.jumps : []))
-    .filter((jump) => jump.beforeAcceptsOf !== undefined && isLeft(held, jump));
+    .filter((jump) => jump.mustPrecedeAcceptsFor !== undefined && isDeferred(held, jump));
   return held.size > guards.length;
 }
 
 /** Says who won: the rule that stands before ours now. */
-export function contestOf(view: View, side: SideOutcome): readonly Diagnostic[] {
+export function describeOverriddenJump(view: View, side: SideOutcome): readonly Diagnostic[] {
   const { family } = side;
   if (!isInTheWay(view, side)) return [];
   const own = view.families.find((each) => each.family === family);
@@ -113,12 +113,12 @@ export function contestOf(view: View, side: SideOutcome): readonly Diagnostic[] 
     own === undefined || actual === undefined
       ? undefined
       : (findBlocker(
-          own.desired.jumps.filter((jump) => jump.beforeRejectsOf !== undefined),
+          own.desired.jumps.filter((jump) => jump.mustPrecedeRejectsFor !== undefined),
           actual,
         ) ?? actual.libvirt?.get("forward")?.[0]?.rule);
   const rule = printable(blocker ?? "a rule that rejects", 300);
   const message = `IPv${family}: another program puts \`${rule}\` before kvmnatd's jump again and again; ${CONTESTED}`;
-  return [createError("contested", message)];
+  return [createError("jump-overridden", message)];
 }
 
 const CONTESTED =
@@ -132,7 +132,8 @@ export function failingGuests(view: View, outcomes: readonly SideOutcome[]): Rea
     const { family, outcome } = side;
     if (outcome.error === undefined && !isInTheWay(view, side)) continue;
     // Of ours there is merely more than there should be.
-    if (outcome.remaining.length > 0 && withoutStrays(outcome.remaining).length === 0) continue;
+    if (outcome.remaining.length > 0 && withoutObsoleteForeignChainRules(outcome.remaining).length === 0)
+      continue;
     const contested = "contested: another program keeps a rule that rejects before kvmnatd's jump";
     const message = outcome.error === undefined ? contested : printable(outcome.error.message, 200);
     const owners = outcome.remaining.map((change) => ownerOfChange(change)?.name);

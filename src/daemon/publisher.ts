@@ -2,8 +2,8 @@ import { isDeepStrictEqual } from "node:util";
 import type { LogEntry } from "../log/audit-entries.ts";
 import { STATUS_SCHEMA, toPublishedProblem } from "../status/status.ts";
 import type { DaemonStatus } from "../status/status.ts";
-import { limitEntries, NOTHING_TOLD, tellProblems } from "../log/problem-log.ts";
-import type { Telling } from "../log/problem-log.ts";
+import { limitEntries, EMPTY_PROBLEM_LOG, logProblems } from "../log/problem-log.ts";
+import type { ProblemLog } from "../log/problem-log.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host, Logger } from "../host-interface.ts";
 import type { Diagnostic } from "../diagnostic.ts";
@@ -44,9 +44,9 @@ export function createPublisher({ host, logger, identity, guarded, onStatus }: P
   let known: Found = { iptables: null, forwards: [], problems: [], guarded };
   /** Whether that is in the status file. */
   let isPublished = false;
-  let telling: Telling = NOTHING_TOLD;
+  let telling: ProblemLog = EMPTY_PROBLEM_LOG;
 
-  function log(told: ReturnType<typeof tellProblems>): void {
+  function log(told: ReturnType<typeof logProblems>): void {
     ({ telling } = told);
     for (const entry of told.entries) logger.log(entry);
   }
@@ -61,11 +61,11 @@ export function createPublisher({ host, logger, identity, guarded, onStatus }: P
       isPublished = false;
       await host.writeStatus(status);
       isPublished = true;
-      log(tellProblems(telling, problems, pass, host.now()));
+      log(logProblems(telling, problems, pass, host.now()));
     } catch (error) {
       if (!(error instanceof KvmnatdError)) throw error;
       const unwritten = toPublishedProblem(createWarning(error.code, error.message));
-      log(tellProblems(telling, [...problems, unwritten], pass, host.now()));
+      log(logProblems(telling, [...problems, unwritten], pass, host.now()));
     }
   }
 

@@ -1,7 +1,7 @@
 import { setTimeout } from "node:timers/promises";
 import type { Family } from "../net/address.ts";
-import { doubtAfter, doubtAll, mergeDoubts } from "../conntrack/changed-ports.ts";
-import type { Doubt } from "../conntrack/changed-ports.ts";
+import { suspectsAfter, allSuspects, mergeSuspects } from "../conntrack/changed-ports.ts";
+import type { SuspectPorts } from "../conntrack/changed-ports.ts";
 import { clientKey, mayBeAnsweredLate } from "../conntrack/flow.ts";
 import type { Flow } from "../conntrack/flow.ts";
 import { findLateReplies, findReplies, findStaleFlows } from "../conntrack/stale-flows.ts";
@@ -14,20 +14,20 @@ import type { View } from "./observe.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createWarning } from "../diagnostic.ts";
 import type { FamilyChange } from "../rules/diff.ts";
-import { leadsOf } from "../forwards/resolved-forward.ts";
-import type { Lead } from "../forwards/resolved-forward.ts";
+import { portTargets } from "../forwards/resolved-forward.ts";
+import type { PortTarget } from "../forwards/resolved-forward.ts";
 
 /** What one pass hands to the next of the connections. */
 export interface FlowMemory {
   /** Where the forwards led; at start what the daemon before this one says in its last status, if there is one. */
-  readonly leads: readonly Lead[];
+  readonly leads: readonly PortTarget[];
   /** Of each family what has not been looked at yet; absent at start, when all is in doubt. */
-  readonly doubts?: ReadonlyMap<Family, Doubt>;
+  readonly doubts?: ReadonlyMap<Family, SuspectPorts>;
   /** Connections that were removed lately, and when, epoch ms: a reply that was on its way may begin them anew. */
-  readonly cut?: ReadonlyMap<Family, readonly Cut[]>;
+  readonly cut?: ReadonlyMap<Family, readonly RemovedFlow[]>;
 }
 
-interface Cut {
+interface RemovedFlow {
   readonly flow: Flow;
   /** The last time. */
   readonly atMs: number;
@@ -62,7 +62,7 @@ const LATE_REPLY_TRIES = 10;
 const MAX_CUT = 10_000;
 
 /** Removes connections that lead where the rules, as they are now, would not lead them. */
-export async function cleanFlows(
+export async function removeStaleFlows(
   host: Host,
   view: View,
   changes: readonly FamilyChange[],
@@ -70,15 +70,15 @@ export async function cleanFlows(
 ): Promise<Cleaning> {
   const entries: LogEntry[] = [];
   const problems: Diagnostic[] = [];
-  const doubts = new Map<Family, Doubt>();
-  const cuts = new Map<Family, readonly Cut[]>();
-  const leads = leadsOf(view.resolution.forwards);
+  const doubts = new Map<Family, SuspectPorts>();
+  const cuts = new Map<Family, readonly RemovedFlow[]>();
+  const leads = portTargets(view.resolution.forwards);
   const waits: number[] = [];
   for (const { family, error } of view.families) {
     const earlier = memory.doubts?.get(family);
-    const doubt = mergeDoubts([
-      doubtAfter(changes, memory.leads, leads, family),
-      ...(memory.doubts === undefined ? [doubtAll(memory.leads, leads, family)] : []),
+    const doubt = mergeSuspects([
+      suspectsAfter(changes, memory.leads, leads, family),
+      ...(memory.doubts === undefined ? [allSuspects(memory.leads, leads, family)] : []),
       ...(earlier === undefined ? [] : [earlier]),
     ]);
     const cut = memory.cut?.get(family) ?? [];
@@ -86,7 +86,7 @@ export async function cleanFlows(
     doubts.set(family, doubt);
     cuts.set(family, cut);
     if (error !== undefined) continue;
-    const removal = await removeAstray(host, view, family, {
+    const removal = await removeStale(host, view, family, {
       doubt,
       cut,
       isFirst: memory.doubts === undefined,
@@ -98,7 +98,7 @@ export async function cleanFlows(
     if (removal.failure !== undefined) {
       waits.push(RETRY_MS);
       const message = `${removal.failure.message}; ${CONSEQUENCE}`;
-      problems.push(createWarning("conntrack", message));
+      problems.push(createWarning("conntrack-failed", message));
     } else if (removal.isDone) doubts.delete(family);
     else waits.push(0);
   }
@@ -124,21 +124,21 @@ export async function finishCleaning(
   const entries: LogEntry[] = [];
   const problems: Diagnostic[] = [];
   const deadlineMs = host.now() + PATIENCE_MS;
-  let cleaning = await cleanFlows(host, view, [], memory);
+  let cleaning = await removeStaleFlows(host, view, [], memory);
   for (;;) {
     entries.push(...cleaning.entries);
     problems.push(...cleaning.problems);
     const { wakeAtMs } = cleaning;
     if (wakeAtMs === undefined || problems.length > 0 || wakeAtMs > deadlineMs) return { entries, problems };
     await setTimeout(Math.max(0, wakeAtMs - host.now()));
-    cleaning = await cleanFlows(host, view, [], cleaning.memory);
+    cleaning = await removeStaleFlows(host, view, [], cleaning.memory);
   }
 }
 
 interface Removal {
   readonly entries: readonly LogEntry[];
   /** Those before, and those that were removed now. */
-  readonly cut: readonly Cut[];
+  readonly cut: readonly RemovedFlow[];
   /** None is left that its client began and that leads astray. */
   readonly isDone: boolean;
   /** Why it was cut short; what was done before it is done. */
@@ -147,13 +147,13 @@ interface Removal {
 
 /** What of the connections is to be looked at. */
 interface Suspicion {
-  readonly doubt: Doubt;
-  readonly cut: readonly Cut[];
+  readonly doubt: SuspectPorts;
+  readonly cut: readonly RemovedFlow[];
   /** Nobody knows whom a daemon before this one has cut off. */
   readonly isFirst: boolean;
 }
 
-async function removeAstray(
+async function removeStale(
   host: Host,
   view: View,
   family: Family,
@@ -221,7 +221,7 @@ async function removeAstray(
 }
 
 /** A clock that was set back makes none of them last. */
-function stillLate(cut: readonly Cut[], nowMs: number): readonly Cut[] {
+function stillLate(cut: readonly RemovedFlow[], nowMs: number): readonly RemovedFlow[] {
   return cut
     .map(({ flow, atMs, sinceMs }) => ({
       flow,
@@ -247,7 +247,7 @@ function expectationOf(view: View): Parameters<typeof findStaleFlows>[2] {
 }
 
 function toEntry({ flow, beginner, guest, byPort }: StaleFlows, count: number): LogEntry {
-  const { protocol, asked, port, answerer } = flow;
+  const { protocol, originalDestination: asked, port, replySource: answerer } = flow;
   const whose = guest === undefined ? "" : `${printable(guest)}: `;
   const who = answerer === asked ? "the host itself" : answerer;
   const entries = count === 1 ? "1 conntrack entry" : `${count} conntrack entries`;
@@ -255,7 +255,7 @@ function toEntry({ flow, beginner, guest, byPort }: StaleFlows, count: number): 
   const why = beginner === "client" ? `led to ${who}` : `began by a late reply of ${who}`;
   return {
     level: "info",
-    event: "flows-removed",
+    event: "conntrack-entries-removed",
     message: `${whose}${entries} of ${where} at ${asked} removed that ${why}`,
     ...(guest === undefined ? {} : { guest }),
     ...(beginner === "client" ? {} : { quota: `flows-removed ${guest ?? ""}` }),

@@ -32,7 +32,7 @@ const SLEEP_MAX_MS = 3_600_000;
 /** Who asked for a pass: something that may have changed, or somebody's rules alone. */
 type Asked = "hint" | "rules";
 
-export interface Cadence {
+export interface Schedule {
   /** When a pass is due; absent: nothing is to be done. */
   readonly dueAtMs?: number;
   /** When time alone will change the outcome. */
@@ -57,30 +57,30 @@ export interface Cadence {
   readonly failures: number;
 }
 
-export const IDLE: Cadence = { failures: 0, vain: 0, repairedAtMs: [], fought: false };
+export const IDLE: Schedule = { failures: 0, vain: 0, repairedAtMs: [], fought: false };
 
 /** Something may have changed: look now. The first hint after a quiet time waits for nothing. */
-export function onHint(cadence: Cadence, nowMs: number): Cadence {
+export function onHint(cadence: Schedule, nowMs: number): Schedule {
   return { ...due(cadence, notBefore(cadence.lastAskedMs, PASS_GAP_MS, nowMs)), asked: "hint" };
 }
 
 /** The same for a file, which may change again unseen right after: look once more when the events have settled. */
-export function onFileHint(cadence: Cadence, nowMs: number): Cadence {
+export function onFileHint(cadence: Schedule, nowMs: number): Schedule {
   return { ...onHint(cadence, nowMs), secondLookAtMs: nowMs + SECOND_LOOK_MS };
 }
 
 /** Somebody changed the rules: look, but a neighbour who changes them all the time costs a pass a second. */
-export function onRulesHint(cadence: Cadence, nowMs: number): Cadence {
+export function onRulesHint(cadence: Schedule, nowMs: number): Schedule {
   const { lastAskedMs, asked = "rules" } = cadence;
   return { ...due(cadence, notBefore(lastAskedMs, rulesGapMs(cadence), nowMs)), asked };
 }
 
-function rulesGapMs({ vain, fought }: Cadence): number {
+function rulesGapMs({ vain, fought }: Schedule): number {
   return fought ? BUSY_GAP_MS : (VAIN_GAPS_MS[vain] ?? BUSY_GAP_MS);
 }
 
 /** A pass begins: it serves everything that was due. */
-export function onStart(cadence: Cadence, nowMs: number): Cadence {
+export function passStarted(cadence: Schedule, nowMs: number): Schedule {
   const { secondLookAtMs, wakeAtMs, asked, lastAskedMs, failures, repairedAtMs, fought } = cadence;
   const later = secondLookAtMs !== undefined && secondLookAtMs > nowMs;
   const isDue = [secondLookAtMs, wakeAtMs].some((atMs) => atMs !== undefined && atMs <= nowMs);
@@ -107,12 +107,12 @@ export interface Success {
   readonly wakeAtMs?: number | undefined;
 }
 
-export function onSuccess(cadence: Cadence, nowMs: number, { changed, wakeAtMs }: Success): Cadence {
+export function passSucceeded(cadence: Schedule, nowMs: number, { changed, wakeAtMs }: Success): Schedule {
   const forRules = cadence.served === "rules";
   const before = lastMinute(cadence.repairedAtMs, nowMs);
   const repairedAtMs = forRules && changed ? [...before, nowMs] : before;
   const fought = repairedAtMs.length >= (cadence.fought ? FIGHT_LASTS : FIGHT_BEGINS);
-  const done: Cadence = {
+  const done: Schedule = {
     ...cadence,
     failures: 0,
     vain: forRules && !changed ? cadence.vain + 1 : 0,
@@ -130,19 +130,19 @@ export function onSuccess(cadence: Cadence, nowMs: number, { changed, wakeAtMs }
  * Something could not be done.
  * @param wakeAtMs when time alone will change the outcome, epoch ms: what fails must not keep a lease from ending
  */
-export function onFailure(cadence: Cadence, nowMs: number, wakeAtMs?: number): Cadence {
+export function passFailed(cadence: Schedule, nowMs: number, wakeAtMs?: number): Schedule {
   const waitMs = Math.min(RETRY_FIRST_MS * 2 ** cadence.failures, RETRY_MAX_MS);
   return wakeAt(due({ ...cadence, failures: cadence.failures + 1 }, nowMs + waitMs), nowMs, wakeAtMs);
 }
 
-function wakeAt(cadence: Cadence, nowMs: number, wakeAtMs: number | undefined): Cadence {
+function wakeAt(cadence: Schedule, nowMs: number, wakeAtMs: number | undefined): Schedule {
   if (wakeAtMs === undefined) return cadence;
   const atMs = Math.max(wakeAtMs, notBefore(cadence.lastStartMs, PASS_GAP_MS, nowMs));
   return { ...due(cadence, atMs), wakeAtMs: atMs };
 }
 
 /** How long to sleep until the next pass, in ms; undefined: until a hint comes. */
-export function sleepMs(cadence: Cadence, nowMs: number): number | undefined {
+export function sleepMs(cadence: Schedule, nowMs: number): number | undefined {
   const at = Math.min(
     cadence.dueAtMs ?? Number.POSITIVE_INFINITY,
     cadence.secondLookAtMs ?? Number.POSITIVE_INFINITY,
@@ -150,7 +150,7 @@ export function sleepMs(cadence: Cadence, nowMs: number): number | undefined {
   return at === Number.POSITIVE_INFINITY ? undefined : Math.min(Math.max(at - nowMs, 0), SLEEP_MAX_MS);
 }
 
-function due(cadence: Cadence, atMs: number): Cadence {
+function due(cadence: Schedule, atMs: number): Schedule {
   return { ...cadence, dueAtMs: Math.min(cadence.dueAtMs ?? atMs, atMs) };
 }
 

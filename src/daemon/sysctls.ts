@@ -79,7 +79,7 @@ function desiredOf(view: View): Desired {
 }
 
 function guardedBridges(jumps: readonly Jump[]): readonly string[] {
-  return jumps.flatMap(({ beforeAcceptsOf: bridge }) => bridge ?? []);
+  return jumps.flatMap(({ mustPrecedeAcceptsFor: bridge }) => bridge ?? []);
 }
 
 function routeLocalnet(bridge: string): string {

@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { EXIT, KvmnatdError } from "../errors.ts";
 import { findProgram, programFolders } from "../host/exec/programs.ts";
-import { tellStory } from "./story.ts";
+import { playStory } from "./story.ts";
 import type { DemoOptions } from "./story.ts";
 
 /** Set in the environment of the demo's inner half. */
@@ -23,7 +23,7 @@ const PROGRAMS: Readonly<Record<string, string>> = {
  * @throws KvmnatdError when something that it needs is missing
  */
 export async function runDemo(options: DemoOptions): Promise<number> {
-  if (process.env[INSIDE] !== undefined) return tellStory(options);
+  if (process.env[INSIDE] !== undefined) return playStory(options);
   await requirePrograms();
   return enterNamespaces(options);
 }

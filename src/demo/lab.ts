@@ -17,7 +17,7 @@ const LIBVIRT_DIR = "/var/lib/libvirt";
 const HELPERS = ["/usr/lib/libvirt/libvirt_leaseshelper", "/usr/libexec/libvirt_leaseshelper"];
 
 /** The little host that the demo runs on. */
-export interface World {
+export interface DemoLab {
   readonly dnsmasqDir: string;
   readonly runtimeDir: string;
   readonly config: string;
@@ -28,7 +28,7 @@ export interface World {
 /**
  *   client 198.51.100.2 ---- 198.51.100.1 host 192.168.122.1 (virbr0) ---- guest (DHCP)
  */
-export async function buildWorld(config: string): Promise<World> {
+export async function buildLab(config: string): Promise<DemoLab> {
   await runCommand(["mount", "-t", "tmpfs", "tmpfs", "/run"]);
   await mkdir(`${SCRATCH}/run`, { recursive: true });
   await mkdir("/run/netns", { recursive: true });
@@ -120,7 +120,7 @@ mv ${BRIDGE}.status.new ${BRIDGE}.status
 }
 
 /** What libvirtd writes when the domain starts. */
-export async function startDomain(world: World, domain: string): Promise<void> {
+export async function startDomain(world: DemoLab, domain: string): Promise<void> {
   const rows = JSON.stringify([{ domain, macs: [GUEST_MAC] }]);
   await writeFile(join(world.dnsmasqDir, `${BRIDGE}.macs`), `${rows}\n`);
 }
@@ -192,7 +192,7 @@ function start(argv: readonly string[], env: Readonly<Record<string, string>> = 
 /** The daemon itself, as systemd would start it. */
 export function startDaemon(
   selfCommand: readonly string[],
-  world: World,
+  world: DemoLab,
   onMessage: (message: string) => void,
 ): ChildProcess {
   const [file, ...args] = [...selfCommand, "run", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
@@ -207,7 +207,11 @@ export function startDaemon(
 }
 
 /** Runs a command of kvmnatd in the world; a non-zero exit code is part of its answer. */
-export async function ask(selfCommand: readonly string[], world: World, command: string): Promise<string> {
+export async function runClient(
+  selfCommand: readonly string[],
+  world: DemoLab,
+  command: string,
+): Promise<string> {
   const options = ["-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
   try {
     const { stdout } = await runCommand([...selfCommand, ...command.split(" "), ...options], {

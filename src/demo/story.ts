@@ -3,8 +3,8 @@ import type { DaemonStatus } from "../status/status.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
 import { runCommand } from "../host/exec/run-command.ts";
 import {
-  ask,
-  buildWorld,
+  runClient,
+  buildLab,
   connect,
   HOST_ADDRESS,
   startDaemon,
@@ -12,7 +12,7 @@ import {
   startDomain,
   startServer,
 } from "./lab.ts";
-import type { World } from "./lab.ts";
+import type { DemoLab } from "./lab.ts";
 
 const CONFIG = `guests:
   devstack:            # the name of a libvirt domain
@@ -27,16 +27,16 @@ const POLL_MS = 25;
 const SECOND_ADDRESS = "192.168.122.57";
 
 /** The demo's inner half: builds the world and plays the story. Throws when a step did not work. */
-export async function tellStory({ selfCommand, color, write }: DemoOptions): Promise<number> {
+export async function playStory({ selfCommand, color, write }: DemoOptions): Promise<number> {
   const style = createStyle(color);
   const say = (text: string): void => write(`${style("bold", style("cyan", text))}\n`);
   const show = (text: string): void => write(text.trimEnd().replace(/^/gm, "    ") + "\n");
   const status = async (): Promise<DaemonStatus> =>
-    JSON.parse(await ask(selfCommand, world, "status --json")) as DaemonStatus;
+    JSON.parse(await runClient(selfCommand, world, "status --json")) as DaemonStatus;
 
   say("A host with a libvirt-like network, a guest and a client, in a network namespace of their own.");
   show(`client 198.51.100.2 --- ${HOST_ADDRESS} host 192.168.122.1 (virbr0) --- guest devstack (DHCP)`);
-  const world = await buildWorld(CONFIG);
+  const world = await buildLab(CONFIG);
   const before = await foreignRules();
   show(
     `A real dnsmasq gives leases; ${world.libvirtHelper ? "libvirt's own helper" : "a script"} writes virbr0.status.`,
@@ -86,12 +86,12 @@ export async function tellStory({ selfCommand, color, write }: DemoOptions): Pro
   show(`client -> ${HOST_ADDRESS}:1122: ${await expectAnswer(1122, SECOND_ADDRESS)}`);
 
   say("\n5. kvmnatd status:");
-  show(await ask(selfCommand, world, "status"));
+  show(await runClient(selfCommand, world, "status"));
 
   say("\n6. The daemon stops (its rules would stay), and teardown removes all that is kvmnatd's:");
   daemon.kill("SIGTERM");
   await new Promise((resolve) => daemon.once("close", resolve));
-  show(await ask(selfCommand, world, "teardown"));
+  show(await runClient(selfCommand, world, "teardown"));
   if ((await foreignRules()) !== before) throw failure("rules are left over after teardown");
   show("iptables-save is what it was before kvmnatd came.");
   say("\nThat was the demo: every connection was real. Nothing of it is left on this machine.");
@@ -99,7 +99,7 @@ export async function tellStory({ selfCommand, color, write }: DemoOptions): Pro
 }
 
 /** libvirt leaves an empty file when a network starts. */
-async function writeEmptyLeases(world: World): Promise<void> {
+async function writeEmptyLeases(world: DemoLab): Promise<void> {
   await runCommand(["touch", `${world.dnsmasqDir}/virbr0.status`]);
 }
 

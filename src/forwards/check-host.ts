@@ -12,7 +12,7 @@ import type { HostAddresses } from "../net/address.ts";
  * @param document that the port map was read from
  * @param known bridges that libvirt has files of, though they may be down
  */
-export function findAbsent(
+export function findMissingOnHost(
   document: YamlDocument,
   { guests, networks = [] }: PortMap,
   addresses: HostAddresses,

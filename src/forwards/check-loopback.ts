@@ -1,7 +1,7 @@
 import { LOOPBACK } from "../net/address.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createWarning } from "../diagnostic.ts";
-import { describeTaken, placeForwards } from "./host-addresses.ts";
+import { describeTaken, assignHostAddresses } from "./host-addresses.ts";
 import type { Where } from "./host-addresses.ts";
 
 /**
@@ -10,7 +10,7 @@ import type { Where } from "./host-addresses.ts";
  */
 export function checkLoopback(portMap: Where): readonly Diagnostic<string>[] {
   if (!portMap.reach.loopback) return [];
-  return [...placeForwards(portMap, new Map([["lo", [LOOPBACK]]]))].flatMap(([{ where }, place]) =>
+  return [...assignHostAddresses(portMap, new Map([["lo", [LOOPBACK]]]))].flatMap(([{ where }, place]) =>
     (place[4]?.taken ?? [])
       .filter(({ address }) => address === LOOPBACK)
       .map((taken): Diagnostic<string> => {

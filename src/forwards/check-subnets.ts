@@ -2,13 +2,13 @@ import { cidrContains } from "../net/address.ts";
 import type { Ip } from "../net/address.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createError } from "../diagnostic.ts";
-import { refuseAddress } from "../leases/network.ts";
+import { checkGuestAddress } from "../leases/network.ts";
 import type { Network } from "../leases/network.ts";
 import type { Guest, PortMap } from "../config/port-map.ts";
 
 type UnservedDiagnostic = Diagnostic<"address-unserved">;
 
-export interface Unserved {
+export interface AddressesOutsideNetworks {
   readonly diagnostics: readonly UnservedDiagnostic[];
   /** False: of some address nobody knows yet, it may belong to a network that is down. */
   readonly isCertain: boolean;
@@ -23,7 +23,11 @@ export interface Unserved {
  *
  * @param areAllKnown whether there are no other networks than these
  */
-export function findUnserved(portMap: PortMap, networks: readonly Network[], areAllKnown: boolean): Unserved {
+export function findAddressesOutsideNetworks(
+  portMap: PortMap,
+  networks: readonly Network[],
+  areAllKnown: boolean,
+): AddressesOutsideNetworks {
   const verdicts = portMap.guests.map((guest) => judge(guest, networks, areAllKnown));
   return {
     diagnostics: verdicts.filter((verdict) => typeof verdict === "object"),
@@ -41,7 +45,7 @@ function judge(
   const { address } = identity;
   const own = networks.filter((each) => guest.network === undefined || each.bridge === guest.network);
   const up = own.filter((network) => network.subnets.length > 0);
-  const refusals = up.map((network) => refuseAddress(address, network));
+  const refusals = up.map((network) => checkGuestAddress(address, network));
   if (refusals.includes(undefined)) return "served";
   const areAllUp = own.length > 0 && up.length === own.length;
   const mayBeElsewhere = !areAllUp || (guest.network === undefined && !areAllKnown);

@@ -1,4 +1,4 @@
-import { familyOf, formatPorts, isLoopback, LOOPBACK, withPorts } from "../net/address.ts";
+import { familyOf, formatPorts, isLoopback, LOOPBACK, formatHostPort } from "../net/address.ts";
 import type { Family, Ip, HostAddresses } from "../net/address.ts";
 import { lastStartingBy } from "../config/overlaps.ts";
 import type { Forward, PortMap } from "../config/port-map.ts";
@@ -12,7 +12,7 @@ export interface Taken {
 }
 
 /** Where on the host a forward is published, in one family. */
-interface Place {
+interface ListenAssignment {
   readonly any: boolean;
   /** Those that it is published on by name; none while it has no place at all. */
   readonly addresses: readonly Ip[];
@@ -22,7 +22,7 @@ interface Place {
 }
 
 /** A forward has no place in a family that it is not published in. */
-export type Places = ReadonlyMap<Forward, Readonly<Partial<Record<Family, Place>>>>;
+export type ListenAssignments = ReadonlyMap<Forward, Readonly<Partial<Record<Family, ListenAssignment>>>>;
 
 export type Where = Pick<PortMap, "guests" | "reach">;
 
@@ -32,19 +32,19 @@ export type Where = Pick<PortMap, "guests" | "reach">;
  * A port of an address is one forward's: of several that want it, as an interface and an address may, the first in the
  * config has it. With reach.loopback 127.0.0.1 is had in the same way by who names it, else by the first of the others.
  */
-export function placeForwards({ guests, reach }: Where, host: HostAddresses): Places {
+export function assignHostAddresses({ guests, reach }: Where, host: HostAddresses): ListenAssignments {
   const local = new Set([...host.values()].flat());
-  const claim = createClaims();
-  const find = (forward: Forward, family: Family): Place | undefined => {
+  const claim = createPortReservations();
+  const find = (forward: Forward, family: Family): ListenAssignment | undefined => {
     const wanted = forward.listen.flatMap((each) => placeOf(each, family, host, local, reach.loopback) ?? []);
-    return wanted.length === 0 ? undefined : claimAll(forward, merge(wanted), claim);
+    return wanted.length === 0 ? undefined : reservePorts(forward, merge(wanted), claim);
   };
   const forwards = guests.flatMap((guest) => guest.forwards);
   const places = forwards.map((forward) => ({ forward, ipv4: find(forward, 4), ipv6: find(forward, 6) }));
   const naming = new Set(
     places.flatMap(({ forward, ipv4 }) => (ipv4?.addresses.includes(LOOPBACK) ? [forward] : [])),
   );
-  const withLoopback = (forward: Forward, place: Place): Place => {
+  const withLoopback = (forward: Forward, place: ListenAssignment): ListenAssignment => {
     const { any, addresses, taken } = place;
     const isNowhere = addresses.length === 0 && taken.length > 0;
     if (!reach.loopback || any || isNowhere || naming.has(forward)) return place;
@@ -66,13 +66,13 @@ export function placeForwards({ guests, reach }: Where, host: HostAddresses): Pl
 
 /** `192.168.1.100:80/tcp is published for guest web already` */
 export function describeTaken({ address, by: { guest, protocol, published } }: Taken): string {
-  return `${withPorts(address, formatPorts(published))}/${protocol} is published for guest ${printable(guest)} already`;
+  return `${formatHostPort(address, formatPorts(published))}/${protocol} is published for guest ${printable(guest)} already`;
 }
 
 /** Takes an address's ports for a forward. @returns who has one of them, when they are not to be had */
-type Claim = (forward: Forward, address: Ip) => Forward | undefined;
+type PortReservation = (forward: Forward, address: Ip) => Forward | undefined;
 
-function createClaims(): Claim {
+function createPortReservations(): PortReservation {
   /** Of each protocol and address who has it, by port; no two have the same. */
   const lanes = new Map<string, Forward[]>();
   return (forward, address) => {
@@ -87,7 +87,7 @@ function createClaims(): Claim {
   };
 }
 
-function claimAll(forward: Forward, place: Place, claim: Claim): Place {
+function reservePorts(forward: Forward, place: ListenAssignment, claim: PortReservation): ListenAssignment {
   const claims = place.addresses.map((address) => ({ address, by: claim(forward, address) }));
   return {
     ...place,
@@ -102,7 +102,7 @@ function placeOf(
   host: HostAddresses,
   local: ReadonlySet<Ip>,
   loopback: boolean,
-): Place | undefined {
+): ListenAssignment | undefined {
   if (listen.kind === "interface")
     return placeOfInterface(listen.name, family, host.get(listen.name), loopback);
   if (listen.kind === "any")
@@ -120,7 +120,7 @@ function placeOfInterface(
   family: Family,
   own: readonly Ip[] | undefined,
   loopback: boolean,
-): Place | undefined {
+): ListenAssignment | undefined {
   if (own === undefined) return family === 6 ? undefined : absent(`there is no interface ${name} (yet)`);
   const usable = own.filter((ip) => !isLoopback(ip) || (loopback && ip === LOOPBACK));
   const addresses = usable.filter((ip) => familyOf(ip) === family);
@@ -131,11 +131,11 @@ function placeOfInterface(
   return absent(note);
 }
 
-function absent(note: string): Place {
+function absent(note: string): ListenAssignment {
   return { any: false, addresses: [], taken: [], notes: [note] };
 }
 
-function merge(places: readonly Place[]): Place {
+function merge(places: readonly ListenAssignment[]): ListenAssignment {
   return {
     any: places.some(({ any }) => any),
     addresses: [...new Set(places.flatMap(({ addresses }) => addresses))],

@@ -1,34 +1,41 @@
 import { familyOf } from "../net/address.ts";
 import type { Family, Mac, HostAddresses } from "../net/address.ts";
 import { isTaken, stillAnswers } from "../identity/choose-lease.ts";
-import { findGuest } from "../identity/locate-guest.ts";
-import type { Answers, Finding, Holder, Question, Target, World } from "../identity/lookup.ts";
+import { locateGuest } from "../identity/locate-guest.ts";
+import type {
+  ProbeResults,
+  LookupResult,
+  Incumbent,
+  NeighbourProbe,
+  Target,
+  LookupContext,
+} from "../identity/lookup.ts";
 import { indexUsable } from "../leases/usable-leases.ts";
-import { placeKey } from "../leases/lease-index.ts";
-import { findOwnAddresses, refuseOwn } from "../leases/network.ts";
+import { networkAddressKey } from "../leases/lease-index.ts";
+import { findOwnAddresses, checkNotOwn } from "../leases/network.ts";
 import type { Network } from "../leases/network.ts";
-import { placeForwards } from "./host-addresses.ts";
+import { assignHostAddresses } from "./host-addresses.ts";
 import type { Guest, PortMap } from "../config/port-map.ts";
-import { findPlugs } from "../leases/nic-bridges.ts";
-import { publishedFamilies, publish } from "./resolved-forward.ts";
+import { findNicBridges } from "../leases/nic-bridges.ts";
+import { publishedFamilies, resolveForward } from "./resolved-forward.ts";
 import type { GuestOutcome, ResolvedForward } from "./resolved-forward.ts";
 import { recentMoves } from "../identity/flapping.ts";
-import { wakeFor } from "../identity/recheck.ts";
-import { limitWishes } from "../identity/probe-budget.ts";
+import { recheckAtMs } from "../identity/recheck.ts";
+import { limitProbes } from "../identity/probe-budget.ts";
 import { identityText } from "../config/port-map.ts";
 
 export interface Resolution {
   readonly forwards: readonly ResolvedForward[];
-  readonly holders: readonly Holder[];
+  readonly incumbents: readonly Incumbent[];
   /** When time alone changes the outcome (a lease expires, linger ends), epoch ms. */
   readonly wakeAtMs?: number;
   /** What is to be asked now to know better; empty once `answers` has them, or all that one pass may ask. */
-  readonly questions: readonly Question[];
+  readonly questions: readonly NeighbourProbe[];
 }
 
 export interface Evidence {
   /** What the neighbours said to the questions of a first try. */
-  readonly answers: Answers;
+  readonly answers: ProbeResults;
   /** Domains that libvirt runs; absent where it does not say. */
   readonly running?: ReadonlySet<string> | undefined;
 }
@@ -36,22 +43,22 @@ export interface Evidence {
 /**
  * Port map x leases x incumbents -> where every forward leads.
  * @param evidence what else is known, beside what the files say
- * @param holders the outcome of the pass before (or what the kernel's rules say, at start)
+ * @param incumbents the outcome of the pass before (or what the kernel's rules say, at start)
  */
 export function resolveForwards(
   portMap: PortMap,
   networks: readonly Network[],
   host: HostAddresses,
-  holders: readonly Holder[],
+  incumbents: readonly Incumbent[],
   nowMs: number,
   evidence: Evidence = { answers: new Map() },
 ): Resolution {
-  const places = placeForwards(portMap, host);
+  const places = assignHostAddresses(portMap, host);
   const { answers } = evidence;
   const wishes = new Map<string, Wish>();
   let isFirst = true;
-  const ask = (question: Question): Mac | undefined => {
-    const key = placeKey(question);
+  const ask = (question: NeighbourProbe): Mac | undefined => {
+    const key = networkAddressKey(question);
     if (!answers.has(key) && !wishes.has(key)) {
       wishes.set(key, { question, isFirst });
       isFirst = false;
@@ -59,8 +66,13 @@ export function resolveForwards(
     return answers.get(key);
   };
   const { running } = evidence;
-  const facts = { networks, plugs: findPlugs(networks), own: findOwnAddresses(host), nowMs };
-  const world: World = {
+  const facts = {
+    networks,
+    nicBridges: findNicBridges(networks),
+    ownAddresses: findOwnAddresses(host),
+    nowMs,
+  };
+  const context: LookupContext = {
     ...facts,
     leases: indexUsable(facts),
     lingerMs: portMap.lingerMs,
@@ -68,104 +80,110 @@ export function resolveForwards(
     ask,
   };
   const forwards: ResolvedForward[] = [];
-  const kept: Holder[] = [];
+  const kept: Incumbent[] = [];
   const wakes: number[] = [];
   for (const guest of portMap.guests) {
     for (const family of publishedFamilies(guest, places)) {
-      const holder = holderOf(guest, family, holders);
+      const incumbent = findIncumbent(guest, family, incumbents);
       isFirst = true;
-      const outcome = settle(findGuest(guest, family, holder, world), holder, guest, world);
-      if (outcome.holder !== undefined) kept.push(outcome.holder);
+      const outcome = settle(locateGuest(guest, family, incumbent, context), incumbent, guest, context);
+      if (outcome.incumbent !== undefined) kept.push(outcome.incumbent);
       if (outcome.wakeAtMs !== undefined) wakes.push(outcome.wakeAtMs);
-      for (const forward of guest.forwards) forwards.push(...publish(forward, family, places, outcome));
+      for (const forward of guest.forwards)
+        forwards.push(...resolveForward(forward, family, places, outcome));
     }
   }
-  const questions = limitWishes([...wishes.values()], answers.size, nowMs).map(({ question }) => question);
-  return { forwards, holders: kept, questions, ...wakeAt(...wakes) };
+  const questions = limitProbes([...wishes.values()], answers.size, nowMs).map(({ question }) => question);
+  return { forwards, incumbents: kept, questions, ...wakeAt(...wakes) };
 }
 
 /** A question, and whether it is the first of its guest's. */
 interface Wish {
-  readonly question: Question;
+  readonly question: NeighbourProbe;
   readonly isFirst: boolean;
 }
 
 interface Settled extends GuestOutcome {
-  readonly holder?: Holder;
+  readonly incumbent?: Incumbent;
   readonly wakeAtMs?: number;
 }
 
-/** Turns a finding into an outcome: who vanished lingers, who is merely not heard of stays. */
-function settle(finding: Finding, holder: Holder | undefined, guest: Guest, world: World): Settled {
-  if (finding.state === "found") {
-    const { lease, note, inDoubt = false, left, silence } = finding;
+/** Turns a lookup into an outcome: who vanished lingers, who is merely not heard of stays. */
+function settle(
+  lookup: LookupResult,
+  incumbent: Incumbent | undefined,
+  guest: Guest,
+  context: LookupContext,
+): Settled {
+  if (lookup.state === "found") {
+    const { lease, note, isAmbiguous: inDoubt = false, previousAddress: left, unanswered: silence } = lookup;
     const { expiresAtMs } = lease;
     // Who has just moved is asked again soon, however long it was in doubt where they were.
-    const before = holder?.address === lease.address ? holder.inDoubtSinceMs : undefined;
-    const inDoubtSinceMs = inDoubt ? (before ?? world.nowMs) : undefined;
+    const before = incumbent?.address === lease.address ? incumbent.ambiguousSinceMs : undefined;
+    const inDoubtSinceMs = inDoubt ? (before ?? context.nowMs) : undefined;
     const movedAtMs = recentMoves(
-      holder?.movedAtMs,
-      holder !== undefined && holder.address !== lease.address,
-      world.nowMs,
+      incumbent?.recentMovesAtMs,
+      incumbent !== undefined && incumbent.address !== lease.address,
+      context.nowMs,
     );
-    const now: Holder = {
+    const now: Incumbent = {
       guest: guest.name,
       identity: identityText(guest),
       address: lease.address,
       ...(lease.mac === undefined ? {} : { mac: lease.mac }),
       ...(expiresAtMs === undefined ? {} : { expiresAtMs }),
-      ...(inDoubtSinceMs === undefined ? {} : { inDoubtSinceMs }),
-      ...(left === undefined ? {} : { left }),
-      ...(silence === undefined ? {} : { silence }),
-      ...(movedAtMs.length === 0 ? {} : { movedAtMs }),
+      ...(inDoubtSinceMs === undefined ? {} : { ambiguousSinceMs: inDoubtSinceMs }),
+      ...(left === undefined ? {} : { previousAddress: left }),
+      ...(silence === undefined ? {} : { unanswered: silence }),
+      ...(movedAtMs.length === 0 ? {} : { recentMovesAtMs: movedAtMs }),
     };
     return {
       target: lease,
-      holder: now,
+      incumbent: now,
       ...(note === undefined ? {} : { why: note }),
       ...wakeAt(
         expiresAtMs,
-        inDoubtSinceMs === undefined ? undefined : askAgainAt(inDoubtSinceMs, world.nowMs),
-        silence === undefined ? undefined : wakeFor(silence),
+        inDoubtSinceMs === undefined ? undefined : askAgainAt(inDoubtSinceMs, context.nowMs),
+        silence === undefined ? undefined : recheckAtMs(silence),
       ),
     };
   }
-  const { why } = finding;
-  const remembered = holder === undefined ? {} : { holder };
-  const contestedAtMs = world.nowMs + ASK_CONTESTED_MS;
-  if (finding.state === "contested") return { why, ...remembered, wakeAtMs: contestedAtMs };
-  if (holder === undefined) return { why };
+  const { why } = lookup;
+  const remembered = incumbent === undefined ? {} : { incumbent };
+  const contestedAtMs = context.nowMs + ASK_CONTESTED_MS;
+  if (lookup.state === "mac-mismatch") return { why, ...remembered, wakeAtMs: contestedAtMs };
+  if (incumbent === undefined) return { why };
   // The incumbent is remembered while its network is down: the name it holds must not be free for the taking.
-  if (finding.state === "down") return { why: finding.why, holder };
-  const refusal = refuseOwn(holder.address, world.own);
+  if (lookup.state === "network-down") return { why: lookup.why, incumbent };
+  const refusal = checkNotOwn(incumbent.address, context.ownAddresses);
   if (refusal !== undefined) return { why: refusal };
-  if (isTaken(holder, world)) return { why: finding.why };
+  if (isTaken(incumbent, context)) return { why: lookup.why };
   const target: Target = {
-    address: holder.address,
-    ...(holder.mac === undefined ? {} : { mac: holder.mac }),
+    address: incumbent.address,
+    ...(incumbent.mac === undefined ? {} : { mac: incumbent.mac }),
   };
-  if (finding.state === "unknown") return { target, holder, why: `kept as it was: ${finding.why}` };
-  if (finding.state === "vanished" && stillAnswers(holder, world)) {
-    const { lostAtMs: _over, ...rest } = holder;
-    const inDoubtSinceMs = holder.inDoubtSinceMs ?? world.nowMs;
+  if (lookup.state === "unreadable") return { target, incumbent, why: `kept as it was: ${lookup.why}` };
+  if (lookup.state === "lease-missing" && stillAnswers(incumbent, context)) {
+    const { leaseLostAtMs: _over, ...rest } = incumbent;
+    const inDoubtSinceMs = incumbent.ambiguousSinceMs ?? context.nowMs;
     return {
       target,
-      holder: { ...rest, inDoubtSinceMs },
-      why: `its lease vanished, but ${holder.mac} still answers there: kept`,
+      incumbent: { ...rest, ambiguousSinceMs: inDoubtSinceMs },
+      why: `its lease vanished, but ${incumbent.mac} still answers there: kept`,
       wakeAtMs: Math.min(
-        askAgainAt(inDoubtSinceMs, world.nowMs),
-        holder.expiresAtMs ?? Number.POSITIVE_INFINITY,
+        askAgainAt(inDoubtSinceMs, context.nowMs),
+        incumbent.expiresAtMs ?? Number.POSITIVE_INFINITY,
       ),
     };
   }
-  const askAtMs = finding.state === "vanished" && finding.askAgain === true ? contestedAtMs : undefined;
+  const askAtMs = lookup.state === "lease-missing" && lookup.askAgain === true ? contestedAtMs : undefined;
   // A clock that was set back must not make it linger for longer.
-  const lostAtMs = Math.min(holder.lostAtMs ?? world.nowMs, world.nowMs);
-  const endsAtMs = lostAtMs + world.lingerMs;
-  if (world.nowMs >= endsAtMs) return { why, ...wakeAt(askAtMs) };
+  const lostAtMs = Math.min(incumbent.leaseLostAtMs ?? context.nowMs, context.nowMs);
+  const endsAtMs = lostAtMs + context.lingerMs;
+  if (context.nowMs >= endsAtMs) return { why, ...wakeAt(askAtMs) };
   return {
     target,
-    holder: { ...holder, lostAtMs },
+    incumbent: { ...incumbent, leaseLostAtMs: lostAtMs },
     why: `${why}; lingers`,
     ...wakeAt(endsAtMs, askAtMs),
   };
@@ -177,10 +195,14 @@ function wakeAt(...times: readonly (number | undefined)[]): { readonly wakeAtMs?
   return known.length === 0 ? {} : { wakeAtMs: Math.min(...known) };
 }
 
-function holderOf(guest: Guest, family: Family, holders: readonly Holder[]): Holder | undefined {
+function findIncumbent(
+  guest: Guest,
+  family: Family,
+  incumbents: readonly Incumbent[],
+): Incumbent | undefined {
   const identity = identityText(guest);
   const mac = guest.identity.kind === "mac" ? guest.identity.mac : undefined;
-  return holders.find(
+  return incumbents.find(
     (each) =>
       each.guest === guest.name &&
       each.identity === identity &&

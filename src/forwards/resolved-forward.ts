@@ -2,7 +2,7 @@ import { familyOf } from "../net/address.ts";
 import type { Family, Ip, PortRange } from "../net/address.ts";
 import type { Target } from "../identity/lookup.ts";
 import { describeTaken } from "./host-addresses.ts";
-import type { Places } from "./host-addresses.ts";
+import type { ListenAssignments } from "./host-addresses.ts";
 import type { Forward, Guest } from "../config/port-map.ts";
 
 /** A published port of the config with the guest's address of the moment, in one family. */
@@ -24,7 +24,7 @@ export interface GuestOutcome {
 }
 
 /** Families that a guest's ports are published in. */
-export function publishedFamilies(guest: Guest, places: Places): readonly Family[] {
+export function publishedFamilies(guest: Guest, places: ListenAssignments): readonly Family[] {
   const own = guest.identity.kind === "address" ? familyOf(guest.identity.address) : undefined;
   return ([4, 6] as const).filter(
     (family) =>
@@ -34,10 +34,10 @@ export function publishedFamilies(guest: Guest, places: Places): readonly Family
 }
 
 /** One resolved forward of one family; none where nothing is promised in it. */
-export function publish(
+export function resolveForward(
   forward: Forward,
   family: Family,
-  places: Places,
+  places: ListenAssignments,
   outcome: GuestOutcome,
 ): readonly ResolvedForward[] {
   const own = places.get(forward) ?? {};
@@ -71,7 +71,7 @@ function letsIn({ allow }: Forward, family: Family): boolean {
 }
 
 /** Published ports that lead to a guest. */
-export interface Lead {
+export interface PortTarget {
   readonly family: Family;
   readonly protocol: string;
   readonly range: PortRange;
@@ -79,7 +79,7 @@ export interface Lead {
 }
 
 /** Where the forwards lead now. */
-export function leadsOf(forwards: readonly ResolvedForward[]): readonly Lead[] {
+export function portTargets(forwards: readonly ResolvedForward[]): readonly PortTarget[] {
   return forwards.flatMap(({ family, forward: { protocol, published: range }, target }) =>
     target === undefined ? [] : [{ family, protocol, range, address: target.address }],
   );

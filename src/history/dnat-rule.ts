@@ -1,10 +1,10 @@
-import { formatPorts, parseIp, readPorts, withPorts } from "../net/address.ts";
+import { formatPorts, parseIp, parsePorts, formatHostPort } from "../net/address.ts";
 import type { Family, PortRange } from "../net/address.ts";
 import { ownerName, parseOwner } from "../rules/ownership.ts";
-import { commentOf, optionOf, ruleKey, targetOf, withoutWholeMask } from "../rules/ruleset.ts";
+import { commentOf, optionOf, ruleKey, targetOf, stripHostPrefix } from "../rules/ruleset.ts";
 
 /** What one rule of a forward says: who is to have which port. */
-export interface Claim {
+export interface PortClaim {
   readonly guest: string;
   readonly family: Family;
   readonly protocol: string;
@@ -24,18 +24,18 @@ export interface Claim {
  * @param guest its name as the entry has it; else the rule's comment has it, or, of a long one, the beginning
  * @returns undefined for any other rule
  */
-export function readClaim(rule: string, family: Family, guest: string | undefined): Claim | undefined {
+export function readClaim(rule: string, family: Family, guest: string | undefined): PortClaim | undefined {
   const owner = parseOwner(commentOf(rule) ?? "");
   const ports = optionOf(rule, "--dport");
   if (owner === undefined || ports === undefined || targetOf(rule) !== "DNAT") return undefined;
-  const published = readPorts(ports, ":");
+  const published = parsePorts(ports, ":");
   const listen = optionOf(rule, "-d");
   return {
     guest: guest ?? decodeName(owner.name),
     family,
     protocol: optionOf(rule, "-p") ?? "",
     published,
-    listen: listen === undefined ? null : withoutWholeMask(listen),
+    listen: listen === undefined ? null : stripHostPrefix(listen),
     target: formatTarget(optionOf(rule, "--to-destination") ?? "", published),
     source: optionOf(rule, "-s"),
     rule: ruleKey(rule),
@@ -55,15 +55,15 @@ function decodeName(name: string): string {
 function formatTarget(destination: string, published: PortRange): string {
   const ip = parseIp(destination);
   if (ip === undefined) return destination.replace(/\/\d+$/, "");
-  return withPorts(ip, formatPorts(published));
+  return formatHostPort(ip, formatPorts(published));
 }
 
 /** The same for all claims to one port. */
-export function portKey({ family, protocol, published, listen }: Claim): string {
+export function portKey({ family, protocol, published, listen }: PortClaim): string {
   return [family, protocol, formatPorts(published), listen ?? "*"].join(" ");
 }
 
 /** The same for all claims of one guest to one port, from one address. */
-export function claimKey(claim: Claim): string {
+export function claimKey(claim: PortClaim): string {
   return [portKey(claim), claim.target, ownerName(claim.guest)].join(" ");
 }

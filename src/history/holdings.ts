@@ -1,9 +1,9 @@
-import { readPorts, withPorts } from "../net/address.ts";
+import { parsePorts, formatHostPort } from "../net/address.ts";
 import { claimKey, portKey } from "./dnat-rule.ts";
-import type { Claim } from "./dnat-rule.ts";
+import type { PortClaim } from "./dnat-rule.ts";
 import type { Boot, JournalEntry } from "./parse-journal.ts";
 import { groupPasses } from "./rule-changes.ts";
-import type { Reason, Step } from "./rule-changes.ts";
+import type { Reason, RuleChange } from "./rule-changes.ts";
 import type { DaemonStatus } from "../status/status.ts";
 
 /*
@@ -17,7 +17,7 @@ import type { DaemonStatus } from "../status/status.ts";
  */
 
 /** That a published port led to a guest, from then to then. */
-export interface Holding extends Omit<Claim, "source" | "rule"> {
+export interface Holding extends Omit<PortClaim, "source" | "rule"> {
   /** Sources that were let in at some time of it; empty: everyone. */
   readonly allow: readonly string[];
   /** Epoch ms; undefined: before the journal begins. */
@@ -46,7 +46,7 @@ export interface History {
 
 /** A holding while it is put together. */
 interface Track {
-  readonly claim: Claim;
+  readonly claim: PortClaim;
   boot: string;
   readonly rules: Set<string>;
   readonly allow: Set<string>;
@@ -72,13 +72,13 @@ export function readHistory(
   status: DaemonStatus | undefined,
 ): History {
   const tracks: Tracks = new Map();
-  const holders: Holders = new Map();
+  const incumbents: Holders = new Map();
   let boot: string | undefined;
   for (const steps of groupPasses(entries)) {
     const own = steps[0]?.entry.boot ?? "";
     if (own !== boot) endOtherBoots(tracks, own, boots);
     boot = own;
-    applyPass(tracks, holders, steps);
+    applyPass(tracks, incumbents, steps);
   }
   const current = boots.at(-1)?.id;
   if (current !== undefined) endOtherBoots(tracks, current, boots);
@@ -91,31 +91,31 @@ export function readHistory(
   };
 }
 
-function applyPass(tracks: Tracks, holders: Holders, steps: readonly Step[]): void {
+function applyPass(tracks: Tracks, incumbents: Holders, steps: readonly RuleChange[]): void {
   const added = steps.filter(({ action }) => action === "add");
   const rules = new Set(added.map(({ claim }) => `${claim.family} ${claim.rule}`));
-  for (const step of added) begin(tracks, holders, step);
+  for (const step of added) begin(tracks, incumbents, step);
   for (const step of steps)
     if (step.action === "remove" && !rules.has(`${step.claim.family} ${step.claim.rule}`)) end(tracks, step);
 }
 
-function begin(tracks: Tracks, holders: Holders, { claim, entry, reason }: Step): void {
+function begin(tracks: Tracks, incumbents: Holders, { claim, entry, reason }: RuleChange): void {
   const last = tracksOf(tracks, claim).at(-1);
   const track = last?.toMs === undefined ? last : undefined;
   const own = track ?? newTrack(claim, entry.boot, { fromMs: entry.atMs, began: reason });
   if (track === undefined) tracksOf(tracks, claim).push(own);
-  const before = holders.get(portKey(claim));
+  const before = incumbents.get(portKey(claim));
   // Somebody else had removed its rule, so that no entry tells of its end.
   if (before !== undefined && before !== own && before.toMs === undefined) {
     before.toMs = entry.atMs;
     before.ended = { why: "another has its port, and its rule was gone", trigger: null };
   }
-  holders.set(portKey(claim), own);
+  incumbents.set(portKey(claim), own);
   own.rules.add(claim.rule);
   if (claim.source !== undefined) own.allow.add(claim.source);
 }
 
-function end(tracks: Tracks, { claim, entry, reason }: Step): void {
+function end(tracks: Tracks, { claim, entry, reason }: RuleChange): void {
   const own = tracksOf(tracks, claim);
   let last = own.at(-1);
   if (last === undefined || last.boot !== entry.boot) {
@@ -130,13 +130,13 @@ function end(tracks: Tracks, { claim, entry, reason }: Step): void {
   last.ended = reason;
 }
 
-function tracksOf(tracks: Tracks, claim: Claim): Track[] {
+function tracksOf(tracks: Tracks, claim: PortClaim): Track[] {
   const own = tracks.get(claimKey(claim)) ?? [];
   tracks.set(claimKey(claim), own);
   return own;
 }
 
-function newTrack(claim: Claim, boot: string, begun: Pick<Track, "fromMs" | "began">): Track {
+function newTrack(claim: PortClaim, boot: string, begun: Pick<Track, "fromMs" | "began">): Track {
   return { claim, boot, rules: new Set(), allow: new Set(), ...begun };
 }
 
@@ -155,13 +155,13 @@ function addCurrent(tracks: Tracks, { forwards, updatedAt }: DaemonStatus): void
   for (const { state, guest, family, protocol, published, listen, address, target } of forwards) {
     if (state !== "active" || address === null) continue;
     for (const host of listen.length === 0 ? [null] : listen) {
-      const claim: Claim = {
+      const claim: PortClaim = {
         guest,
         family,
         protocol,
-        published: readPorts(published),
+        published: parsePorts(published),
         listen: host,
-        target: withPorts(address, target),
+        target: formatHostPort(address, target),
         source: undefined,
         rule: "",
       };

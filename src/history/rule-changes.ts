@@ -1,5 +1,5 @@
 import { readClaim } from "./dnat-rule.ts";
-import type { Claim } from "./dnat-rule.ts";
+import type { PortClaim } from "./dnat-rule.ts";
 import type { JournalEntry } from "./parse-journal.ts";
 import { printable } from "../sanitize.ts";
 
@@ -11,9 +11,9 @@ export interface Reason {
 }
 
 /** A rule of a forward that was added or removed. */
-export interface Step {
+export interface RuleChange {
   readonly entry: JournalEntry;
-  readonly claim: Claim;
+  readonly claim: PortClaim;
   readonly action: "add" | "remove";
   readonly reason: Reason;
 }
@@ -21,8 +21,8 @@ export interface Step {
 const RULE = /^([+-]) (ip6?tables) -t nat -[AID] KVMNATD-DNAT\S* (?:\d+ )?(-.*)$/;
 
 /** Steps of one pass together. Without fields, the rules of one guest are: each has a line of its own before them. */
-export function groupPasses(entries: readonly JournalEntry[]): readonly (readonly Step[])[] {
-  const groups: Step[][] = [];
+export function groupPasses(entries: readonly JournalEntry[]): readonly (readonly RuleChange[])[] {
+  const groups: RuleChange[][] = [];
   let before: JournalEntry | undefined;
   let headlines: JournalEntry[] = [];
   for (const entry of entries) {
@@ -47,7 +47,7 @@ function isSamePass(before: JournalEntry, entry: JournalEntry, isRule: boolean):
   return entry.pass !== undefined || (isRule && entry.atMs - before.atMs < MOMENT_MS);
 }
 
-function toStep(entry: JournalEntry, headlines: readonly JournalEntry[]): Step | undefined {
+function toStep(entry: JournalEntry, headlines: readonly JournalEntry[]): RuleChange | undefined {
   const [, sign, program, rule = ""] = RULE.exec(entry.message) ?? [];
   const claim = sign === undefined ? undefined : readClaim(rule, program === "iptables" ? 4 : 6, entry.guest);
   if (claim === undefined) return undefined;

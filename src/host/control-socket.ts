@@ -49,7 +49,7 @@ export async function serveControl(
     const code = errnoOf(error);
     if (code === undefined) throw error;
     const message = `${path} cannot be made (${code}): \`kvmnatd reload\` does not work; SIGHUP does`;
-    throw new KvmnatdError("control", message, { cause: error });
+    throw new KvmnatdError("control-socket-failed", message, { cause: error });
   }
   return async () => {
     for (const socket of sockets) socket.destroy();
@@ -94,9 +94,9 @@ export async function askDaemon(folder: string, request: Request): Promise<Answe
     if (code === undefined) throw error;
     if (code === "ENOENT" || code === "ECONNREFUSED") return undefined;
     const why = code === "EACCES" ? "permission denied; run as root" : code;
-    throw new KvmnatdError("control", `${path}: ${why}`, { cause: error });
+    throw new KvmnatdError("control-socket-failed", `${path}: ${why}`, { cause: error });
   }
   if (!said.endsWith("\n"))
-    throw new KvmnatdError("control", "kvmnatd ended before it answered; see its log");
+    throw new KvmnatdError("control-socket-failed", "kvmnatd ended before it answered; see its log");
   return JSON.parse(said) as Answer;
 }

@@ -3,7 +3,7 @@ import { listFlows, removeFlows } from "./netfilter/conntrack.ts";
 import { chooseIptables, otherIptables, readRules, restoreRules } from "./netfilter/iptables.ts";
 import { readLeaseFiles, readRunningDomains } from "./files/lease-files.ts";
 import { readLibvirtTables, runNft } from "./netfilter/nftables.ts";
-import { askNeighbours } from "./network/neighbours.ts";
+import { probeNeighbours } from "./network/neighbours.ts";
 import { readLinks } from "./network/links.ts";
 import { readListeners } from "./network/listening-sockets.ts";
 import { isCron } from "./cron.ts";
@@ -25,7 +25,7 @@ export function createHost(paths: Paths): Host {
     readLeaseFiles: (bridges) => readLeaseFiles(paths.dnsmasqDir, bridges),
     readRunningDomains: () => readRunningDomains(LIBVIRT_DOMAINS),
     readLinks,
-    askNeighbours,
+    probeNeighbours: probeNeighbours,
     readListeners,
     chooseIptables,
     otherIptables,

@@ -1,13 +1,13 @@
 import type { Ip, Mac } from "../net/address.ts";
-import type { Finding, Found, Holder, Target, World } from "./lookup.ts";
-import type { Place } from "../leases/lease-index.ts";
+import type { LookupResult, Found, Incumbent, Target, LookupContext } from "./lookup.ts";
+import type { NetworkAddress } from "../leases/lease-index.ts";
 import type { Lease } from "../leases/lease.ts";
-import { refuseAddress, refuseOwn } from "../leases/network.ts";
+import { checkGuestAddress, checkNotOwn } from "../leases/network.ts";
 import type { Network } from "../leases/network.ts";
-import { refusePlace } from "../leases/nic-bridges.ts";
-import { isRestless } from "./flapping.ts";
-import { goOn, isDue } from "./recheck.ts";
-import { NEWEST, takeTurn } from "./probe-budget.ts";
+import { checkNicBridge } from "../leases/nic-bridges.ts";
+import { isFlapping } from "./flapping.ts";
+import { updateUnanswered, isDue } from "./recheck.ts";
+import { MAX_NEWEST_LEASES, rotateCandidates } from "./probe-budget.ts";
 
 /*
  * Several live leases of one MAC are normal (PXE, then the installed system), and an attack: a guest may ask for a
@@ -42,89 +42,90 @@ const RETURN_MS = 60_000;
 export function chooseLease(
   mac: Mac,
   leases: readonly Lease[],
-  holder: Holder | undefined,
-  world: World,
-): Finding {
-  const sorted = leases.toSorted((one, other) => newestFirst(one, other, holder)).map(toCandidate);
-  const known = new Set([holder?.address, holder?.left]);
-  const leased = sorted.filter((each, index) => index < NEWEST || known.has(each.address));
-  const live = leased.filter((each) => mayHave(each, holder, world));
-  const former = vanished(mac, leased, holder, world);
+  incumbent: Incumbent | undefined,
+  context: LookupContext,
+): LookupResult {
+  const sorted = leases.toSorted((one, other) => newestFirst(one, other, incumbent)).map(toCandidate);
+  const known = new Set([incumbent?.address, incumbent?.previousAddress]);
+  const leased = sorted.filter((each, index) => index < MAX_NEWEST_LEASES || known.has(each.address));
+  const live = leased.filter((each) => mayHave(each, incumbent, context));
+  const former = vanished(mac, leased, incumbent, context);
   const [newest] = live;
-  if (newest !== undefined && live.length + former.length === 1 && !isShared(newest, world))
-    return judgeOnly(newest, holder, world);
+  if (newest !== undefined && live.length + former.length === 1 && !isShared(newest, context))
+    return judgeOnly(newest, incumbent, context);
   const candidates = [...live, ...former];
   // Where the forward leads now is asked first: not all questions of a pass may be asked.
   const questions = candidates.toSorted(
     (one, other) => Number(known.has(other.address)) - Number(known.has(one.address)),
   );
-  const own = new Set(questions.filter((each) => hasAnswered(each, world)));
-  const stay = candidates.find((each) => own.has(each) && each.address === holder?.address);
-  if (stay !== undefined && stay !== candidates[0] && isRestless(holder?.movedAtMs, world.nowMs))
+  const own = new Set(questions.filter((each) => hasAnswered(each, context)));
+  const stay = candidates.find((each) => own.has(each) && each.address === incumbent?.address);
+  if (stay !== undefined && stay !== candidates[0] && isFlapping(incumbent?.recentMovesAtMs, context.nowMs))
     return {
       state: "found",
       lease: toTarget(stay),
-      inDoubt: true,
+      isAmbiguous: true,
       note: `it moves again and again: kept at ${stay.address} for a minute, as long as it answers there`,
     };
   const answering =
     candidates.find((each) => own.has(each)) ??
-    takeTurn(
+    rotateCandidates(
       sorted.filter((each) => !leased.includes(each)),
-      world.nowMs,
-    ).find((each) => hasAnswered(each, world));
+      context.nowMs,
+    ).find((each) => hasAnswered(each, context));
   if (answering !== undefined)
     return {
       state: "found",
       lease: toTarget(answering),
-      inDoubt: true,
-      ...noteOn(answering, candidates, world),
+      isAmbiguous: true,
+      ...noteOn(answering, candidates, context),
     };
-  const silent = live.filter((each) => answerAt(each, world) === undefined);
-  const chosen = silent.find((each) => each.address === holder?.address) ?? silent[0];
-  if (chosen === undefined) return explainRefusal(leased, former, holder, world);
+  const silent = live.filter((each) => answerAt(each, context) === undefined);
+  const chosen = silent.find((each) => each.address === incumbent?.address) ?? silent[0];
+  if (chosen === undefined) return explainRefusal(leased, former, incumbent, context);
   const [left] = former;
   return {
     state: "found",
     lease: toTarget(chosen),
-    inDoubt: true,
-    ...(left === undefined ? {} : { left: left.address }),
-    ...noteOnSilence(chosen, live, sorted.length, world),
+    isAmbiguous: true,
+    ...(left === undefined ? {} : { previousAddress: left.address }),
+    ...noteOnSilence(chosen, live, sorted.length, context),
   };
 }
 
 /** The only address that can be the guest's: where it leads already it stays; anywhere else another MAC must not answer. */
-function judgeOnly(only: Candidate, holder: Holder | undefined, world: World): Finding {
+function judgeOnly(only: Candidate, incumbent: Incumbent | undefined, context: LookupContext): LookupResult {
   const found: Found = { state: "found", lease: toTarget(only) };
-  const held = holder?.mac === only.mac && holder.address === only.address ? holder : undefined;
-  const silence = held?.silence;
-  if (held !== undefined && held.inDoubtSinceMs === undefined) {
+  const held = incumbent?.mac === only.mac && incumbent.address === only.address ? incumbent : undefined;
+  const silence = held?.unanswered;
+  if (held !== undefined && held.ambiguousSinceMs === undefined) {
     if (silence === undefined) return found;
-    if (!isDue(silence, world.nowMs)) return { ...found, silence };
+    if (!isDue(silence, context.nowMs)) return { ...found, unanswered: silence };
   }
-  if (answerAt(only, world) === undefined) return { ...found, silence: goOn(silence, world.nowMs) };
-  return hasAnswered(only, world) ? found : { state: "contested", why: describeRefusal(only, world) };
+  if (answerAt(only, context) === undefined)
+    return { ...found, unanswered: updateUnanswered(silence, context.nowMs) };
+  return hasAnswered(only, context) ? found : { state: "mac-mismatch", why: describeRefusal(only, context) };
 }
 
 /** Another MAC answers at each of its leases. Where it led, it may be slow to answer: that is not given up at once. */
 function explainRefusal(
   leased: readonly Candidate[],
   former: readonly Candidate[],
-  holder: Holder | undefined,
-  world: World,
-): Finding {
+  incumbent: Incumbent | undefined,
+  context: LookupContext,
+): LookupResult {
   const [first] = leased;
   if (first === undefined) throw new Error("chooseLease needs a lease");
-  const why = describeRefusal(first, world);
-  return former.some((each) => each.address === holder?.address)
-    ? { state: "vanished", why, askAgain: true }
-    : { state: "contested", why };
+  const why = describeRefusal(first, context);
+  return former.some((each) => each.address === incumbent?.address)
+    ? { state: "lease-missing", why, askAgain: true }
+    : { state: "mac-mismatch", why };
 }
 
-function describeRefusal(candidate: Candidate, world: World): string {
+function describeRefusal(candidate: Candidate, context: LookupContext): string {
   const { address, mac } = candidate;
-  if (isShared(candidate, world)) return describeContest(candidate, world);
-  const answer = answerAt(candidate, world) ?? "nobody";
+  if (isShared(candidate, context)) return describeContest(candidate, context);
+  const answer = answerAt(candidate, context) ?? "nobody";
   return `${address} is leased to ${mac}, but ${answer} answers there; a guest that answers with another MAC than it leases with needs \`address\``;
 }
 
@@ -132,56 +133,56 @@ function noteOnSilence(
   chosen: Candidate,
   live: readonly Candidate[],
   count: number,
-  world: World,
+  context: LookupContext,
 ): { readonly note?: string } {
   const { address, mac } = chosen;
-  if (isShared(chosen, world)) return { note: describeContest(chosen, world) };
-  const refused = live.filter((each) => answerAt(each, world) !== undefined);
+  if (isShared(chosen, context)) return { note: describeContest(chosen, context) };
+  const refused = live.filter((each) => answerAt(each, context) !== undefined);
   if (refused.length > 0) {
-    const answers = new Set(refused.map((each) => answerAt(each, world)));
+    const answers = new Set(refused.map((each) => answerAt(each, context)));
     const who = answers.size === 1 ? `${[...answers].join("")} answers` : "others answer";
     return {
       note: `unverified: ${mac} does not answer at ${address}; ${listOf(refused)} passed over: ${who} there`,
     };
   }
   if (live.length < 2) return {};
-  const which = count > NEWEST ? `none of the ${NEWEST} newest` : "none";
+  const which = count > MAX_NEWEST_LEASES ? `none of the ${MAX_NEWEST_LEASES} newest` : "none";
   return { note: `unverified: ${mac} has ${count} live leases and answers at ${which}` };
 }
 
 /** Whether an address that is leased to another MAC as well can be this one's. */
-function mayHave(candidate: Candidate, holder: Holder | undefined, world: World): boolean {
+function mayHave(candidate: Candidate, incumbent: Incumbent | undefined, context: LookupContext): boolean {
   const { address, mac } = candidate;
-  if (!isShared(candidate, world)) return true;
-  const answer = answerAt(candidate, world);
+  if (!isShared(candidate, context)) return true;
+  const answer = answerAt(candidate, context);
   return answer === undefined
-    ? holder?.mac === mac && holder.address === address
-    : isGuests(answer, candidate, world);
+    ? incumbent?.mac === mac && incumbent.address === address
+    : isGuestMac(answer, candidate, context);
 }
 
-function describeContest(candidate: Candidate, world: World): string {
+function describeContest(candidate: Candidate, context: LookupContext): string {
   const { address, mac } = candidate;
-  const others = world.leases.at(candidate).filter((each) => each.mac !== mac);
+  const others = context.leases.at(candidate).filter((each) => each.mac !== mac);
   const macs = others.map((each) => each.mac).toSorted();
-  const answer = answerAt(candidate, world) ?? "nobody";
+  const answer = answerAt(candidate, context) ?? "nobody";
   return `conflict: ${address} is leased to ${mac} and to ${macs.join(", ")}, and ${answer} answers there`;
 }
 
 /** Whether the guest still answers where it was, though its lease vanished before its time and nobody else has it. */
-export function stillAnswers(holder: Holder, world: World): boolean {
-  const { mac } = holder;
+export function stillAnswers(incumbent: Incumbent, context: LookupContext): boolean {
+  const { mac } = incumbent;
   if (mac === undefined) return false;
-  return vanished(mac, [], holder, world).some(
-    (each) => each.address === holder.address && hasAnswered(each, world),
+  return vanished(mac, [], incumbent, context).some(
+    (each) => each.address === incumbent.address && hasAnswered(each, context),
   );
 }
 
 function noteOn(
   chosen: Candidate,
   candidates: readonly Candidate[],
-  world: World,
+  context: LookupContext,
 ): { readonly note?: string } {
-  if (isShared(chosen, world)) return { note: describeContest(chosen, world) };
+  if (isShared(chosen, context)) return { note: describeContest(chosen, context) };
   if (!chosen.isLive)
     return {
       note: `its lease vanished, but ${chosen.mac} still answers there, and not at ${listOf(candidates.filter((each) => each.isLive))}`,
@@ -197,22 +198,22 @@ function listOf(candidates: readonly Candidate[]): string {
   return shown.join(", ") + (candidates.length > 4 ? ` and ${candidates.length - 4} more` : "");
 }
 
-function answerAt({ bridge, address }: Candidate, world: World): Mac | undefined {
-  return world.ask({ bridge, address });
+function answerAt({ bridge, address }: Candidate, context: LookupContext): Mac | undefined {
+  return context.ask({ bridge, address });
 }
 
-function hasAnswered(candidate: Candidate, world: World): boolean {
-  return isGuests(answerAt(candidate, world), candidate, world);
+function hasAnswered(candidate: Candidate, context: LookupContext): boolean {
+  return isGuestMac(answerAt(candidate, context), candidate, context);
 }
 
 /** Whether who answers is the guest with this MAC: with it, or with that of another NIC that libvirt has given it there. */
-export function isGuests(
+export function isGuestMac(
   answer: Mac | undefined,
   { mac, bridge }: Pick<Candidate, "mac" | "bridge">,
-  world: World,
+  context: LookupContext,
 ): boolean {
   if (answer === undefined || answer === mac) return answer === mac;
-  return world.networks.some(
+  return context.networks.some(
     (network) =>
       network.bridge === bridge &&
       network.domains?.some(({ macs }) => macs.includes(mac) && macs.includes(answer)),
@@ -220,11 +221,11 @@ export function isGuests(
 }
 
 /** The latest expiry is the newest; a tie goes to the incumbent. */
-function newestFirst(one: Lease, other: Lease, holder: Holder | undefined): number {
+function newestFirst(one: Lease, other: Lease, incumbent: Incumbent | undefined): number {
   const rank = (lease: Lease): number => lease.expiresAtMs ?? Number.POSITIVE_INFINITY;
   if (rank(one) !== rank(other)) return rank(other) > rank(one) ? 1 : -1;
-  if (one.address === holder?.address) return -1;
-  if (other.address === holder?.address) return 1;
+  if (one.address === incumbent?.address) return -1;
+  if (other.address === incumbent?.address) return 1;
   return one.address < other.address ? -1 : 1;
 }
 
@@ -232,53 +233,54 @@ function newestFirst(one: Lease, other: Lease, holder: Holder | undefined): numb
 function vanished(
   mac: Mac,
   live: readonly Candidate[],
-  holder: Holder | undefined,
-  world: World,
+  incumbent: Incumbent | undefined,
+  context: LookupContext,
 ): readonly Candidate[] {
-  if (holder?.mac !== mac) return [];
+  if (incumbent?.mac !== mac) return [];
   // Past its time a lease does not vanish, it ends.
-  const ended = holder.expiresAtMs !== undefined && holder.expiresAtMs <= world.nowMs;
+  const ended = incumbent.expiresAtMs !== undefined && incumbent.expiresAtMs <= context.nowMs;
   const wayBack =
-    holder.left !== undefined && world.nowMs - (holder.inDoubtSinceMs ?? world.nowMs) < RETURN_MS;
-  const { expiresAtMs } = holder;
+    incumbent.previousAddress !== undefined &&
+    context.nowMs - (incumbent.ambiguousSinceMs ?? context.nowMs) < RETURN_MS;
+  const { expiresAtMs } = incumbent;
   const expiry = expiresAtMs === undefined ? {} : { expiresAtMs };
   const possible = [
-    ...(ended ? [] : [{ address: holder.address, ...expiry }]),
-    ...(wayBack ? [{ address: holder.left }] : []),
+    ...(ended ? [] : [{ address: incumbent.address, ...expiry }]),
+    ...(wayBack ? [{ address: incumbent.previousAddress }] : []),
   ];
   return possible
     .filter(({ address }) => live.every((each) => each.address !== address))
     .flatMap((each) =>
-      world.networks
-        .filter((network) => canHave(mac, each.address, network, world))
+      context.networks
+        .filter((network) => canHave(mac, each.address, network, context))
         .map(({ bridge }): Candidate => ({ ...each, bridge, mac, isLive: false })),
     );
 }
 
-function canHave(mac: Mac, address: Ip, network: Network, world: World): boolean {
+function canHave(mac: Mac, address: Ip, network: Network, context: LookupContext): boolean {
   const { bridge } = network;
   return (
-    refuseOwn(address, world.own) === undefined &&
-    refuseAddress(address, network) === undefined &&
-    refusePlace({ mac, bridge }, world.plugs) === undefined &&
-    !leasedByOther({ bridge, address }, mac, world)
+    checkNotOwn(address, context.ownAddresses) === undefined &&
+    checkGuestAddress(address, network) === undefined &&
+    checkNicBridge({ mac, bridge }, context.nicBridges) === undefined &&
+    !leasedByOther({ bridge, address }, mac, context)
   );
 }
 
 /** Whether usable leases give its address to more than one MAC. */
-function isShared(candidate: Candidate, world: World): boolean {
-  return world.leases.at(candidate).length > 1;
+function isShared(candidate: Candidate, context: LookupContext): boolean {
+  return context.leases.at(candidate).length > 1;
 }
 
 /** Whether a live lease on this network gives the address to another MAC. */
-function leasedByOther(place: Place, mac: Mac | undefined, world: World): boolean {
-  return world.leases.at(place).some((lease) => lease.mac !== mac);
+function leasedByOther(place: NetworkAddress, mac: Mac | undefined, context: LookupContext): boolean {
+  return context.leases.at(place).some((lease) => lease.mac !== mac);
 }
 
 /** Whether another MAC has a live lease of the incumbent's address, wherever it can be. */
-export function isTaken({ address, mac }: Holder, world: World): boolean {
-  const homes = world.networks.filter((each) => refuseAddress(address, each) === undefined);
-  return homes.length > 0 && homes.every(({ bridge }) => leasedByOther({ bridge, address }, mac, world));
+export function isTaken({ address, mac }: Incumbent, context: LookupContext): boolean {
+  const homes = context.networks.filter((each) => checkGuestAddress(address, each) === undefined);
+  return homes.length > 0 && homes.every(({ bridge }) => leasedByOther({ bridge, address }, mac, context));
 }
 
 function toCandidate({ bridge, address, mac, expiresAtMs }: Lease): Candidate {

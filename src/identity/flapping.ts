@@ -3,7 +3,7 @@
  * forwards would move as often as it likes, with a line in the log for each of its rules. One that has moved so often
  * stays where it is for as long as it answers there.
  */
-const MOVES = 6;
+const MAX_MOVES_PER_MINUTE = 6;
 const WITHIN_MS = 60_000;
 
 /** @returns when it moved lately, with the move that it makes now; a clock that was set back forgets */
@@ -13,9 +13,9 @@ export function recentMoves(
   nowMs: number,
 ): readonly number[] {
   const recent = before.filter((atMs) => atMs <= nowMs && nowMs - atMs < WITHIN_MS);
-  return moves ? [...recent, nowMs].slice(-MOVES) : recent;
+  return moves ? [...recent, nowMs].slice(-MAX_MOVES_PER_MINUTE) : recent;
 }
 
-export function isRestless(movedAtMs: readonly number[] = [], nowMs: number): boolean {
-  return recentMoves(movedAtMs, false, nowMs).length >= MOVES;
+export function isFlapping(movedAtMs: readonly number[] = [], nowMs: number): boolean {
+  return recentMoves(movedAtMs, false, nowMs).length >= MAX_MOVES_PER_MINUTE;
 }

@@ -1,5 +1,5 @@
 import type { Mac } from "../net/address.ts";
-import type { Answers } from "./lookup.ts";
+import type { ProbeResults } from "./lookup.ts";
 
 /*
  * To ask anew who is at a place forgets what the kernel has heard since it was asked last. A guest that is always a
@@ -24,15 +24,15 @@ export interface LateAnswers {
   /** Nobody answered there in time when it was asked last. */
   awaits(key: string): boolean;
   /** What the kernel has heard at all places before they are asked anew. */
-  note(heard: Answers, nowMs: number): void;
+  note(heard: ProbeResults, nowMs: number): void;
   /**
    * Who answered now, or else who had been late.
    * @param isLate whether the answers were read after the time to answer
    */
-  complete(answers: Answers, nowMs: number, isLate?: boolean): Answers;
+  complete(answers: ProbeResults, nowMs: number, isLate?: boolean): ProbeResults;
 }
 
-/** Remembers who answers too late. Keys of places are {@link Answers}'; times are of one clock, in ms. */
+/** Remembers who answers too late. Keys of places are {@link ProbeResults}'; times are of one clock, in ms. */
 export function createLateAnswers(): LateAnswers {
   /** Places at which nobody had answered in time when they were asked last, and when that was over. */
   const silent = new Map<string, number>();

@@ -1,27 +1,32 @@
 import { familyOf } from "../net/address.ts";
 import type { Family, Mac } from "../net/address.ts";
 import { chooseLease, stillAnswers } from "./choose-lease.ts";
-import type { Finding, Found, Holder, Target, World } from "./lookup.ts";
+import type { LookupResult, Found, Incumbent, Target, LookupContext } from "./lookup.ts";
 import { isLive } from "../leases/lease.ts";
 import type { DomainMacs, Lease } from "../leases/lease.ts";
-import { refuseAddress } from "../leases/network.ts";
+import { checkGuestAddress } from "../leases/network.ts";
 import type { Network } from "../leases/network.ts";
-import { describeLeases, leasesOn, refuseLease } from "../leases/usable-leases.ts";
+import { describeLeases, leasesOn, checkLease } from "../leases/usable-leases.ts";
 
 /** Network cards that a guest may have: a MAC counts on this bridge, and says nothing on any other. */
-export type Cards = Pick<DomainMacs, "bridge" | "macs">;
+export type GuestNics = Pick<DomainMacs, "bridge" | "macs">;
 
 /** A guest of which no more is known than its MACs may be on any of these networks. */
-export function cardsOn(networks: readonly Network[], macs: readonly Mac[]): readonly Cards[] {
+export function nicsOn(networks: readonly Network[], macs: readonly Mac[]): readonly GuestNics[] {
   return networks.map(({ bridge }) => ({ bridge, macs }));
 }
 
 /** Whether the incumbent's address is on a network where its MAC counts, if its MAC counts at all. */
-function isAtHome({ mac, address }: Holder, cards: readonly Cards[], networks: readonly Network[]): boolean {
+function isAtHome(
+  { mac, address }: Incumbent,
+  cards: readonly GuestNics[],
+  networks: readonly Network[],
+): boolean {
   const homes = cards.filter(({ macs }) => mac !== undefined && macs.includes(mac));
   const isHome = (network: Network): boolean => homes.some(({ bridge }) => bridge === network.bridge);
   return (
-    homes.length === 0 || networks.some((each) => isHome(each) && refuseAddress(address, each) === undefined)
+    homes.length === 0 ||
+    networks.some((each) => isHome(each) && checkGuestAddress(address, each) === undefined)
   );
 }
 
@@ -29,48 +34,49 @@ function isAtHome({ mac, address }: Holder, cards: readonly Cards[], networks: r
  * Which address a guest with these cards has.
  * @param networks those of the cards
  */
-export function findByMacs(
-  cards: readonly Cards[],
+export function locateByMacs(
+  cards: readonly GuestNics[],
   family: Family,
   networks: readonly Network[],
-  remembered: Holder | undefined,
-  world: World,
-): Finding {
-  const holder = remembered !== undefined && isAtHome(remembered, cards, networks) ? remembered : undefined;
+  remembered: Incumbent | undefined,
+  context: LookupContext,
+): LookupResult {
+  const incumbent =
+    remembered !== undefined && isAtHome(remembered, cards, networks) ? remembered : undefined;
   const macs = [...new Set(cards.flatMap((each) => each.macs))];
   const usable = macs
-    .flatMap((mac) => leasesOn(world.leases.ofMac(mac), networks, family))
+    .flatMap((mac) => leasesOn(context.leases.ofMac(mac), networks, family))
     .filter(({ bridge, mac }) => cards.some((each) => each.bridge === bridge && each.macs.includes(mac)));
-  if (usable.length === 0) return explainAbsence(macs, family, networks, holder, world);
-  const holds = holder?.mac !== undefined && macs.includes(holder.mac);
+  if (usable.length === 0) return explainAbsence(macs, family, networks, incumbent, context);
+  const holds = incumbent?.mac !== undefined && macs.includes(incumbent.mac);
   // While the incumbent is there, its MAC on another network is somebody else's.
-  const homes = bridgesOf(holder, networks);
-  const isAway = (lease: Lease): boolean => lease.mac === holder?.mac && !homes.has(lease.bridge);
+  const homes = bridgesOf(incumbent, networks);
+  const isAway = (lease: Lease): boolean => lease.mac === incumbent?.mac && !homes.has(lease.bridge);
   const away = usable.filter(isAway);
   const atHome = usable.filter((lease) => !isAway(lease));
-  const isLeased = atHome.some((lease) => lease.mac === holder?.mac);
+  const isLeased = atHome.some((lease) => lease.mac === incumbent?.mac);
   // Its lease may have been released by somebody else.
-  if (holds && !isLeased && stillAnswers(holder, world)) {
-    const note = `its lease vanished, but ${holder.mac} still answers there: kept, though the guest has ${describeLeases(usable)}`;
-    return keepIncumbent(holder, note);
+  if (holds && !isLeased && stillAnswers(incumbent, context)) {
+    const note = `its lease vanished, but ${incumbent.mac} still answers there: kept, though the guest has ${describeLeases(usable)}`;
+    return keepIncumbent(incumbent, note);
   }
   const counting = isLeased ? atHome : usable;
   const leasesOf = (mac: Mac): readonly Lease[] => counting.filter((lease) => lease.mac === mac);
   const leased = macs.filter((mac) => leasesOf(mac).length > 0);
   // Of a guest with several NICs the one that holds the forward stays; else libvirt's order decides.
-  const choose = (mac: Mac): Finding => chooseLease(mac, leasesOf(mac), holder, world);
-  const held = leased.filter((mac) => mac === holder?.mac).map(choose);
+  const choose = (mac: Mac): LookupResult => chooseLease(mac, leasesOf(mac), incumbent, context);
+  const held = leased.filter((mac) => mac === incumbent?.mac).map(choose);
   if (held[0]?.state === "found") return isLeased && away.length > 0 ? noteAway(held[0], away) : held[0];
-  const findings = [...held, ...leased.filter((mac) => mac !== holder?.mac).map(choose)];
-  const finding = findings.find((each) => each.state === "found") ?? findings[0];
-  if (finding === undefined) throw new Error("a usable lease belongs to one of these");
-  return finding;
+  const findings = [...held, ...leased.filter((mac) => mac !== incumbent?.mac).map(choose)];
+  const lookup = findings.find((each) => each.state === "found") ?? findings[0];
+  if (lookup === undefined) throw new Error("a usable lease belongs to one of these");
+  return lookup;
 }
 
 /** Networks that the incumbent's address can be on. */
-function bridgesOf(holder: Holder | undefined, networks: readonly Network[]): ReadonlySet<string> {
-  if (holder === undefined) return new Set();
-  const homes = networks.filter((each) => refuseAddress(holder.address, each) === undefined);
+function bridgesOf(incumbent: Incumbent | undefined, networks: readonly Network[]): ReadonlySet<string> {
+  if (incumbent === undefined) return new Set();
+  const homes = networks.filter((each) => checkGuestAddress(incumbent.address, each) === undefined);
   return new Set(homes.map(({ bridge }) => bridge));
 }
 
@@ -80,37 +86,37 @@ function noteAway(found: Found, away: readonly Lease[]): Found {
 }
 
 /** The incumbent stays, though its lease vanished, as long as it answers and its lease would have lasted. */
-export function keepIncumbent({ address, mac, expiresAtMs }: Holder, note: string): Finding {
+export function keepIncumbent({ address, mac, expiresAtMs }: Incumbent, note: string): LookupResult {
   const lease: Target = {
     address,
     ...(mac === undefined ? {} : { mac }),
     ...(expiresAtMs === undefined ? {} : { expiresAtMs }),
   };
-  return { state: "found", lease, inDoubt: true, note };
+  return { state: "found", lease, isAmbiguous: true, note };
 }
 
 function explainAbsence(
   macs: readonly Mac[],
   family: Family,
   networks: readonly Network[],
-  holder: Holder | undefined,
-  world: World,
-): Finding {
-  const unread = findUnreadHome(networks, holder, "leases");
+  incumbent: Incumbent | undefined,
+  context: LookupContext,
+): LookupResult {
+  const unread = findUnreadableNetwork(networks, incumbent, "leases");
   if (unread !== undefined)
-    return { state: "unknown", why: `the lease file of ${unread.bridge} cannot be read` };
+    return { state: "unreadable", why: `the lease file of ${unread.bridge} cannot be read` };
   const names = macs.length === 0 ? "a guest without network card" : macs.join(", ");
   // A guest that got another network card has not merely lost its lease.
-  const state = holder?.mac !== undefined && macs.includes(holder.mac) ? "vanished" : "gone";
-  for (const lease of macs.flatMap((mac) => world.leases.rowsOf(mac))) {
+  const state = incumbent?.mac !== undefined && macs.includes(incumbent.mac) ? "lease-missing" : "absent";
+  for (const lease of macs.flatMap((mac) => context.leases.rowsOf(mac))) {
     const network = networks.find((each) => each.bridge === lease.bridge);
     if (network === undefined || familyOf(lease.address) !== family) continue;
-    const refusal = refuseLease(lease, network, world);
+    const refusal = checkLease(lease, network, context);
     if (refusal !== undefined) return { state, why: `leased address ${lease.address} refused: ${refusal}` };
     // Of another address it may be another guest's doing, and says nothing of the incumbent's.
-    if (!isLive(lease, world.nowMs))
+    if (!isLive(lease, context.nowMs))
       return {
-        state: lease.address === holder?.address ? "gone" : state,
+        state: lease.address === incumbent?.address ? "absent" : state,
         why: `the lease of ${lease.address} has expired`,
       };
   }
@@ -118,13 +124,13 @@ function explainAbsence(
 }
 
 /** The network that the incumbent is on, if libvirt's file of it cannot be read: others' files say nothing of it. */
-export function findUnreadHome(
+export function findUnreadableNetwork(
   up: readonly Network[],
-  holder: Holder | undefined,
+  incumbent: Incumbent | undefined,
   list: "leases" | "domains",
 ): Network | undefined {
-  if (holder === undefined) return undefined;
+  if (incumbent === undefined) return undefined;
   return up.find(
-    (network) => network[list] === undefined && refuseAddress(holder.address, network) === undefined,
+    (network) => network[list] === undefined && checkGuestAddress(incumbent.address, network) === undefined,
   );
 }

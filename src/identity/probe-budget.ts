@@ -6,27 +6,27 @@
  */
 
 /** Of one MAC's live leases: these are asked in each pass, beside the address that the forward leads to. */
-export const NEWEST: number = 8;
+export const MAX_NEWEST_LEASES: number = 8;
 /** And so many of its others. */
-const IN_TURN = 4;
+const MAX_ROTATED_LEASES = 4;
 /** Of all guests together. */
-const A_PASS = 256;
+const MAX_PROBES_PER_PASS = 256;
 
 /** Those of the others whose turn it is. */
-export function takeTurn<T>(others: readonly T[], nowMs: number): readonly T[] {
-  return rotate(others, nowMs).slice(0, IN_TURN);
+export function rotateCandidates<T>(others: readonly T[], nowMs: number): readonly T[] {
+  return rotate(others, nowMs).slice(0, MAX_ROTATED_LEASES);
 }
 
 /**
  * What a pass asks of all that it would like to ask: what matters most to each guest, and a quarter at least of the rest.
  * @param asked how many have been asked in this pass already
  */
-export function limitWishes<T extends { readonly isFirst: boolean }>(
+export function limitProbes<T extends { readonly isFirst: boolean }>(
   wishes: readonly T[],
   asked: number,
   nowMs: number,
 ): readonly T[] {
-  const room = Math.max(0, A_PASS - asked);
+  const room = Math.max(0, MAX_PROBES_PER_PASS - asked);
   if (wishes.length <= room) return wishes;
   const first = wishes.filter((wish) => wish.isFirst);
   const others = wishes.filter((wish) => !wish.isFirst);

@@ -8,23 +8,23 @@ const ASK_MAX_MS = 300_000;
 const WATCH_MS = 60_000;
 
 /** Nobody has answered yet at the only address that a guest can have. Epoch ms. */
-export interface Silence {
+export interface Unanswered {
   readonly sinceMs: number;
   readonly askAtMs: number;
 }
 
 /** Whether to ask now. A clock that was set back must not make it wait. */
-export function isDue({ sinceMs, askAtMs }: Silence, nowMs: number): boolean {
+export function isDue({ sinceMs, askAtMs }: Unanswered, nowMs: number): boolean {
   return nowMs >= askAtMs || nowMs < sinceMs;
 }
 
 /** Asked again (or for the first time), and still nobody answers. */
-export function goOn(before: Silence | undefined, nowMs: number): Silence {
+export function updateUnanswered(before: Unanswered | undefined, nowMs: number): Unanswered {
   const sinceMs = Math.min(before?.sinceMs ?? nowMs, nowMs);
   return { sinceMs, askAtMs: nowMs + Math.min(Math.max(nowMs - sinceMs, ASK_MIN_MS), ASK_MAX_MS) };
 }
 
 /** When a pass is to be made to ask, epoch ms; undefined: when one is made anyway. */
-export function wakeFor({ sinceMs, askAtMs }: Silence): number | undefined {
+export function recheckAtMs({ sinceMs, askAtMs }: Unanswered): number | undefined {
   return askAtMs - sinceMs > WATCH_MS ? undefined : askAtMs;
 }

@@ -8,16 +8,16 @@ export interface LeaseIndex {
   ofMac(mac: Mac): readonly Lease[];
   /** By the name that guests gave, upper or lower case. */
   named(hostname: string): readonly Lease[];
-  at(place: Place): readonly Lease[];
+  at(place: NetworkAddress): readonly Lease[];
 }
 
 /** An address says where only together with the network: two may have the same subnet. */
-export interface Place {
+export interface NetworkAddress {
   readonly bridge: string;
   readonly address: Ip;
 }
 
-export function placeKey({ bridge, address }: Place): string {
+export function networkAddressKey({ bridge, address }: NetworkAddress): string {
   return `${address} ${bridge}`;
 }
 
@@ -29,19 +29,19 @@ export function indexLeases(networks: readonly Network[], isUsable: (lease: Leas
   const rows = networks.flatMap((network) => network.leases ?? []);
   const byMac = Map.groupBy(rows, (lease) => lease.mac);
   const byName = Map.groupBy(rows, (lease) => lease.hostname?.toLowerCase());
-  const byPlace = Map.groupBy(rows, placeKey);
+  const byPlace = Map.groupBy(rows, networkAddressKey);
   const judge = (found: readonly Lease[] = []): readonly Lease[] => distinct(found.filter(isUsable));
   return {
     rowsOf: (mac) => byMac.get(mac) ?? [],
     ofMac: remember((mac: Mac) => judge(byMac.get(mac))),
     named: (hostname) => judge(byName.get(hostname.toLowerCase())),
-    at: remember((place: Place) => judge(byPlace.get(placeKey(place))), placeKey),
+    at: remember((place: NetworkAddress) => judge(byPlace.get(networkAddressKey(place))), networkAddressKey),
   };
 }
 
 /** The last of rows that say the same. */
 function distinct(leases: readonly Lease[]): readonly Lease[] {
-  return [...new Map(leases.map((lease) => [`${placeKey(lease)} ${lease.mac}`, lease])).values()];
+  return [...new Map(leases.map((lease) => [`${networkAddressKey(lease)} ${lease.mac}`, lease])).values()];
 }
 
 function remember<Key, Value>(

@@ -19,7 +19,7 @@ export interface Subnet {
 }
 
 /** Why an address cannot be a guest's on this network; undefined when it can. */
-export function refuseAddress(address: Ip, network: Network): string | undefined {
+export function checkGuestAddress(address: Ip, network: Network): string | undefined {
   const family = familyOf(address);
   const subnets = network.subnets.filter((subnet) => subnet.cidr.family === family);
   const subnet = subnets.find((each) => cidrContains(each.cidr, address));
@@ -43,7 +43,7 @@ export function findOwnAddresses(host: HostAddresses): OwnAddresses {
 }
 
 /** Why no forward may lead to an address: the host's own, on whatever link, would be reached past what INPUT forbids. */
-export function refuseOwn(address: Ip, own: OwnAddresses): string | undefined {
+export function checkNotOwn(address: Ip, own: OwnAddresses): string | undefined {
   const link = own.get(address);
   return link === undefined ? undefined : `${address} is the host's own, on ${link}`;
 }

@@ -4,16 +4,16 @@ import { indexLeases } from "./lease-index.ts";
 import type { LeaseIndex } from "./lease-index.ts";
 import { isLive } from "./lease.ts";
 import type { Lease } from "./lease.ts";
-import { refuseAddress, refuseOwn } from "./network.ts";
+import { checkGuestAddress, checkNotOwn } from "./network.ts";
 import type { Network, OwnAddresses } from "./network.ts";
-import { refusePlace } from "./nic-bridges.ts";
-import type { Plugs } from "./nic-bridges.ts";
+import { checkNicBridge } from "./nic-bridges.ts";
+import type { NicBridges } from "./nic-bridges.ts";
 
 /** What decides whether a lease can be used. */
 export interface LeaseContext {
   readonly networks: readonly Network[];
-  readonly plugs: Plugs;
-  readonly own: OwnAddresses;
+  readonly nicBridges: NicBridges;
+  readonly ownAddresses: OwnAddresses;
   readonly nowMs: number;
 }
 
@@ -22,23 +22,29 @@ export interface LeaseContext {
  * libvirt's helper never writes but a newline in a hostname does; the order of the rows changes with every event, and
  * says nothing.
  */
-export function indexUsable(world: LeaseContext): LeaseIndex {
-  const networks = new Map(world.networks.map((each) => [each.bridge, each]));
-  return indexLeases(world.networks, (lease) => {
+export function indexUsable(context: LeaseContext): LeaseIndex {
+  const networks = new Map(context.networks.map((each) => [each.bridge, each]));
+  return indexLeases(context.networks, (lease) => {
     const network = networks.get(lease.bridge);
     return (
-      network !== undefined && isLive(lease, world.nowMs) && refuseLease(lease, network, world) === undefined
+      network !== undefined &&
+      isLive(lease, context.nowMs) &&
+      checkLease(lease, network, context) === undefined
     );
   });
 }
 
 /** Why a lease's address cannot be its guest's; undefined when it can. */
-export function refuseLease(
+export function checkLease(
   lease: Lease,
   network: Network,
-  { plugs, own }: Pick<LeaseContext, "plugs" | "own">,
+  { nicBridges, ownAddresses }: Pick<LeaseContext, "nicBridges" | "ownAddresses">,
 ): string | undefined {
-  return refusePlace(lease, plugs) ?? refuseAddress(lease.address, network) ?? refuseOwn(lease.address, own);
+  return (
+    checkNicBridge(lease, nicBridges) ??
+    checkGuestAddress(lease.address, network) ??
+    checkNotOwn(lease.address, ownAddresses)
+  );
 }
 
 /** Those on these networks and of this family. */

@@ -11,7 +11,7 @@ import { createWarning } from "../diagnostic.ts";
  */
 
 /** A bridge for which libvirt had rules, in one family. */
-export interface Guarded {
+export interface BridgeWithLibvirtRules {
   readonly family: Family;
   readonly bridge: string;
   /** The bridge's number: one that was made anew is another network, perhaps of another kind. */
@@ -28,14 +28,14 @@ export const GONE_MS = 5000;
  * @param sides of each family what the kernel has in either variant of iptables; none where it cannot be read
  * @param up bridges that are up, with their numbers
  */
-export function trackGuarded(
-  before: readonly Guarded[],
+export function trackLibvirtRules(
+  before: readonly BridgeWithLibvirtRules[],
   sides: ReadonlyMap<Family, readonly Actual[]>,
   up: ReadonlyMap<string, number>,
   nowMs: number,
-): readonly Guarded[] {
+): readonly BridgeWithLibvirtRules[] {
   const seen = [...sides].flatMap(([family, actuals]) =>
-    [...new Set(actuals.flatMap(rejectedBridges))].flatMap((bridge): readonly Guarded[] => {
+    [...new Set(actuals.flatMap(rejectedBridges))].flatMap((bridge): readonly BridgeWithLibvirtRules[] => {
       const ifindex = up.get(bridge);
       return ifindex === undefined ? [] : [{ family, bridge, ifindex }];
     }),
@@ -54,8 +54,8 @@ export function trackGuarded(
 }
 
 /** @returns what is told, and when to look again (epoch ms) before that is certain */
-export function findUnguarded(
-  guarded: readonly Guarded[],
+export function findFlushedBridges(
+  guarded: readonly BridgeWithLibvirtRules[],
   nowMs: number,
 ): { readonly problems: readonly Diagnostic[]; readonly wakeAtMs?: number } {
   const gone = guarded.flatMap(({ family, bridge, goneAtMs }) =>
@@ -71,7 +71,7 @@ export function findUnguarded(
     const message =
       `libvirt's IPv${family} rules for ${bridges} are gone, somebody flushed them: guests there are open to whoever ` +
       "routes to them, and not masqueraded; `systemctl restart libvirtd` (or virtnetworkd) puts them back";
-    return createWarning("libvirt-rules", message);
+    return createWarning("libvirt-rules-missing", message);
   });
   return waits.length === 0 ? { problems } : { problems, wakeAtMs: Math.min(...waits) };
 }

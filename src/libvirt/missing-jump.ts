@@ -43,7 +43,7 @@ function tellMissing(chain: string, from: string, bridges: readonly string[]): r
   const message =
     `libvirt's jump to ${chain} is missing from ${from}, somebody flushed it: guests on ${bridges.join(", ")} are ` +
     "open to whoever routes to them; `systemctl restart libvirtd` puts it back";
-  return [createWarning("libvirt-jump", message)];
+  return [createWarning("libvirt-jump-missing", message)];
 }
 
 /**
@@ -64,5 +64,5 @@ export function findRejectElsewhere(
   const message =
     `libvirt's rules for ${rejected.join(", ")} are in iptables-${variant}, and reject there what iptables-${used} lets in: ` +
     `set \`iptables: ${variant}\` if libvirt uses that; else they are left over: \`iptables-${variant} -F LIBVIRT_FWI\``;
-  return [createError("other-variant", message)];
+  return [createError("libvirt-rules-in-other-variant", message)];
 }

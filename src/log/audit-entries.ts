@@ -25,17 +25,17 @@ export interface LogEntry {
 }
 
 /** What was told of a guest in one family, so that only news is told. */
-interface Told {
+interface LoggedGuest {
   readonly guest: string;
   readonly address?: Ip;
   readonly why?: string;
 }
 
-export type ToldByGuest = ReadonlyMap<string, Told>;
+export type LoggedGuests = ReadonlyMap<string, LoggedGuest>;
 
-/** What each guest's forwards are now, as {@link narrate} will remember it. */
-export function tellGuests(forwards: readonly ResolvedForward[]): ToldByGuest {
-  const told = new Map<string, Told>();
+/** What each guest's forwards are now, as {@link buildAuditEntries} will remember it. */
+export function describeGuests(forwards: readonly ResolvedForward[]): LoggedGuests {
+  const told = new Map<string, LoggedGuest>();
   for (const { forward, family, target, why } of forwards) {
     const key = keyOf(forward.guest, family);
     // One of several forwards may have no place on the host, or something to say: the guest has its address all the same.
@@ -50,11 +50,11 @@ export function tellGuests(forwards: readonly ResolvedForward[]): ToldByGuest {
  * What is told where the kernel did not take the rules: that it is as before, not that it is as it should be.
  * @param failing by family and guest, with the reason
  */
-export function tellFailures(
-  now: ToldByGuest,
-  before: ToldByGuest,
+export function describeFailures(
+  now: LoggedGuests,
+  before: LoggedGuests,
   failing: ReadonlyMap<string, string>,
-): ToldByGuest {
+): LoggedGuests {
   return new Map(
     [...now].map(([key, told]) => {
       const failure = failing.get(key);
@@ -71,9 +71,9 @@ export function tellFailures(
  * @param changes those that the kernel has taken
  * @param trigger what made the pass run
  */
-export function narrate(
-  before: ToldByGuest,
-  now: ToldByGuest,
+export function buildAuditEntries(
+  before: LoggedGuests,
+  now: LoggedGuests,
   changes: readonly FamilyChange[],
   trigger: string,
   pass: number,
@@ -85,7 +85,7 @@ export function narrate(
   for (const [key, guest] of owners) {
     const group = groups.get(ownerKeyOfGuest(key)) ?? [];
     groups.delete(ownerKeyOfGuest(key));
-    const headline = tellGuest(before.get(key), now.get(key), group.length, trigger);
+    const headline = describeGuest(before.get(key), now.get(key), group.length, trigger);
     if (headline !== undefined) entries.push({ ...headline, guest, ...common });
     entries.push(...group.map((each) => ({ ...ruleLine(each), guest, ...common })));
   }
@@ -96,9 +96,9 @@ export function narrate(
   return entries;
 }
 
-function tellGuest(
-  before: Told | undefined,
-  now: Told | undefined,
+function describeGuest(
+  before: LoggedGuest | undefined,
+  now: LoggedGuest | undefined,
   changes: number,
   trigger: string,
 ): Pick<LogEntry, "level" | "message" | "event" | "quota"> | undefined {
@@ -135,7 +135,7 @@ function tellGuest(
     return { level: "warn", event: "forward-conflict", message, quota: `forward-conflict ${name}` };
   // That a network is down, or the kernel takes no rules, is told once, not for each of the guests.
   const level = /^(network |no network |degraded: )/.test(now.why ?? "") ? "debug" : "info";
-  return { level, event: "forward-state", message, quota: `forward-state ${name}` };
+  return { level, event: "guest-status-changed", message, quota: `forward-state ${name}` };
 }
 
 function tellShared(
@@ -180,8 +180,10 @@ function ownerKeyOfGuest(key: string): string {
 }
 
 /** What the kernel's own rules tell at start: so that a restart tells nothing that did not change. */
-export function tellHolders(
-  holders: readonly { readonly guest: string; readonly address: Ip }[],
-): ToldByGuest {
-  return new Map(holders.map(({ guest, address }) => [keyOf(guest, familyOf(address)), { guest, address }]));
+export function describeIncumbents(
+  incumbents: readonly { readonly guest: string; readonly address: Ip }[],
+): LoggedGuests {
+  return new Map(
+    incumbents.map(({ guest, address }) => [keyOf(guest, familyOf(address)), { guest, address }]),
+  );
 }

@@ -1,7 +1,7 @@
 import type { EventCode, Explained } from "../event-codes.ts";
 
 /** What `journalctl -x` shows below an entry of one kind. Plain words, for an admin who sees it for the first time. */
-export interface Explanation {
+export interface CatalogEntry {
   /** MESSAGE_ID: 128 random bits, made once and never changed or used again for something else. */
   readonly id: string;
   readonly subject: string;
@@ -13,7 +13,7 @@ export interface Explanation {
 }
 
 /** `@FIELD@` stands for the field of the entry. */
-export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
+export const MESSAGE_CATALOG: Readonly<Record<Explained, CatalogEntry>> = {
   start: {
     id: "5fecbcba7e304dd28d2f5dfb5cdc85ce",
     subject: "kvmnatd has started",
@@ -39,7 +39,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     does: "The rules that differ are changed in the same pass; the entries after this one show each of them.",
     todo: "Nothing. `kvmnatd status` shows the forwards.",
   },
-  config: {
+  "config-invalid": {
     id: "3cf24f81d00b407bae74f62cfc410ac0",
     subject: "The config of kvmnatd is refused",
     means:
@@ -104,7 +104,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     does: "It has removed the guest's rules, so that nobody else gets its traffic, and adds them again when the guest is back.",
     todo: "`virsh list --all` shows whether the guest runs, `kvmnatd leases` what is known of it, `kvmnatd status` why it is pending.",
   },
-  "forward-state": {
+  "guest-status-changed": {
     id: "854c0061058d45c6bb14414ef77e6262",
     subject: "There is news of guest @KVMNATD_GUEST@",
     means: "What is known of the guest has changed, but not the address that its ports lead to.",
@@ -143,7 +143,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
       "Nothing, once. If it comes again and again, something on this host rewrites the firewall: look what runs at these " +
       'times with `journalctl --since "-10min"`.',
   },
-  "flows-removed": {
+  "conntrack-entries-removed": {
     id: "3eabee56dbd44d4a8ddd948fe17f6485",
     subject: "Connections that led astray were removed",
     means:
@@ -159,14 +159,14 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     does: "It has set it, until the next boot.",
     todo: "Nothing, unless something on this host sets it back: look into /etc/sysctl.conf and /etc/sysctl.d.",
   },
-  "problem-over": {
+  "problem-resolved": {
     id: "ecf792620f3f44ec9cd299b1b04619eb",
     subject: "A problem is over",
     means: "What an earlier entry complained of is no longer so.",
     does: "It goes on as usual.",
     todo: "Nothing.",
   },
-  sysctl: {
+  "sysctl-failed": {
     id: "8de7538cc2ec45eda3d706661d5b5c29",
     subject: "kvmnatd cannot change a sysctl",
     means: "A setting of the kernel keeps forwards from working, and kvmnatd has not the right to change it.",
@@ -208,7 +208,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     does: "It forwards the port, as the config says.",
     todo: "If that is not what you want, publish another port, or publish on one address only: `192.168.1.101:22:22`.",
   },
-  "rule-before": {
+  "rule-shadowed": {
     id: "4967c4febe42467a899cfa9fba7c7379",
     subject: "A rule of another program has a published port",
     means:
@@ -220,7 +220,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
       "Remove the rule where it is made, and once by hand: the command of the message with `-D` in place of `-A`. If it is " +
       "right there, publish another port.",
   },
-  polling: {
+  "change-monitoring-degraded": {
     id: "0679bc1bc7574d4ab4016b53643df091",
     subject: "kvmnatd is not told of all changes",
     means:
@@ -231,7 +231,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
       "For the rules: install the package nftables, or move the host to iptables-nft (`update-alternatives --config " +
       "iptables`); both are optional. For the files: raise the sysctl that the message names.",
   },
-  control: {
+  "control-socket-failed": {
     id: "341cb4d7f40049c4bebe0cdd3319828c",
     subject: "kvmnatd cannot be asked to reload",
     means:
@@ -241,21 +241,21 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
       "Look whether /run is full or read-only: `df /run`, `findmnt /run`. `systemctl kill -s HUP kvmnatd` makes it look at " +
       "everything anew meanwhile.",
   },
-  "status-file": {
+  "status-write-failed": {
     id: "6c3088199bb34cf9b4b61193615777e0",
     subject: "kvmnatd cannot write its status",
     means: "The file that `kvmnatd status` shows cannot be written.",
     does: "Forwards work, and are kept true. `kvmnatd status` shows an old state.",
     todo: "Look whether /run is full or read-only: `df /run`, `findmnt /run`.",
   },
-  log: {
+  "log-write-failed": {
     id: "5c28403be67a7445152199c8378f9e01",
     subject: "The log cannot be written",
     means: "What kvmnatd logs to does not take it, a full disk for example. The message says what.",
     does: "Forwards go on. Lines wait in memory, 10 MB at most, and it tries again and again.",
     todo: "As the message says.",
   },
-  "log-lost": {
+  "log-lines-dropped": {
     id: "942912fd10b856bdd7aaeb772ba48b8c",
     subject: "Lines of the log were lost",
     means: "Whoever reads the log had not taken it for so long that it no longer had room in memory.",
@@ -271,7 +271,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     does: "All forwards work as before; it tries again and again.",
     todo: "`ss -ltnp` shows who has the port; change `metrics` in the config, or remove it.",
   },
-  contested: {
+  "jump-overridden": {
     id: "0b6b27887a2341b9bdbdf8692af1e166",
     subject: "Another program keeps a rejecting rule before kvmnatd's",
     means:
@@ -282,7 +282,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
       "Find who writes the rule (its comment or chain mostly tells) and make it leave kvmnatd's jump where it is, or let in " +
       "what was redirected: `iptables -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT` in that program's own rules.",
   },
-  fought: {
+  "rules-overwritten": {
     id: "61411eba7424198677f54f6a01ff327f",
     subject: "Another program undoes kvmnatd's rules again and again",
     means:
@@ -291,7 +291,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     does: "It puts its rules right once a second, no more; in between forwards may fail.",
     todo: "`pgrep -af kvmnatd` shows whether there are two: stop one. Else look what else writes rules: `nft monitor rules`.",
   },
-  "loopback-contested": {
+  "loopback-guard-overridden": {
     id: "5403a0e8dd3d662150b5c1b8b9fd0fe7",
     subject: "Ports are not published on 127.0.0.1: another program is in the way",
     means:
@@ -300,7 +300,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     does: "It has closed 127.0.0.1 for that bridge; all other forwards work. It tries once a minute whether it may be first.",
     todo: "Let that program leave the rule with the comment kvmnatd:@loopback-guard where it is, or set `reach.loopback: false`.",
   },
-  "libvirt-jump": {
+  "libvirt-jump-missing": {
     id: "27b4d09b809441e786df6b0eb9c16d5d",
     subject: "libvirt's own protection of the guests is gone",
     means:
@@ -309,7 +309,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     does: "It touches no rules of libvirt's. Forwards work.",
     todo: "`systemctl restart libvirtd` (or virtnetworkd) puts the jump back; running guests are not disturbed.",
   },
-  "libvirt-rules": {
+  "libvirt-rules-missing": {
     id: "84d9c2a9884d4340f2844d4e61b7e96b",
     subject: "libvirt's rules for a network are gone",
     means:
@@ -318,7 +318,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     does: "Its own rules are in place, forwards work. It does not make libvirt's.",
     todo: "`systemctl restart libvirtd` (or virtnetworkd) puts them back. Look what flushed them, and let it spare them.",
   },
-  "other-variant": {
+  "libvirt-rules-in-other-variant": {
     id: "0119ad36ec3b47c4bfd44e06d68e127d",
     subject: "libvirt's rules are in the other iptables",
     means:
@@ -329,7 +329,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
       "If libvirt uses that one, write `iptables: legacy` (or `nft`) into kvmnatd's config. If they are left over from " +
       "before a change, the message has the command that removes them.",
   },
-  conntrack: {
+  "conntrack-failed": {
     id: "8de531dcb0c34413b591c192710ad974",
     subject: "kvmnatd cannot look at connections",
     means: "The program `conntrack` is missing or failed. New connections take the right way all the same.",
@@ -360,7 +360,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     does: "It takes all the other rows.",
     todo: "Nothing, if the guest is not one of yours. A guest may send nonsense on purpose.",
   },
-  command: {
+  "command-failed": {
     id: "ea8b0ce1478c451abef9a8eec160557b",
     subject: "A program that kvmnatd needs has failed",
     means: "The message shows the program, its arguments and what it said.",
@@ -369,7 +369,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
       "If the program is missing, install its package. If it has no right to do its work, compare the unit: " +
       "`systemctl cat kvmnatd`. Else run the command by hand, as root.",
   },
-  proc: {
+  "proc-unreadable": {
     id: "adc9a28c042e2aff879c46f3611b03d2",
     subject: "kvmnatd cannot read a file of the kernel's",
     means: "A file below /proc is there and cannot be read, mostly because too many files are open.",
@@ -378,7 +378,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
       "As the message says. `systemctl cat kvmnatd` shows whether a change of the unit hides /proc, " +
       "`cat /proc/sys/fs/file-nr` how many files are open on this host.",
   },
-  verify: {
+  "verify-failed": {
     id: "a49085bf9bfa45df880f35d85a86f07b",
     subject: "The kernel's rules are not what was written",
     means:
@@ -394,7 +394,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
     does: "It changes nothing in this table, and looks again by itself.",
     todo: "`nft list table ip nat` (or as the message says) shows the rules; move them to a table of their own.",
   },
-  teardown: {
+  "teardown-incomplete": {
     id: "5a85a416ca4d4198a3c21a1c31da5b36",
     subject: "Rules of kvmnatd may be left",
     means:
@@ -405,7 +405,7 @@ export const EXPLANATIONS: Readonly<Record<Explained, Explanation>> = {
 };
 
 /** @returns undefined for what explains itself */
-export function explain(code: EventCode): Explanation | undefined {
-  const known: Readonly<Record<string, Explanation>> = EXPLANATIONS;
+export function catalogEntryFor(code: EventCode): CatalogEntry | undefined {
+  const known: Readonly<Record<string, CatalogEntry>> = MESSAGE_CATALOG;
   return known[code];
 }

@@ -6,13 +6,13 @@ import type { Diagnostic } from "../diagnostic.ts";
  * are not its own) come and go many times a second: of each kind so many lines a minute are told, and the next one says
  * how many were not.
  */
-const LINES_A_MINUTE = 10;
+const MAX_LINES_PER_MINUTE = 10;
 const MINUTE_MS = 60_000;
 /** No guest makes these, and who does waits for the line. */
-const ADMINS_OWN: ReadonlySet<string> = new Set(["config", "port-in-use"]);
+const ADMINS_OWN: ReadonlySet<string> = new Set(["config-invalid", "port-in-use"]);
 
 /** One kind of line. */
-interface Quota {
+interface RateLimit {
   readonly sinceMs: number;
   readonly lines: number;
   /** Kept back since the last line. */
@@ -20,7 +20,7 @@ interface Quota {
 }
 
 /** By kind. */
-type Quotas = ReadonlyMap<string, Quota>;
+type Quotas = ReadonlyMap<string, RateLimit>;
 
 /** @returns undefined when one more line of this kind has to be kept back; else the quotas after it, and how many were */
 function takeLine(
@@ -31,7 +31,7 @@ function takeLine(
   const before = quotas.get(kind);
   // A clock that was set back begins a new minute.
   const isOver = before === undefined || nowMs < before.sinceMs || nowMs - before.sinceMs >= MINUTE_MS;
-  if (!isOver && before.lines >= LINES_A_MINUTE && !ADMINS_OWN.has(kind)) return undefined;
+  if (!isOver && before.lines >= MAX_LINES_PER_MINUTE && !ADMINS_OWN.has(kind)) return undefined;
   const next = isOver ? { sinceMs: nowMs, lines: 1 } : { sinceMs: before.sinceMs, lines: before.lines + 1 };
   return { quotas: new Map([...quotas, [kind, { ...next, kept: 0 }]]), kept: before?.kept ?? 0 };
 }
@@ -42,7 +42,7 @@ function keepLine(quotas: Quotas, kind: string): Quotas {
 }
 
 /** What has been told, from one pass to the next. */
-export interface Telling {
+export interface ProblemLog {
   /** Messages of problems that were told and are not over. */
   readonly told: ReadonlySet<string>;
   /** Those that stand and were kept back; each is counted once. */
@@ -50,16 +50,16 @@ export interface Telling {
   readonly quotas: Quotas;
 }
 
-export const NOTHING_TOLD: Telling = { told: new Set(), kept: new Set(), quotas: new Map() };
+export const EMPTY_PROBLEM_LOG: ProblemLog = { told: new Set(), kept: new Set(), quotas: new Map() };
 
 interface Told {
-  readonly telling: Telling;
+  readonly telling: ProblemLog;
   readonly entries: readonly LogEntry[];
 }
 
 /** Each problem once, when it appears, and once more when it is over. */
-export function tellProblems(
-  before: Telling,
+export function logProblems(
+  before: ProblemLog,
   problems: readonly Pick<Diagnostic, "code" | "message" | "severity">[],
   pass: number,
   nowMs: number,
@@ -95,7 +95,7 @@ function tellOver(message: string, pass: number): LogEntry {
   // What followed from it, after the semicolon, is over too.
   return {
     level: "info",
-    event: "problem-over",
+    event: "problem-resolved",
     message: `over: ${message.split("; ", 1)[0]}`,
     pass,
   };
@@ -105,7 +105,7 @@ function tellOver(message: string, pass: number): LogEntry {
  * The audit trail of a pass, less what guests could make it say without end: what is known of a guest whose rules stay
  * as they are, and what its late replies begin again. A rule that is added or removed is always told.
  */
-export function limitEntries(before: Telling, entries: readonly LogEntry[], nowMs: number): Told {
+export function limitEntries(before: ProblemLog, entries: readonly LogEntry[], nowMs: number): Told {
   let { quotas } = before;
   const limited = entries.flatMap(({ quota, ...entry }): readonly LogEntry[] => {
     if (quota === undefined) return [entry];

@@ -1,11 +1,11 @@
-import { EXPLANATIONS } from "./message-catalog.ts";
+import { MESSAGE_CATALOG } from "./message-catalog.ts";
 
 /** Lines no longer than this fit beside what journalctl puts before them. */
 const WIDTH = 76;
 
 /** The catalogue of all explanations, in the format of systemd.io/CATALOG. */
 export function renderCatalog(): string {
-  const entries = Object.values(EXPLANATIONS).map(({ id, subject, means, does, todo }) =>
+  const entries = Object.values(MESSAGE_CATALOG).map(({ id, subject, means, does, todo }) =>
     [
       `-- ${id}`,
       `Subject: ${subject}`,

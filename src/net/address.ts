@@ -99,13 +99,13 @@ export function formatPorts(range: PortRange, separator = "-"): string {
 }
 
 /** Reads what {@link formatPorts} wrote, or iptables with `:`. */
-export function readPorts(text: string, separator = "-"): PortRange {
+export function parsePorts(text: string, separator = "-"): PortRange {
   const [first = 0, last = first] = text.split(separator).map(Number);
   return { first, last };
 }
 
 /** `HOST:PORTS`, with an IPv6 address in brackets. */
-export function withPorts(host: string, ports: string | number): string {
+export function formatHostPort(host: string, ports: string | number): string {
   return `${host.includes(":") ? `[${host}]` : host}:${ports}`;
 }
 

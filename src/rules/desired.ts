@@ -1,4 +1,4 @@
-import { formatCidr, formatPorts, LOOPBACK, withPorts } from "../net/address.ts";
+import { formatCidr, formatPorts, LOOPBACK, formatHostPort } from "../net/address.ts";
 import type { Cidr, Family, Ip } from "../net/address.ts";
 import { nftForwardRules } from "./libvirt-table.ts";
 import type { Network } from "../leases/network.ts";
@@ -80,7 +80,7 @@ function jumps(links: readonly Link[], reach: Reach, loopback: boolean, snat: bo
   const mark = comment(JUMP_COMMENT);
   const bridges = unique(links.map((link) => link.bridge));
   const out: Jump[] = [
-    { table: "filter", chain: "FORWARD", rule: `${mark} -j ${FWD}`, beforeRejectsOf: bridges },
+    { table: "filter", chain: "FORWARD", rule: `${mark} -j ${FWD}`, mustPrecedeRejectsFor: bridges },
     { table: "nat", chain: "PREROUTING", rule: `-m addrtype --dst-type LOCAL ${mark} -j ${DNAT}` },
   ];
   const ipv4 = links.some((link) => link.cidr.family === 4);
@@ -126,7 +126,7 @@ function destination({ forward, target }: ResolvedForward): string {
   const address = target?.address ?? "";
   const single = ports.first === ports.last;
   if (!single && ports.first === published.first) return address;
-  return withPorts(address, `${formatPorts(ports)}${single ? "" : `/${published.first}`}`);
+  return formatHostPort(address, `${formatPorts(ports)}${single ? "" : `/${published.first}`}`);
 }
 
 /** Accepts what was redirected, and the answers to it, where FORWARD's policy or libvirt would not. */
@@ -158,7 +158,7 @@ function guards(links: readonly Link[]): readonly Jump[] {
     table: "raw",
     chain: "PREROUTING",
     rule: `-d 127.0.0.0/8 -i ${bridge} ${comment(GUARD_COMMENT)} -j DROP`,
-    beforeAcceptsOf: bridge,
+    mustPrecedeAcceptsFor: bridge,
   }));
 }
 

@@ -187,7 +187,7 @@ function jumpsOfChain(
   const added = [...missing.values()].map((jump): Change => {
     // Directly before the first that rejects: an admin's own blocklist, higher up, keeps its say.
     const first = stay.findIndex((rule) => isObstacle(rule, jump));
-    const position = jump.beforeRejectsOf === undefined ? 1 : (first === -1 ? stay.length : first) + 1;
+    const position = jump.mustPrecedeRejectsFor === undefined ? 1 : (first === -1 ? stay.length : first) + 1;
     const last = position === stay.length + 1;
     stay.splice(position - 1, 0, jump.rule);
     return { kind: "add", table, chain, rule: jump.rule, position, last };

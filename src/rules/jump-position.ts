@@ -16,7 +16,7 @@ export function findBlocker(jumps: readonly Jump[], actual: Actual): RuleText | 
 
 /** Tells which rules must not stand before this one. */
 export function findObstacles(jump: Jump, chains: Chains, policyDrops: boolean): (rule: RuleText) => boolean {
-  const { beforeRejectsOf: rejected, beforeAcceptsOf: guarded } = jump;
+  const { mustPrecedeRejectsFor: rejected, mustPrecedeAcceptsFor: guarded } = jump;
   if (rejected !== undefined) return findRejects(rejected, chains, policyDrops);
   return (rule) => guarded !== undefined && mayLetPast(rule, guarded);
 }

@@ -54,7 +54,7 @@ export function parseRuleEvent(line: string): RuleEvent | undefined {
   };
 }
 
-export interface OthersRules {
+export interface ForeignRules {
   /** What others did: whether it may concern us. */
   concerns(event: RuleEvent): boolean;
   /** What we may have done ourselves. */
@@ -67,7 +67,7 @@ export interface OthersRules {
 const REMEMBERED_MAX = 10_000;
 
 /** Remembers which rules are others' where ours are as well. */
-export function createOthersRules(): OthersRules {
+export function createForeignRules(): ForeignRules {
   const others = new Set<string>();
 
   /** Whether it was others'. A new table's numbers begin anew: none may stay behind. */

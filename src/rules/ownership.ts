@@ -2,7 +2,7 @@ import { parseMac } from "../net/address.ts";
 import type { Mac } from "../net/address.ts";
 import type { Guest } from "../config/port-map.ts";
 import { identityText } from "../config/port-map.ts";
-import { plain } from "../sanitize.ts";
+import { encodeForComment } from "../sanitize.ts";
 
 /** Every rule we own carries a comment that starts so. */
 export const MARK = "kvmnatd:";
@@ -30,7 +30,7 @@ export function ownerComment(guest: Guest, mac: Mac | undefined): string {
 
 /** The comment of a rule that serves no single guest; `@` cannot begin a guest's. */
 export function sharedComment(what: string): string {
-  return `${MARK}@${plain(what)}`;
+  return `${MARK}@${encodeForComment(what)}`;
 }
 
 /** The comments of our rules in chains of others: a rule of others may begin as ours do. */
@@ -47,5 +47,5 @@ export function parseOwner(comment: string): Owner | undefined {
 
 /** A guest's name as comments carry it. */
 export function ownerName(name: string): string {
-  return plain(name);
+  return encodeForComment(name);
 }

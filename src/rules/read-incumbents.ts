@@ -1,5 +1,5 @@
 import type { Family } from "../net/address.ts";
-import type { Holder } from "../identity/lookup.ts";
+import type { Incumbent } from "../identity/lookup.ts";
 import { ownerName, parseOwner, sharedComment } from "./ownership.ts";
 import type { PortMap } from "../config/port-map.ts";
 import type { Actual } from "./ruleset.ts";
@@ -9,9 +9,9 @@ import { commentOf, destinationOf, isOwnedChain, optionOf } from "./ruleset.ts";
  * Who holds the forwards, as the kernel's own rules say it: this is how incumbents outlive the daemon.
  * Rules that were edited by hand so that they make no sense are passed over.
  */
-export function readHolders(portMap: PortMap, actual: ReadonlyMap<Family, Actual>): readonly Holder[] {
+export function readIncumbents(portMap: PortMap, actual: ReadonlyMap<Family, Actual>): readonly Incumbent[] {
   const names = new Map(portMap.guests.map((guest) => [ownerName(guest.name), guest.name]));
-  const holders = new Map<string, Holder>();
+  const incumbents = new Map<string, Incumbent>();
   for (const [family, { tables }] of actual) {
     const rules = [...tables.nat].flatMap(([chain, own]) => (isOwnedChain(chain) ? own : []));
     for (const rule of rules) {
@@ -20,14 +20,19 @@ export function readHolders(portMap: PortMap, actual: ReadonlyMap<Family, Actual
       const address = destinationOf(rule);
       if (owner === undefined || guest === undefined || address === undefined) continue;
       const { identity, mac } = owner;
-      holders.set(`${family} ${guest}`, { guest, identity, address, ...(mac === undefined ? {} : { mac }) });
+      incumbents.set(`${family} ${guest}`, {
+        guest,
+        identity,
+        address,
+        ...(mac === undefined ? {} : { mac }),
+      });
     }
   }
-  return [...holders.values()];
+  return [...incumbents.values()];
 }
 
 /** Bridges of the networks that are served, as the kernel's own rules say it. */
-export function readServed(actual: ReadonlyMap<Family, Actual>): ReadonlySet<string> {
+export function readServedBridges(actual: ReadonlyMap<Family, Actual>): ReadonlySet<string> {
   const served = new Set<string>();
   for (const { tables } of actual.values()) {
     const chains = [...tables.filter, ...tables.nat];

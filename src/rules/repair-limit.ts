@@ -11,14 +11,14 @@ import type { Jump, RuleText } from "./ruleset.ts";
 const MINUTE_MS = 60_000;
 const LIMIT = 3;
 
-/** What happened to one rule of ours in a chain of others, by {@link placeKey}. */
-interface Contest {
+/** What happened to one rule of ours in a chain of others, by {@link ruleLocationKey}. */
+interface Repairs {
   readonly repairedAtMs: readonly number[];
   /** Given up, but for one try a minute. */
   readonly lost: boolean;
 }
 
-export type Contests = ReadonlyMap<string, Contest>;
+export type RepairHistory = ReadonlyMap<string, Repairs>;
 
 /**
  * Rules that stand, but in a place where they do not help: what the diff takes out once and puts in again. One that
@@ -27,24 +27,26 @@ export type Contests = ReadonlyMap<string, Contest>;
 export function findMoves(diff: Diff): ReadonlySet<string> {
   const removals = Map.groupBy(
     diff.filter((change) => change.kind === "remove"),
-    placeKey,
+    ruleLocationKey,
   );
   const moved = diff.filter(
     (change) =>
-      change.kind === "add" && !isOwnedChain(change.chain) && removals.get(placeKey(change))?.length === 1,
+      change.kind === "add" &&
+      !isOwnedChain(change.chain) &&
+      removals.get(ruleLocationKey(change))?.length === 1,
   );
-  return new Set(moved.map(placeKey));
+  return new Set(moved.map(ruleLocationKey));
 }
 
 /** The diff without those moves. */
 export function withoutMoves(diff: Diff, held: ReadonlySet<string>): Diff {
-  return held.size === 0 ? diff : diff.filter((change) => !held.has(placeKey(change)));
+  return held.size === 0 ? diff : diff.filter((change) => !held.has(ruleLocationKey(change)));
 }
 
 /** Which of these moves are not to be made now. */
-export function heldMoves(
+export function deferredMoves(
   moves: ReadonlySet<string>,
-  contests: Contests,
+  contests: RepairHistory,
   nowMs: number,
 ): ReadonlySet<string> {
   const isHeld = (key: string): boolean => {
@@ -55,14 +57,14 @@ export function heldMoves(
 }
 
 /** After a pass. @param moves what it has put right, @param held what it has left where it was */
-export function recordMoves(
-  contests: Contests,
+export function recordRepairs(
+  contests: RepairHistory,
   moves: ReadonlySet<string>,
   held: ReadonlySet<string>,
   nowMs: number,
-): Contests {
+): RepairHistory {
   const keys = new Set([...contests.keys(), ...moves]);
-  const next = [...keys].map((key): [string, Contest] => {
+  const next = [...keys].map((key): [string, Repairs] => {
     const { repairedAtMs = [], lost = false } = contests.get(key) ?? {};
     const repairs = recent(repairedAtMs, nowMs);
     if (held.has(key)) return [key, { repairedAtMs: repairs, lost: true }];
@@ -74,17 +76,17 @@ export function recordMoves(
 }
 
 /** @param held the moves that are not made now */
-export function isLeft(held: ReadonlySet<string>, jump: Jump): boolean {
-  return held.has(placeKey(jump));
+export function isDeferred(held: ReadonlySet<string>, jump: Jump): boolean {
+  return held.has(ruleLocationKey(jump));
 }
 
 /** Whether the place of a rule of ours is somebody else's, or was within the last minute. */
-export function isContested(contests: Contests, jump: Jump): boolean {
-  return contests.get(placeKey(jump))?.lost === true;
+export function isBackedOff(contests: RepairHistory, jump: Jump): boolean {
+  return contests.get(ruleLocationKey(jump))?.lost === true;
 }
 
 /** When a contest that was given up is to be looked at again, epoch ms. */
-export function nextTryMs(contests: Contests): number | undefined {
+export function nextTryMs(contests: RepairHistory): number | undefined {
   const tries = [...contests.values()].flatMap(({ repairedAtMs, lost }) => {
     const last = repairedAtMs.at(-1);
     return !lost || last === undefined ? [] : [last + MINUTE_MS];
@@ -96,12 +98,12 @@ function recent(times: readonly number[], nowMs: number): readonly number[] {
   return times.filter((at) => at <= nowMs && nowMs - at < MINUTE_MS);
 }
 
-interface Place {
+interface RuleLocation {
   readonly table: string;
   readonly chain: string;
   readonly rule?: RuleText;
 }
 
-function placeKey({ table, chain, rule = "" }: Place): string {
+function ruleLocationKey({ table, chain, rule = "" }: RuleLocation): string {
   return [table, chain, table === LIBVIRT_TABLE ? rule : ruleKey(rule)].join(" ");
 }

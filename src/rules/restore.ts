@@ -51,7 +51,7 @@ export function rewriteOwnChains(diff: Diff, desired: Desired): Diff {
 }
 
 /** Rules of ours that go from chains of others for good; one that moves within its chain is none. */
-export function findStrays(diff: Diff): readonly Removal[] {
+export function findObsoleteForeignChainRules(diff: Diff): readonly Removal[] {
   return withoutMoves(diff, findMoves(diff)).filter(
     (change): change is Removal => change.kind === "remove" && !isNft(change) && change.place !== undefined,
   );
@@ -59,8 +59,8 @@ export function findStrays(diff: Diff): readonly Removal[] {
 
 type Removal = IptablesChange & { readonly kind: "remove" };
 
-export function withoutStrays(diff: Diff): Diff {
-  const strays: ReadonlySet<Change> = new Set(findStrays(diff));
+export function withoutObsoleteForeignChainRules(diff: Diff): Diff {
+  const strays: ReadonlySet<Change> = new Set(findObsoleteForeignChainRules(diff));
   return diff.filter((change) => !strays.has(change));
 }
 
@@ -70,8 +70,11 @@ export function withoutStrays(diff: Diff): Diff {
  * @param diff from what was read just now
  */
 export function removeByPlace(diff: Diff): Diff {
-  const byPlace = findStrays(diff).map((stray): Change => ({ ...stray, rule: `${stray.place}` }));
-  return [...byPlace.toReversed(), ...withoutStrays(diff)];
+  const byPlace = findObsoleteForeignChainRules(diff).map((stray): Change => ({
+    ...stray,
+    rule: `${stray.place}`,
+  }));
+  return [...byPlace.toReversed(), ...withoutObsoleteForeignChainRules(diff)];
 }
 
 function isNft(change: Change): change is NftChange {

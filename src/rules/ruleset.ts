@@ -29,9 +29,9 @@ export interface Jump {
   readonly chain: string;
   readonly rule: RuleText;
   /** Set: it must stand before everything that rejects all traffic to these bridges. */
-  readonly beforeRejectsOf?: readonly string[];
+  readonly mustPrecedeRejectsFor?: readonly string[];
   /** Set: it must stand before everything that may let past what comes from this bridge. */
-  readonly beforeAcceptsOf?: string;
+  readonly mustPrecedeAcceptsFor?: string;
 }
 
 /** What the kernel has, in one family. Foreign chains are there to be looked at, never to be written. */
@@ -118,13 +118,13 @@ export function ruleKey(rule: RuleText): string {
   // A module may be a condition without having options: `-m socket`.
   return options
     .filter(({ flag, values }) => flag !== "-m" || values[0] !== protocol)
-    .map(({ negated, flag, values }) => `${negated ? "! " : ""}${flag} ${withoutWholeMask(values.join(" "))}`)
+    .map(({ negated, flag, values }) => `${negated ? "! " : ""}${flag} ${stripHostPrefix(values.join(" "))}`)
     .toSorted()
     .join(" ");
 }
 
 /** A mask that leaves one address: `/32`, and `/128` of an IPv6 one. */
-export function withoutWholeMask(value: string): string {
+export function stripHostPrefix(value: string): string {
   return value.replace(value.includes(":") ? /\/128$/ : /\/32$/, "");
 }
 

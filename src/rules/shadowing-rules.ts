@@ -1,4 +1,4 @@
-import { cidrContains, familyOf, formatPorts, isLoopback, parseCidr, readPorts } from "../net/address.ts";
+import { cidrContains, familyOf, formatPorts, isLoopback, parseCidr, parsePorts } from "../net/address.ts";
 import type { Cidr, Family, Ip, PortRange, HostAddresses } from "../net/address.ts";
 import { printable } from "../sanitize.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
@@ -16,7 +16,7 @@ import type { Diagnostic } from "../diagnostic.ts";
  * a set past means to.
  */
 
-export interface RulesBefore {
+export interface ShadowingRules {
   readonly problems: readonly Diagnostic[];
   /** Forwards that get nothing at all, and why. */
   readonly taken: ReadonlyMap<ResolvedForward, string>;
@@ -39,12 +39,12 @@ const TOLD = 8;
  * @param forwards those of other families are left out
  * @param host addresses of the host's interfaces
  */
-export function findRulesBefore(
+export function findShadowingRules(
   actual: Actual | undefined,
   forwards: readonly ResolvedForward[],
   host: HostAddresses,
   family: Family,
-): RulesBefore {
+): ShadowingRules {
   const rules = actual?.tables.nat.get(BASE) ?? [];
   const jump = rules.findIndex((rule) => isOwnedRule(rule) && isOwnedChain(targetOf(rule) ?? ""));
   if (actual === undefined || jump < 1) return { problems: [], taken: new Map() };
@@ -60,7 +60,7 @@ export function findRulesBefore(
 
 const TAKEN = "a rule of another program stands before kvmnatd's and has the port";
 const MORE = createWarning(
-  "rule-before",
+  "rule-shadowed",
   "more rules of other programs stand before kvmnatd's in nat PREROUTING",
 );
 
@@ -71,7 +71,7 @@ function tell(family: Family, { rule, forwards, taken }: RuleBefore): Diagnostic
       ? `a rule of another program stands before kvmnatd's and has the port of ${list(taken)}`
       : `a rule of another program stands before kvmnatd's, and what it matches does not reach ${list(forwards)}`;
   const message = `${what}: ${command}; delete it where it is made, and here with -D for -A, or publish another port`;
-  return taken.length > 0 ? createError("rule-before", message) : createWarning("rule-before", message);
+  return taken.length > 0 ? createError("rule-shadowed", message) : createWarning("rule-shadowed", message);
 }
 
 function list(forwards: readonly ResolvedForward[]): string {
@@ -208,7 +208,7 @@ function readRule(rule: RuleText): {
         ? {}
         : {
             ports: {
-              ranges: (ports.values[0] ?? "").split(",").map((range) => readPorts(range, ":")),
+              ranges: (ports.values[0] ?? "").split(",").map((range) => parsePorts(range, ":")),
               negated: ports.negated,
             },
           }),

@@ -177,7 +177,7 @@ function problemSamples({ problems }: DaemonStatus): readonly Sample[] {
     const [code = "", severity = ""] = kind.split(" ");
     return { name: "kvmnatd_problems", labels: { code, severity }, value: alike.length };
   });
-  const isInForce = !problems.some(({ code }) => code === "config");
+  const isInForce = !problems.some(({ code }) => code === "config-invalid");
   return [...counts, { name: "kvmnatd_config_last_reload_successful", value: isInForce ? 1 : 0 }];
 }
 

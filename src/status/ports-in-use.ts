@@ -1,4 +1,4 @@
-import { familyOf, isLoopback, LOOPBACK, parseIp, readPorts } from "../net/address.ts";
+import { familyOf, isLoopback, LOOPBACK, parseIp, parsePorts } from "../net/address.ts";
 import type { Family, Protocol, HostAddresses } from "../net/address.ts";
 import { familiesOfListen } from "../config/values/listen-address.ts";
 import type { Forward } from "../config/port-map.ts";
@@ -25,7 +25,7 @@ export interface Listener {
 type Published = Pick<Forward, "guest" | "protocol" | "published" | "listen">;
 
 /** A published port on which the host itself listens: clients will reach the guest, no longer the process. */
-export interface Occupied<F extends Published = Published> {
+export interface PortInUse<F extends Published = Published> {
   readonly forward: F;
   readonly port: number;
   readonly process: string;
@@ -35,18 +35,18 @@ export interface Occupied<F extends Published = Published> {
  * @param loopback whether 127.0.0.1 is published too (reach.loopback)
  * @returns one row a port and process, in the config's order
  */
-export function findOccupied<F extends Published>(
+export function findPortsInUse<F extends Published>(
   forwards: readonly F[],
   listeners: readonly Listener[],
   host: HostAddresses,
   loopback: boolean,
-): readonly Occupied<F>[] {
+): readonly PortInUse<F>[] {
   const rows = forwards.flatMap((forward) =>
     listeners
       .filter((listener) => collides(forward, listener, host, loopback))
-      .map(({ port, process }): Occupied<F> => ({ forward, port, process: printable(process) })),
+      .map(({ port, process }): PortInUse<F> => ({ forward, port, process: printable(process) })),
   );
-  const byKey = new Map(rows.map((row) => [describeOccupied(row), row]));
+  const byKey = new Map(rows.map((row) => [describePortInUse(row), row]));
   return [...byKey.values()];
 }
 
@@ -54,20 +54,20 @@ export function findOccupied<F extends Published>(
  * The same for a status, whose problems of this kind are as old as the daemon's last look.
  * @returns its problems with those of now
  */
-export function updateOccupied(
+export function updatePortsInUse(
   { forwards, problems }: Pick<DaemonStatus, "forwards" | "problems">,
   listeners: readonly Listener[],
 ): readonly PublishedProblem[] {
   const [before = [], others = []] = [true, false].map((isOld) =>
     problems.filter(({ code }) => (code === "port-in-use") === isOld),
   );
-  const find = (loopback: boolean): readonly Occupied[] =>
-    findOccupied(forwards.map(toPublished), listeners, new Map(), loopback);
+  const find = (loopback: boolean): readonly PortInUse[] =>
+    findPortsInUse(forwards.map(toPublished), listeners, new Map(), loopback);
   const known = new Set(
-    find(forwards.some(({ listen }) => listen.includes(LOOPBACK))).map((row) => describeOccupied(row)),
+    find(forwards.some(({ listen }) => listen.includes(LOOPBACK))).map((row) => describePortInUse(row)),
   );
   const now = find(true).flatMap((row): readonly PublishedProblem[] => {
-    const message = describeOccupied(row);
+    const message = describePortInUse(row);
     const [what = ""] = message.split(" by ", 1);
     const old = before.find((each) => each.message.startsWith(what));
     // Of a port on every address a status does not say whether 127.0.0.1 is one of them: the daemon knew.
@@ -87,12 +87,12 @@ function toPublished({ guest, protocol, published, listen, family }: ForwardStat
   return {
     guest,
     protocol,
-    published: readPorts(published),
+    published: parsePorts(published),
     listen: places.length === 0 ? [{ kind: "any", family }] : places,
   };
 }
 
-export function describeOccupied({ forward, port, process }: Occupied): string {
+export function describePortInUse({ forward, port, process }: PortInUse): string {
   return (
     `port ${port}/${forward.protocol} of this host is in use by ${process}; ` +
     `clients from outside will reach guest ${printable(forward.guest)} instead`

@@ -1,11 +1,11 @@
-import { parseIp, readPorts } from "../net/address.ts";
+import { parseIp, parsePorts } from "../net/address.ts";
 import type { ForwardStatus } from "./status.ts";
-import type { Lead } from "../forwards/resolved-forward.ts";
+import type { PortTarget } from "../forwards/resolved-forward.ts";
 
 /** Where a daemon led them that ended, by its last status. */
-export function readLeads(forwards: readonly ForwardStatus[]): readonly Lead[] {
+export function readPortTargets(forwards: readonly ForwardStatus[]): readonly PortTarget[] {
   return forwards.flatMap(({ family, protocol, published, address: text }) => {
     const address = text === null ? undefined : parseIp(text);
-    return address === undefined ? [] : [{ family, protocol, range: readPorts(published), address }];
+    return address === undefined ? [] : [{ family, protocol, range: parsePorts(published), address }];
   });
 }

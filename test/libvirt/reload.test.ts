@@ -136,7 +136,7 @@ describe("libvirt rewrites its rules", () => {
   });
 
   it("none of it is taken for a flush of libvirt's rules", () => {
-    expect(stage.log().filter(({ event }) => event === "libvirt-rules")).toEqual([]);
+    expect(stage.log().filter(({ event }) => event === "libvirt-rules-missing")).toEqual([]);
   });
 
   it("leaves nothing behind after teardown", async () => {

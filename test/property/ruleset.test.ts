@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { buildDesired } from "../../src/rules/desired.ts";
 import { diffRulesets } from "../../src/rules/diff.ts";
-import { readHolders } from "../../src/rules/read-incumbents.ts";
+import { readIncumbents } from "../../src/rules/read-incumbents.ts";
 import { renderRestore } from "../../src/rules/restore.ts";
 import type { PortMap } from "../../src/config/port-map.ts";
 import { resolveForwards } from "../../src/forwards/resolve.ts";
@@ -211,11 +211,11 @@ it("the kernel's rules tell who holds the forwards", () => {
       const fake = createFakeIptables();
       converge(fake, desiredOf(state));
       const map = portMap(state.guests.map((_, index) => guest(`guest${index}`, domain(`guest${index}`))));
-      const holders = readHolders(map, new Map([[4, fake.read()]]));
+      const incumbents = readIncumbents(map, new Map([[4, fake.read()]]));
       const expected = state.guests.flatMap(({ on, address, ports }, index) =>
         on && address !== null && ports.length > 0 ? [`guest${index} 192.168.122.${address}`] : [],
       );
-      expect(holders.map((holder) => `${holder.guest} ${holder.address}`).toSorted()).toEqual(
+      expect(incumbents.map((incumbent) => `${incumbent.guest} ${incumbent.address}`).toSorted()).toEqual(
         expected.toSorted(),
       );
     }),

@@ -3,7 +3,7 @@ import { expect, it } from "vitest";
 import { cidrContains, familyOf, parseCidr } from "../../src/net/address.ts";
 import type { Cidr, Family, Ip, Protocol, HostAddresses } from "../../src/net/address.ts";
 import { buildDesired } from "../../src/rules/desired.ts";
-import { doubtAll } from "../../src/conntrack/changed-ports.ts";
+import { allSuspects } from "../../src/conntrack/changed-ports.ts";
 import { parseFlow } from "../../src/conntrack/flow.ts";
 import type { Flow } from "../../src/conntrack/flow.ts";
 import { findLateReplies, findStaleFlows } from "../../src/conntrack/stale-flows.ts";
@@ -14,7 +14,7 @@ import { optionOf, splitOptions, targetOf } from "../../src/rules/ruleset.ts";
 import type { Desired, RuleText } from "../../src/rules/ruleset.ts";
 import { domain, guest, ip, lease, MAC_A, MAC_B, network, NOW, portMap } from "../support/build-values.ts";
 import type { Listen } from "../../src/config/values/listen-address.ts";
-import { leadsOf } from "../../src/forwards/resolved-forward.ts";
+import { portTargets } from "../../src/forwards/resolved-forward.ts";
 
 const HOST: HostAddresses = new Map([
   ["lo", [ip("127.0.0.1"), ip("::1")]],
@@ -238,7 +238,7 @@ interface InForce {
 function inForce(map: PortMap, family: Family): InForce {
   const { forwards } = resolveForwards(map, [UP], HOST, [], NOW);
   const expectation = { forwards, reach: map.reach, addresses: HOST, networks: [UP] };
-  const { ports } = doubtAll([], leadsOf(forwards), family);
+  const { ports } = allSuspects([], portTargets(forwards), family);
   const doubt = { ports, formerTargets: new Set(GUESTS) };
   return {
     desired: buildDesired(map, forwards, [UP], family, new Set()),
@@ -288,9 +288,9 @@ function isRemoved(command: StaleFlows, flow: Flow): boolean {
   const { byPort, bySource, byState } = command;
   const keys: readonly (keyof Flow)[] = [
     "protocol",
-    "asked",
-    "answerer",
-    ...(byPort ? (["port", "answerPort"] as const) : []),
+    "originalDestination",
+    "replySource",
+    ...(byPort ? (["port", "replySourcePort"] as const) : []),
     ...(bySource ? (["source"] as const) : []),
     ...(byState && command.flow.state !== undefined ? (["state"] as const) : []),
   ];

@@ -4,8 +4,8 @@ import { expect, it } from "vitest";
 import { networkOf } from "../../src/net/address.ts";
 import { buildDesired } from "../../src/rules/desired.ts";
 import { diffRulesets } from "../../src/rules/diff.ts";
-import { readHolders } from "../../src/rules/read-incumbents.ts";
-import { narrate, tellGuests, tellHolders } from "../../src/log/audit-entries.ts";
+import { readIncumbents } from "../../src/rules/read-incumbents.ts";
+import { buildAuditEntries, describeGuests, describeIncumbents } from "../../src/log/audit-entries.ts";
 import { parseDomainMacs, parseLeases } from "../../src/leases/parse-lease-files.ts";
 import { parsePortMap } from "../../src/config/parse-port-map.ts";
 import { renderRestore } from "../../src/rules/restore.ts";
@@ -36,12 +36,18 @@ it.each(readdirSync(STORIES))("%s", (name) => {
   };
   const host = new Map([["eth0", [ip("192.168.1.100"), ip("192.168.1.101")]]]);
   const kernel = createFakeIptables(section("before"));
-  const holders = readHolders(portMap, new Map([[4, kernel.read()]]));
+  const incumbents = readIncumbents(portMap, new Map([[4, kernel.read()]]));
 
-  const { forwards } = resolveForwards(portMap, [network], host, holders, NOW);
+  const { forwards } = resolveForwards(portMap, [network], host, incumbents, NOW);
   const diff = diffRulesets(buildDesired(portMap, forwards, [network], 4, new Set()), kernel.read());
   const changes = diff.map((change) => ({ family: 4 as const, change }));
-  const said = narrate(tellHolders(holders), tellGuests(forwards), changes, "story", 1);
+  const said = buildAuditEntries(
+    describeIncumbents(incumbents),
+    describeGuests(forwards),
+    changes,
+    "story",
+    1,
+  );
   kernel.restore(renderRestore(diff));
 
   expect(said.map(({ message }) => `${message}\n`).join("")).toBe(section("says"));

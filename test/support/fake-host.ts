@@ -68,7 +68,7 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
         subnets: new Map(fake.isUp ? [[bridge, subnets]] : []),
       });
     },
-    askNeighbours: () => Promise.resolve(new Map()),
+    probeNeighbours: () => Promise.resolve(new Map()),
     readListeners: () => Promise.resolve([]),
     chooseIptables: () => Promise.resolve({ variant: "nft", infix: "" }),
     otherIptables: () => Promise.resolve(undefined),

@@ -1,6 +1,6 @@
 import { writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
-import { createWatches } from "../../src/cli/watchers.ts";
+import { createWatchers } from "../../src/cli/watchers.ts";
 
 /*
  * The daemon's watches alone, in a user namespace of their own, whose limit of inotify watches can be set without
@@ -10,6 +10,6 @@ import { createWatches } from "../../src/cli/watchers.ts";
 const [config = "", dnsmasqDir = ""] = process.argv.slice(2);
 const setLimit = (count: string): void => writeFileSync("/proc/sys/user/max_inotify_watches", count);
 setLimit("0");
-const watches = createWatches({ config, dnsmasqDir, runtimeDir: "/nowhere" }, () => true);
+const watches = createWatchers({ config, dnsmasqDir, runtimeDir: "/nowhere" }, () => true);
 watches.start((trigger) => console.log(`hint: ${trigger}; ${watches.unheard("nft") ?? "all is heard"}`));
 createInterface({ input: process.stdin }).on("line", setLimit);

@@ -37,7 +37,7 @@ describe.each([
     expect(await host.show("ExecMainStatus")).toBe("78");
     expect(await host.show("ActiveState")).toBe("failed");
     expect(await host.show("NRestarts")).toBe("0");
-    const [entry] = await host.journal("KVMNATD_EVENT=config", "PRIORITY=3");
+    const [entry] = await host.journal("KVMNATD_EVENT=config-invalid", "PRIORITY=3");
     expect(entry?.["MESSAGE"]).toMatch(/kvmnatd\.yaml:2:17: port 99999 is out of range[^]*> 2 \|/);
   });
 

@@ -1,7 +1,7 @@
 import { parseCidr } from "../../net/address.ts";
-import type { Fault } from "../values/result.ts";
+import type { ParseError } from "../values/result.ts";
 import { parseInterfaceName } from "../values/names.ts";
-import { nearest } from "./did-you-mean.ts";
+import { findNearest } from "./did-you-mean.ts";
 import { parsePortText } from "../values/port-syntax.ts";
 import { printable } from "../../sanitize.ts";
 import { checkSchema, knownKeys } from "./schema.ts";
@@ -9,18 +9,18 @@ import type { SchemaIssue } from "./schema.ts";
 import type { Path } from "../yaml/document.ts";
 
 /** A place where the value has not the shape of a config. */
-export interface ShapeFault {
+export interface ShapeError {
   readonly path: Path;
   /** True when the key is at fault and not its value. */
   readonly atKey: boolean;
-  readonly fault: Fault;
+  readonly fault: ParseError;
   /** Of an unknown key: the one that was probably meant. */
   readonly meant?: string;
 }
 
 /** Lists every fault of a config's shape, in words for the admin. */
-export function findShapeFaults(value: unknown): readonly ShapeFault[] {
-  const faults = checkSchema(value).flatMap((issue) => explain(issue, [], value));
+export function findShapeErrors(value: unknown): readonly ShapeError[] {
+  const faults = checkSchema(value).flatMap((issue) => formatZodIssue(issue, [], value));
   // What is there under a name that is nearly right is not missing as well.
   const meant = new Set(
     faults.flatMap(({ path, meant: key }) =>
@@ -30,7 +30,7 @@ export function findShapeFaults(value: unknown): readonly ShapeFault[] {
   return faults.filter(({ path }) => valueAt(value, path) !== undefined || !meant.has(JSON.stringify(path)));
 }
 
-function explain(issue: SchemaIssue, above: Path, root: unknown): readonly ShapeFault[] {
+function formatZodIssue(issue: SchemaIssue, above: Path, root: unknown): readonly ShapeError[] {
   const path: Path = [...above, ...(issue.path as Array<string | number>)];
   if (issue.code === "unrecognized_keys")
     return issue.keys.map((key) => ({ path: [...path, key], atKey: true, ...unknownKey(key, path) }));
@@ -39,12 +39,12 @@ function explain(issue: SchemaIssue, above: Path, root: unknown): readonly Shape
   if (misread !== undefined) return [{ path, atKey: false, fault: misread }];
   if (issue.code === "invalid_union") {
     const branch = issue.errors.find((errors) => !errors.some(isWrongType));
-    if (branch !== undefined) return branch.flatMap((each) => explain(each, path, root));
+    if (branch !== undefined) return branch.flatMap((each) => formatZodIssue(each, path, root));
   }
-  return [{ path, atKey: false, fault: explainValue(issue, nameOf(path), value) }];
+  return [{ path, atKey: false, fault: formatValueIssue(issue, nameOf(path), value) }];
 }
 
-function explainValue(issue: SchemaIssue, name: string, value: unknown): Fault {
+function formatValueIssue(issue: SchemaIssue, name: string, value: unknown): ParseError {
   if (name === "guests" && (value === null || value === undefined))
     return { code: "no-guests", message: "guests is missing or has no value; write `guests: {}` for none" };
   if (value === null)
@@ -78,22 +78,22 @@ function explainValue(issue: SchemaIssue, name: string, value: unknown): Fault {
   }
 }
 
-function unknownKey(key: string, parent: Path): Pick<ShapeFault, "fault" | "meant"> {
+function unknownKey(key: string, parent: Path): Pick<ShapeError, "fault" | "meant"> {
   const known = knownKeys(parent);
-  const meant = nearest(key, known);
+  const meant = findNearest(key, known);
   const hint = meant === undefined ? `known here: ${known.join(", ")}` : `did you mean "${meant}"?`;
   const fault = { code: "unknown-key", message: `unknown key "${printable(key)}"; ${hint}` };
   return { fault, ...(meant === undefined ? {} : { meant }) };
 }
 
 function unknownValue(name: string, value: string, known: readonly string[]): string {
-  const meant = nearest(value, known);
+  const meant = findNearest(value, known);
   const hint = meant === undefined ? "" : `; did you mean "${meant}"?`;
   return `${name} is one of ${known.join(", ")}, not "${printable(value)}"${hint}`;
 }
 
 /** `- 22: 22` and `- ::` are mappings to YAML, and text to whoever wrote them. */
-function misreadText(value: unknown): Fault | undefined {
+function misreadText(value: unknown): ParseError | undefined {
   const isMapping = typeof value === "object" && value !== null && !Array.isArray(value);
   const [first, ...more] = isMapping ? Object.entries(value) : [];
   if (first === undefined || more.length > 0) return undefined;

@@ -1,28 +1,31 @@
 import { printable } from "../../sanitize.ts";
-import type { Report } from "../yaml/diagnostic-collector.ts";
-import { findShapeFaults } from "./messages.ts";
+import type { DiagnosticCollector } from "../yaml/diagnostic-collector.ts";
+import { findShapeErrors } from "./messages.ts";
 import type { RawConfig } from "./schema.ts";
-import { dropFaulty } from "./without-invalid.ts";
-import type { Sound } from "./without-invalid.ts";
+import { withoutInvalid } from "./without-invalid.ts";
+import type { ValidSubset } from "./without-invalid.ts";
 import type { Path } from "../yaml/document.ts";
 
 /**
  * Reports every fault of the shape.
  * @returns what is sound of the config; undefined when it is no mapping at all
  */
-export function readShape(value: unknown, report: Report): Sound<RawConfig> | undefined {
+export function validateShape(
+  value: unknown,
+  report: DiagnosticCollector,
+): ValidSubset<RawConfig> | undefined {
   const unsupported = findUnsupported(value);
   for (const path of unsupported) {
     const message = `${printable(String(path.at(-1)))} is not supported yet; remove it`;
     report.error(report.keyPlace(path), { code: "not-supported", message });
   }
-  const faults = findShapeFaults(value).filter(
+  const faults = findShapeErrors(value).filter(
     ({ path }) => !unsupported.some((each) => each.every((step, index) => path[index] === step)),
   );
   for (const { path, atKey, fault } of faults)
     report.error(atKey ? report.keyPlace(path) : report.place(path), fault);
   const faulty = faults.map(({ path }) => path);
-  return dropFaulty(value, faulty) as Sound<RawConfig> | undefined;
+  return withoutInvalid(value, faulty) as ValidSubset<RawConfig> | undefined;
 }
 
 /** Keys that the schema describes, so that their names are taken, but that nothing serves. */

@@ -1,5 +1,5 @@
-import { refuse } from "./result.ts";
-import type { Reading } from "./result.ts";
+import { invalid } from "./result.ts";
+import type { ParseResult } from "./result.ts";
 import { printable } from "../../sanitize.ts";
 
 const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
@@ -9,14 +9,14 @@ const DAY_MS = 86_400_000;
  * Reads `500ms`, `5s`, `2m`, `1h` or `0`; one day at most.
  * @returns milliseconds
  */
-export function parseDuration(text: string): Reading<number> {
+export function parseDuration(text: string): ParseResult<number> {
   if (/^0+$/.test(text)) return { value: 0 };
-  if (/^\d+$/.test(text)) return refuse("duration-unit", `${text} has no unit; write ${text}s for seconds`);
+  if (/^\d+$/.test(text)) return invalid("duration-unit", `${text} has no unit; write ${text}s for seconds`);
   const [, count, unit] = /^(\d{1,9})(ms|s|m|h)$/.exec(text) ?? [];
   if (count === undefined || unit === undefined)
-    return refuse("duration", `"${printable(text)}" is no duration; write 500ms, 5s, 2m, 1h or 0`);
+    return invalid("duration", `"${printable(text)}" is no duration; write 500ms, 5s, 2m, 1h or 0`);
   const ms = Number(count) * (UNIT_MS[unit] ?? 0);
   return ms > DAY_MS
-    ? refuse("duration-long", `${text} is more than one day; write 24h at most`)
+    ? invalid("duration-long", `${text} is more than one day; write 24h at most`)
     : { value: ms };
 }

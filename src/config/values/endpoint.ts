@@ -1,8 +1,8 @@
-import { parseIp, withPorts } from "../../net/address.ts";
+import { parseIp, formatHostPort } from "../../net/address.ts";
 import type { Ip } from "../../net/address.ts";
-import { refuse } from "./result.ts";
-import type { Reading } from "./result.ts";
-import { refuseEndpointHost } from "./listen-address.ts";
+import { invalid } from "./result.ts";
+import type { ParseResult } from "./result.ts";
+import { checkEndpointHost } from "./listen-address.ts";
 import { parsePort } from "./port-syntax.ts";
 import { printable } from "../../sanitize.ts";
 
@@ -15,9 +15,9 @@ export interface Endpoint {
 const LOOPBACK = "127.0.0.1" as Ip;
 
 /** Reads `HOST:PORT`, `[IPV6]:PORT`, `:PORT` or `PORT`; without HOST it is 127.0.0.1. */
-export function parseEndpoint(text: string): Reading<Endpoint> {
+export function parseEndpoint(text: string): ParseResult<Endpoint> {
   const groups = /^(?:(?:\[(?<v6>[^[\]]*)\]|(?<v4>[^:[\]]*)):)?(?<port>[^:[\]]*)$/.exec(text)?.groups;
-  if (groups === undefined) return refuse("endpoint", explain(text));
+  if (groups === undefined) return invalid("endpoint", describeEndpointError(text));
   const port = parsePort(groups["port"] ?? "", "write HOST:PORT like 127.0.0.1:9101");
   if ("fault" in port) return port;
   const host = parseHost(groups["v6"] ?? groups["v4"] ?? "", text);
@@ -25,18 +25,18 @@ export function parseEndpoint(text: string): Reading<Endpoint> {
 }
 
 export function formatEndpoint({ host, port }: Endpoint): string {
-  return withPorts(host, port);
+  return formatHostPort(host, port);
 }
 
-function parseHost(text: string, whole: string): Reading<Ip> {
+function parseHost(text: string, whole: string): ParseResult<Ip> {
   if ((text === "" && !whole.startsWith("[")) || text === "localhost") return { value: LOOPBACK };
   const ip = parseIp(text);
-  if (ip !== undefined) return refuseEndpointHost(ip) ?? { value: ip };
+  if (ip !== undefined) return checkEndpointHost(ip) ?? { value: ip };
   const message = `"${printable(text)}" is no address of the host; write one like 127.0.0.1:9101 or "[::1]:9101"`;
-  return refuse("endpoint", message);
+  return invalid("endpoint", message);
 }
 
-function explain(text: string): string {
+function describeEndpointError(text: string): string {
   return parseIp(text)?.includes(":") === true
     ? `"${printable(text)}" is an address without a port; write "[${text}]:9101"`
     : `"${printable(text)}" is no HOST:PORT; write 127.0.0.1:9101, "[::1]:9101" or :9101`;

@@ -1,7 +1,7 @@
 import { cidrContains, familyOf, isLoopback, LOOPBACK, parseCidr, parseIp } from "../../net/address.ts";
 import type { Cidr, Family, Ip } from "../../net/address.ts";
-import { refuse } from "./result.ts";
-import type { Fault, Reading } from "./result.ts";
+import { invalid } from "./result.ts";
+import type { ParseError, ParseResult } from "./result.ts";
 import { parseInterfaceName } from "./names.ts";
 import { printable } from "../../sanitize.ts";
 
@@ -26,19 +26,19 @@ const UNREACHABLE: ReadonlyArray<readonly [net: Cidr, why: string]> = (
  * Reads an entry of `listen`, or `host_ip` of the long form: an address or the name of an interface.
  * @param loopback whether `reach.loopback` is on
  */
-export function parseListen(text: string, loopback: boolean): Reading<Listen> {
+export function parseListen(text: string, loopback: boolean): ParseResult<Listen> {
   if (parseIp(text) !== undefined) return parseHostIp(text, loopback);
   const name = looksLikeAddress(text) ? undefined : parseInterfaceName(text, "an interface");
   if (name !== undefined && "value" in name) return { value: { kind: "interface", name: name.value } };
   if (name?.fault.code === "interface-long") return name;
-  return refuse(
+  return invalid(
     "listen",
     `"${printable(text)}" is neither an address nor the name of an interface${bare(text)}`,
   );
 }
 
 /** Reads HOST_IP of the short form: one address of the host; `0.0.0.0` and `::` are all of their family. */
-export function parseHostIp(text: string, loopback: boolean): Reading<Listen> {
+export function parseHostIp(text: string, loopback: boolean): ParseResult<Listen> {
   const ip = parseIp(text);
   if (ip === undefined) {
     const name = looksLikeAddress(text) ? undefined : parseInterfaceName(text, "an interface");
@@ -46,7 +46,7 @@ export function parseHostIp(text: string, loopback: boolean): Reading<Listen> {
       name !== undefined && "value" in name
         ? "; write an address (an interface goes into listen, or into host_ip of the long form)"
         : bare(text);
-    return refuse("host-ip", `"${printable(text)}" is no address of the host${hint}`);
+    return invalid("host-ip", `"${printable(text)}" is no address of the host${hint}`);
   }
   const family = ANY[ip];
   if (family !== undefined) return { value: { kind: "any", family } };
@@ -55,21 +55,21 @@ export function parseHostIp(text: string, loopback: boolean): Reading<Listen> {
 }
 
 /** Reads the address of a guest. */
-export function parseGuestIp(text: string): Reading<Ip> {
+export function parseGuestIp(text: string): ParseResult<Ip> {
   const ip = parseIp(text);
   if (ip === undefined)
-    return refuse("guest-address", `"${printable(text)}" is no IPv4 or IPv6 address${bare(text)}`);
+    return invalid("guest-address", `"${printable(text)}" is no IPv4 or IPv6 address${bare(text)}`);
   const row = unreachable(ip);
   return row === undefined
     ? { value: ip }
-    : refuse("guest-address", `${ip} cannot be a guest's: it ${row[1]}`);
+    : invalid("guest-address", `${ip} cannot be a guest's: it ${row[1]}`);
 }
 
 /** A fault when no service of this host can listen there. */
-export function refuseEndpointHost(ip: Ip): ReturnType<typeof refuse> | undefined {
+export function checkEndpointHost(ip: Ip): ReturnType<typeof invalid> | undefined {
   const row = unreachable(ip);
   if (row === undefined || ANY[ip] !== undefined || isLoopback(ip)) return undefined;
-  return refuse("host-address", `${ip} ${row[1]}`);
+  return invalid("host-address", `${ip} ${row[1]}`);
 }
 
 /** The families that a place on the host may have: an interface's addresses of the moment can be of both. */
@@ -83,7 +83,7 @@ export function formatListen(listen: Listen): string {
   return listen.kind === "address" ? listen.address : listen.name;
 }
 
-function refuseUnreachable(ip: Ip, loopback: boolean): Fault | undefined {
+function refuseUnreachable(ip: Ip, loopback: boolean): ParseError | undefined {
   const row = unreachable(ip);
   if (row === undefined || (ip === LOOPBACK && loopback)) return undefined;
   return { code: "host-address", message: refusal(ip, row[1]) };

@@ -1,6 +1,6 @@
 import type { PortRange, Protocol } from "../../net/address.ts";
-import { refuse } from "./result.ts";
-import type { Reading } from "./result.ts";
+import { invalid } from "./result.ts";
+import type { ParseResult } from "./result.ts";
 import { printable } from "../../sanitize.ts";
 
 /** What `[HOST_IP:]PUBLISHED[-END]:TARGET[-END][/PROTOCOL]` says. */
@@ -23,21 +23,21 @@ export const PROTOCOLS: ReadonlyMap<string, readonly Protocol[]> = new Map([
 const SHORT = /^(?:(?:\[(?<v6>[^[\]]*)\]|(?<v4>[^:[\]]*)):)?(?<published>[^:[\]]*):(?<target>[^:[\]]*)$/;
 
 /** Reads the short form of a port. */
-export function parsePortText(text: string): Reading<PortText> {
+export function parsePortText(text: string): ParseResult<PortText> {
   const [ports = "", protocol = "tcp", ...rest] = text.split("/");
   const protocols = PROTOCOLS.get(protocol);
   if (protocols === undefined || rest.length > 0) {
     const written = printable([protocol, ...rest].join("/"));
-    return refuse("port-protocol", `/${written} is no protocol; write /tcp, /udp, /sctp or /both`);
+    return invalid("port-protocol", `/${written} is no protocol; write /tcp, /udp, /sctp or /both`);
   }
   const groups = SHORT.exec(ports)?.groups;
   if (groups === undefined || /^[\d-]+$/.test(groups["v4"] ?? ""))
-    return refuse("port-syntax", explain(text, ports));
+    return invalid("port-syntax", describePortError(text, ports));
   const published = parsePortRange(groups["published"] ?? "");
   if ("fault" in published) return published;
   const target = parsePortRange(groups["target"] ?? "");
   if ("fault" in target) return target;
-  const unequal = refuseUnequal(published.value, target.value);
+  const unequal = checkEqualLength(published.value, target.value);
   if (unequal !== undefined) return unequal;
   const hostIp = groups["v6"] ?? groups["v4"];
   return {
@@ -51,27 +51,27 @@ export function parsePortText(text: string): Reading<PortText> {
 }
 
 /** Reads `22`, `0x16` or `8000-8010`. */
-export function parsePortRange(text: string): Reading<PortRange> {
+export function parsePortRange(text: string): ParseResult<PortRange> {
   const [firstText = "", lastText = firstText, ...rest] = text.split("-");
   if (rest.length > 0)
-    return refuse("port-syntax", `"${printable(text)}" is no range; write it like 8000-8010`);
+    return invalid("port-syntax", `"${printable(text)}" is no range; write it like 8000-8010`);
   const first = parsePort(firstText);
   if ("fault" in first) return first;
   const last = parsePort(lastText);
   if ("fault" in last) return last;
   if (first.value > last.value)
-    return refuse("port-reversed", `the range ${text} is reversed; write ${last.value}-${first.value}`);
+    return invalid("port-reversed", `the range ${text} is reversed; write ${last.value}-${first.value}`);
   return { value: { first: first.value, last: last.value } };
 }
 
 /** A fault when the two ranges are not equally long. */
-export function refuseUnequal(
+export function checkEqualLength(
   published: PortRange,
   target: PortRange,
-): ReturnType<typeof refuse> | undefined {
+): ReturnType<typeof invalid> | undefined {
   const [left, right] = [published, target].map((range) => range.last - range.first + 1);
   if (left === right) return undefined;
-  return refuse(
+  return invalid(
     "port-unequal",
     `${left} published and ${right} target ports; both ranges must be of equal length`,
   );
@@ -81,18 +81,18 @@ export function refuseUnequal(
  * Reads one port.
  * @param hint what to write where it is missing
  */
-export function parsePort(text: string, hint = "write PUBLISHED:TARGET like 1122:22"): Reading<number> {
-  if (text === "") return refuse("port-syntax", `a port number is missing; ${hint}`);
+export function parsePort(text: string, hint = "write PUBLISHED:TARGET like 1122:22"): ParseResult<number> {
+  if (text === "") return invalid("port-syntax", `a port number is missing; ${hint}`);
   // YAML readers turn 0x50 into 80 wherever it stands alone; in `0x50:80` it means the same.
   if (!/^(\d+|0x[\da-f]+)$/i.test(text))
-    return refuse("port-number", `"${printable(text)}" is no port number`);
+    return invalid("port-number", `"${printable(text)}" is no port number`);
   const port = Number(text);
   return port >= 1 && port <= 65_535
     ? { value: port }
-    : refuse("port-number", `port ${printable(text, 20)} is out of range; ports are 1 to 65535`);
+    : invalid("port-number", `port ${printable(text, 20)} is out of range; ports are 1 to 65535`);
 }
 
-function explain(text: string, ports: string): string {
+function describePortError(text: string, ports: string): string {
   const written = printable(text);
   if (!ports.includes(":") && "value" in parsePortRange(ports))
     return `"${written}" names one side only; write ${ports}:${written} to publish it under the same number`;

@@ -1,13 +1,13 @@
 /** What is wrong with one value; whoever asked knows its place. */
-export interface Fault {
+export interface ParseError {
   /** Stable, kebab-case. */
   readonly code: string;
   readonly message: string;
 }
 
 /** What the reader of one value gives. */
-export type Reading<T> = { readonly value: T } | { readonly fault: Fault };
+export type ParseResult<T> = { readonly value: T } | { readonly fault: ParseError };
 
-export function refuse(code: string, message: string): { readonly fault: Fault } {
+export function invalid(code: string, message: string): { readonly fault: ParseError } {
   return { fault: { code, message } };
 }

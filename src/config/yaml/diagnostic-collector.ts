@@ -1,28 +1,28 @@
-import type { Fault, Reading } from "../values/result.ts";
+import type { ParseError, ParseResult } from "../values/result.ts";
 import type { Diagnostic, SourceLocation } from "../../diagnostic.ts";
 import type { Path, YamlDocument } from "./document.ts";
 
 /** Collects what is wrong with a document while it is read. */
-export interface Report {
+export interface DiagnosticCollector {
   readonly diagnostics: readonly Diagnostic<string>[];
-  error(where: SourceLocation, fault: Fault): void;
-  warn(where: SourceLocation, fault: Fault): void;
+  error(where: SourceLocation, fault: ParseError): void;
+  warn(where: SourceLocation, fault: ParseError): void;
   /** The value that was read at the path; undefined when it was refused, which is noted. */
-  take<T>(path: Path, reading: Reading<T>): T | undefined;
+  valueOrDiagnostic<T>(path: Path, reading: ParseResult<T>): T | undefined;
   place(path: Path): SourceLocation;
   keyPlace(path: Path): SourceLocation;
 }
 
-export function createReport(document: YamlDocument): Report {
+export function createDiagnosticCollector(document: YamlDocument): DiagnosticCollector {
   const diagnostics: Diagnostic<string>[] = [];
-  const add = (severity: Diagnostic<string>["severity"], where: SourceLocation, fault: Fault): void => {
+  const add = (severity: Diagnostic<string>["severity"], where: SourceLocation, fault: ParseError): void => {
     diagnostics.push({ code: fault.code, message: fault.message, where, severity });
   };
   return {
     diagnostics,
     error: (where, fault) => add("error", where, fault),
     warn: (where, fault) => add("warning", where, fault),
-    take: (path, reading) => {
+    valueOrDiagnostic: (path, reading) => {
       if ("value" in reading) return reading.value;
       add("error", document.place(path), reading.fault);
       return undefined;

@@ -3,7 +3,7 @@ import type { Document, Node } from "yaml";
 import type { Diagnostic, Parsed, SourceLocation } from "../../diagnostic.ts";
 import { createError } from "../../diagnostic.ts";
 import { indexLines } from "./line-index.ts";
-import { explainYamlError } from "./messages.ts";
+import { describeYamlError } from "./messages.ts";
 import { resolveYaml } from "./values.ts";
 import type { Member, YamlNode, YamlValues } from "./values.ts";
 
@@ -90,7 +90,7 @@ function readErrors(
     const where = placeOf(pos[0]);
     if (byLine.has(where.line)) continue;
     const [before = "", line = ""] = [lines[where.line - 2], lines[where.line - 1]];
-    byLine.set(where.line, { ...explainYamlError(code, message, line, before), where, severity: "error" });
+    byLine.set(where.line, { ...describeYamlError(code, message, line, before), where, severity: "error" });
   }
   return [...byLine.values()];
 }

@@ -1,5 +1,5 @@
-import { refuse } from "../values/result.ts";
-import type { Fault } from "../values/result.ts";
+import { invalid } from "../values/result.ts";
+import type { ParseError } from "../values/result.ts";
 import { printable } from "../../sanitize.ts";
 
 /** Our words for the library's codes, where they help more than its own. */
@@ -31,7 +31,7 @@ const MESSAGES: ReadonlyMap<string, readonly [code: string, message: string]> = 
  * @param line the source line
  * @param before the line before it
  */
-export function explainYamlError(code: string, message: string, line: string, before: string): Fault {
+export function describeYamlError(code: string, message: string, line: string, before: string): ParseError {
   const hint = hintToQuote(line);
   if (hint !== undefined) return { code: "yaml-quote", message: hint };
   if (/^Flow (map|sequence)/.test(message))
@@ -43,7 +43,7 @@ export function explainYamlError(code: string, message: string, line: string, be
       message: `the line before says that there is nothing: take ${nothing} away from it`,
     };
   const [ours, text] = MESSAGES.get(code) ?? ["yaml-syntax", `not valid YAML: ${printable(message, 200)}`];
-  return refuse(ours, text).fault;
+  return invalid(ours, text).fault;
 }
 
 /** Something stands below a key of which is said that nothing does, as the config of the packages does at first. */

@@ -1,4 +1,4 @@
-import type { Fault } from "../values/result.ts";
+import type { ParseError } from "../values/result.ts";
 import { printable } from "../../sanitize.ts";
 
 /** A YAML text's tree, aliases and merge keys not yet followed. `offset` is where it begins in the text. */
@@ -26,7 +26,7 @@ export interface YamlValues {
   readonly value: unknown;
   /** By object or array, then by key or index. */
   readonly members: WeakMap<object, ReadonlyMap<string, Member>>;
-  readonly faults: ReadonlyArray<Fault & { readonly offset: number }>;
+  readonly faults: ReadonlyArray<ParseError & { readonly offset: number }>;
 }
 
 /** Values that aliases may add: far above any config, far below what a bomb needs. */
@@ -37,7 +37,7 @@ interface State {
   /** The anchors so far, with the count of values in each; undefined while the traversal is inside. */
   readonly anchors: Map<string, { readonly value: unknown; readonly size: number } | undefined>;
   readonly members: WeakMap<object, Map<string, Member>>;
-  readonly faults: Array<Fault & { readonly offset: number }>;
+  readonly faults: Array<ParseError & { readonly offset: number }>;
   /** Values so far, those behind aliases included. */
   size: number;
   aliased: number;

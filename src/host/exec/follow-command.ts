@@ -28,14 +28,14 @@ let canDieWithUs: boolean | undefined;
  * Hands on each line of a program that never ends by itself; it is started again when it does, until the signal.
  * @throws what a follower throws
  */
-export async function followForEver(
+export async function followCommand(
   argv: readonly string[],
   follower: Follower,
   signal: AbortSignal,
 ): Promise<void> {
   while (!signal.aborted) {
     canDieWithUs ??= await probe();
-    await followCommand(argv, canDieWithUs === true, follower, signal);
+    await followOnce(argv, canDieWithUs === true, follower, signal);
     follower.onEnd();
     // It was killed or is missing: not in a circle.
     await setTimeout(RESTART_MS, undefined, { signal, ref: false }).catch(() => undefined);
@@ -53,7 +53,7 @@ async function probe(): Promise<boolean | undefined> {
   }
 }
 
-async function followCommand(
+async function followOnce(
   argv: readonly string[],
   diesWithUs: boolean,
   { onLine, onRun }: Follower,

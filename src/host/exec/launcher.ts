@@ -15,14 +15,14 @@ import type { ShellProcess } from "./shell.ts";
 /** In bytes; a hundred thousand rules are 10 MB. */
 const MAX_OUTPUT = 256_000_000;
 /** How many may run at the same time: dash knows open files by one digit. */
-const SLOTS = 7;
+const MAX_PARALLEL = 7;
 /**
  * What goes into the shell's script: not every shell reads every byte as it is, and bash reads them one by one; a longer
  * text would need a file or a process more.
  */
-const PLAIN = /^[\t\n\u0020-\u007e]{0,4096}$/;
+const SAFE_INPUT = /^[\t\n\u0020-\u007e]{0,4096}$/;
 /** At its own end the shell ends what it has started; told to end, as all processes of a service are, it stays: there may be rules to remove. */
-const PREPARE = "trap : TERM; trap 'kill 0' EXIT\n";
+const SHELL_PROLOGUE = "trap : TERM; trap 'kill 0' EXIT\n";
 
 type LaunchOptions = Pick<CommandOptions, "input" | "timeoutMs">;
 
@@ -51,7 +51,7 @@ export async function launchCommand(
   options: LaunchOptions = {},
 ): Promise<CommandOutput> {
   const { input, timeoutMs = TIMEOUT_MS } = options;
-  if (!PLAIN.test(argv.join(" ")) || !PLAIN.test(input ?? "")) return runCommand(argv, options);
+  if (!SAFE_INPUT.test(argv.join(" ")) || !SAFE_INPUT.test(input ?? "")) return runCommand(argv, options);
   launcher ??= startLauncher();
   const outcome = await launcher.launch(argv, input, timeoutMs);
   if (outcome === undefined) return runCommand(argv, options);
@@ -65,7 +65,7 @@ export async function launchCommand(
 }
 
 function startLauncher(): Launcher {
-  const own = createLauncher(startShell(SLOTS), () => {
+  const own = createLauncher(startShell(MAX_PARALLEL), () => {
     if (launcher === own) launcher = undefined;
   });
   return own;
@@ -96,7 +96,7 @@ function explainExit(exitCode: number, said: string): Parameters<typeof commandE
 function createLauncher(shell: ShellProcess, onEnd: () => void): Launcher {
   const slots = shell.outputs.map((output) => createSlot(shell, output, shell.outputs));
   let running = 0;
-  shell.write(PREPARE);
+  shell.write(SHELL_PROLOGUE);
   void shell.ended.then(onEnd);
   return {
     launch: (argv, input, timeoutMs) => {

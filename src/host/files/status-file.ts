@@ -26,7 +26,7 @@ export async function writeStatus(folder: string, status: DaemonStatus): Promise
     const code = errnoOf(error);
     if (code === undefined) throw error;
     const message = `${file} cannot be written (${code}): \`kvmnatd status\` is out of date; RUNTIME_DIRECTORY names another folder`;
-    throw new KvmnatdError("status-file", message, { cause: error });
+    throw new KvmnatdError("status-write-failed", message, { cause: error });
   }
 }
 
@@ -80,7 +80,7 @@ export async function refuseUnreadable(folder: string): Promise<void> {
     if (errnoOf(error) === undefined) throw error;
     if (errnoOf(error) !== "EACCES") return;
     const message = `${file} cannot be read (permission denied): whether kvmnatd runs is not known; ask as root`;
-    throw new KvmnatdError("status-file", message, { cause: error });
+    throw new KvmnatdError("status-write-failed", message, { cause: error });
   }
 }
 

@@ -3,7 +3,7 @@ import pino from "pino";
 import type { DestinationStream, Logger as PinoLogger } from "pino";
 import { prettyFactory } from "pino-pretty";
 import type { EventCode } from "../../event-codes.ts";
-import { explain } from "../../log/message-catalog.ts";
+import { catalogEntryFor } from "../../log/message-catalog.ts";
 import type { LogEntry } from "../../log/audit-entries.ts";
 import type { Logger } from "../../host-interface.ts";
 import { createJournal } from "../systemd/journal-writer.ts";
@@ -77,7 +77,7 @@ export function createLogger(options: LoggerOptions): ClosableLogger {
 
 function tellLost(logger: Logger, lines: number): void {
   const message = `the log lost ${lines === 1 ? "1 line" : `${lines} lines`} here: nobody had read it for too long`;
-  logger.log({ level: "warn", event: "log-lost", message });
+  logger.log({ level: "warn", event: "log-lines-dropped", message });
 }
 
 function problemOf(error: string | undefined): Diagnostic | undefined {
@@ -85,7 +85,7 @@ function problemOf(error: string | undefined): Diagnostic | undefined {
   const message =
     `the log cannot be written to standard output (${error}); its lines wait in memory, 10 MB at most, and are tried ` +
     "again every second: make room for them, or start kvmnatd anew with a standard output that takes them";
-  return createWarning("log", message);
+  return createWarning("log-write-failed", message);
 }
 
 interface Destination {
@@ -136,7 +136,7 @@ function journalEntries(fd: number, stdout: LineWriter): Destination {
           `KVMNATD_${name.toUpperCase()}`,
           String(value),
         ]);
-        const id = explain(rest.event)?.id;
+        const id = catalogEntryFor(rest.event)?.id;
         const fields: Record<string, string> = {
           MESSAGE: msg,
           // What `journalctl -x` explains it by.

@@ -14,7 +14,16 @@ export async function removeFlows(
   { flow, beginner, byPort, bySource, byState }: StaleFlows,
   family: Family,
 ): Promise<number> {
-  const { protocol, source, sourcePort, asked, port, answerer, answerPort, state } = flow;
+  const {
+    protocol,
+    source,
+    sourcePort,
+    originalDestination: asked,
+    port,
+    replySource: answerer,
+    replySourcePort: answerPort,
+    state,
+  } = flow;
   const [ask, answer] = beginner === "client" ? ["orig", "reply"] : ["reply", "orig"];
   const flows = ["-p", protocol, `--${ask}-dst`, asked, `--${answer}-src`, answerer];
   const only = [

@@ -4,7 +4,7 @@ const LATE_MS = 50;
 /** Whose an event is: one that we wait for, perhaps one of ours, or another's. */
 type Claim = "ours" | "unsure" | "others";
 
-export interface OwnEvents {
+export interface OwnWrites {
   /**
    * Runs a change of our own.
    * @param count how many events it makes
@@ -20,7 +20,7 @@ export interface OwnEvents {
  * @param delayMs how much later than they happen events may be told
  * @param onShort told when fewer came than we made: the change failed or was cut short, or something was missed
  */
-export function createOwnEvents(delayMs: number, onShort: () => void): OwnEvents {
+export function createOwnWrites(delayMs: number, onShort: () => void): OwnWrites {
   let expected = 0;
   let underWay = 0;
   let settling: NodeJS.Timeout | undefined;

@@ -1,10 +1,10 @@
 import { setTimeout } from "node:timers/promises";
 import type { Family } from "../../net/address.ts";
-import { createOthersRules, parseRuleEvent } from "../../rules/monitor-events.ts";
+import { createForeignRules, parseRuleEvent } from "../../rules/monitor-events.ts";
 import { readSocket, untilListens } from "./netlink-sockets.ts";
-import { createOwnEvents } from "./own-writes.ts";
+import { createOwnWrites } from "./own-writes.ts";
 import { REST_MS, restWhileBusy } from "./throttle-monitor.ts";
-import { followForEver } from "../exec/follow-command.ts";
+import { followCommand } from "../exec/follow-command.ts";
 import type { Followed } from "../exec/follow-command.ts";
 
 /**
@@ -26,7 +26,7 @@ const DRAIN_POLL_MS = 100;
 /** What does not concern us is looked at all the same, if no sooner. */
 const LOOK_LATER_MS = 10_000;
 
-export interface RuleWatch {
+export interface RuleMonitor {
   /**
    * Runs a change of our own.
    * @param rules how many rules it adds and removes: that many events are ours
@@ -43,13 +43,13 @@ export interface RuleWatch {
  * @param isCalm whether all was as it should be when it was looked at last: then rules that cannot be in the way of ours
  * wake nobody
  */
-export function createRuleWatch(
+export function createRuleMonitor(
   onChange: (family?: Family) => void,
   onState: (listens: boolean) => void,
   isCalm: () => boolean,
-): RuleWatch {
-  const others = createOthersRules();
-  const own = createOwnEvents(REST_MS, onChange);
+): RuleMonitor {
+  const others = createForeignRules();
+  const own = createOwnWrites(REST_MS, onChange);
   const later = new Map<Family, NodeJS.Timeout>();
   let onLoss: () => void = () => undefined;
 
@@ -101,6 +101,6 @@ export function createRuleWatch(
 
   return {
     expecting: (rules, change) => own.expecting(rules, change),
-    watch: (signal) => followForEver(MONITOR, { onLine, onRun, onEnd: () => onState(false) }, signal),
+    watch: (signal) => followCommand(MONITOR, { onLine, onRun, onEnd: () => onState(false) }, signal),
   };
 }

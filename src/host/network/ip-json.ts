@@ -18,6 +18,6 @@ function parseJson(text: string, args: readonly string[]): unknown {
     return JSON.parse(text);
   } catch (error) {
     const message = `ip -json ${args.join(" ")}: it printed no JSON; is it iproute2's, and whole?`;
-    throw new KvmnatdError("command", message, { cause: error });
+    throw new KvmnatdError("command-failed", message, { cause: error });
   }
 }

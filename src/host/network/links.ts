@@ -2,7 +2,7 @@ import { networkOf, parseIp } from "../../net/address.ts";
 import type { Ip } from "../../net/address.ts";
 import type { Subnet } from "../../leases/network.ts";
 import { readIpJson } from "./ip-json.ts";
-import { followForEver } from "../exec/follow-command.ts";
+import { followCommand } from "../exec/follow-command.ts";
 import type { Follower } from "../exec/follow-command.ts";
 import { untilListens } from "../netfilter/netlink-sockets.ts";
 import type { Links } from "../../host-interface.ts";
@@ -62,5 +62,5 @@ export async function watchLinks(
     },
     onEnd: () => onState(false),
   };
-  await followForEver(["ip", "monitor", "link", "address", "netconf"], follower, signal);
+  await followCommand(["ip", "monitor", "link", "address", "netconf"], follower, signal);
 }

@@ -19,7 +19,7 @@ export async function readListeners(): Promise<readonly Listener[]> {
 }
 
 /** What ps, top and the journal call this process; else it is Node's `MainThread`. @param name at most 15 bytes (prctl(2)) */
-export async function nameProcess(name: string): Promise<void> {
+export async function describeProcess(name: string): Promise<void> {
   try {
     await writeFile("/proc/self/comm", name);
   } catch (error) {

@@ -1,9 +1,9 @@
 import { setTimeout } from "node:timers/promises";
 import { familyOf, parseIp, parseMac } from "../../net/address.ts";
 import type { Mac } from "../../net/address.ts";
-import type { Answers, Question } from "../../identity/lookup.ts";
+import type { ProbeResults, NeighbourProbe } from "../../identity/lookup.ts";
 import { createLateAnswers } from "../../identity/late-answers.ts";
-import { placeKey } from "../../leases/lease-index.ts";
+import { networkAddressKey } from "../../leases/lease-index.ts";
 import { CommandError } from "../../errors.ts";
 import { readIpJson } from "./ip-json.ts";
 import { readProc } from "./proc.ts";
@@ -37,25 +37,27 @@ type Entries = ReadonlyMap<string, Entry>;
  * what the admin has made permanent, as a defence against guests that answer for others, stays and is the answer.
  * @throws KvmnatdError when the kernel cannot be asked or its list cannot be read
  */
-export async function askNeighbours(questions: readonly Question[]): Promise<Answers> {
+export async function probeNeighbours(questions: readonly NeighbourProbe[]): Promise<ProbeResults> {
   const before = await readEntries(questions);
   const late = [...before].filter(([key, { mac }]) => mac !== undefined && lateAnswers.awaits(key));
   lateAnswers.note(
     await confirm(new Map(late.map(([key, { mac }]) => [key, mac])), questions),
     performance.now(),
   );
-  const open = questions.filter((each) => before.get(placeKey(each))?.isPermanent !== true);
+  const open = questions.filter((each) => before.get(networkAddressKey(each))?.isPermanent !== true);
   if (open.length > 0) await askKernel(open.map((each) => askScript(each, before)).join(""));
   const endsAtMs = performance.now() + ANSWER_MS;
   for (;;) {
     // We may have been late ourselves: whether the answer was cannot be told then.
     const isLate = performance.now() > endsAtMs;
     const entries = await readEntries(questions);
-    const answers = new Map(questions.map((each) => [placeKey(each), entries.get(placeKey(each))?.mac]));
-    const isOpen = questions.some((each) => answers.get(placeKey(each)) === undefined);
+    const answers = new Map(
+      questions.map((each) => [networkAddressKey(each), entries.get(networkAddressKey(each))?.mac]),
+    );
+    const isOpen = questions.some((each) => answers.get(networkAddressKey(each)) === undefined);
     if (!isOpen || isLate) {
       const confirmed = await confirm(answers, questions);
-      const isSure = questions.every((each) => confirmed.get(placeKey(each)) !== undefined);
+      const isSure = questions.every((each) => confirmed.get(networkAddressKey(each)) !== undefined);
       if (isSure || isLate) return lateAnswers.complete(confirmed, performance.now(), isLate);
     }
     await setTimeout(POLL_MS);
@@ -66,9 +68,11 @@ export async function askNeighbours(questions: readonly Question[]): Promise<Ans
  * `use` makes the kernel ask at once; a `failed` entry it asks for anew (Linux 6.1 to 6.18, iproute2 6.1). An entry that
  * is not listed is not there, or has no ARP: `use` alone makes the first and leaves the second as it is.
  */
-function askScript(question: Question, before: Entries): string {
+function askScript(question: NeighbourProbe, before: Entries): string {
   const { address, bridge } = question;
-  const forget = before.has(placeKey(question)) ? `neigh replace ${address} dev ${bridge} nud failed\n` : "";
+  const forget = before.has(networkAddressKey(question))
+    ? `neigh replace ${address} dev ${bridge} nud failed\n`
+    : "";
   return `${forget}neigh replace ${address} dev ${bridge} nud none use\n`;
 }
 
@@ -85,7 +89,7 @@ async function askKernel(script: string): Promise<void> {
  * Leaves out what nobody answered. dnsmasq puts into the kernel's list what it leases, from a request that anybody may
  * have forged; so may gratuitous ARP. The kernel has such an entry as `stale`, which its ARP list does not tell.
  */
-async function confirm(heard: Answers, questions: readonly Question[]): Promise<Answers> {
+async function confirm(heard: ProbeResults, questions: readonly NeighbourProbe[]): Promise<ProbeResults> {
   if ([...heard.values()].every((mac) => mac === undefined)) return heard;
   const families = new Set(questions.map(({ address }) => (familyOf(address) === 4 ? "-4" : "-6")));
   const answered = new Map((await Promise.all([...families].map(readNeighbours))).flat());
@@ -93,7 +97,7 @@ async function confirm(heard: Answers, questions: readonly Question[]): Promise<
 }
 
 /** By address and link: who is on another link may say of any address that it has it. */
-async function readEntries(questions: readonly Question[]): Promise<Entries> {
+async function readEntries(questions: readonly NeighbourProbe[]): Promise<Entries> {
   return new Map([
     ...(questions.some(({ address }) => familyOf(address) === 4) ? readArp() : []),
     // There is no such list for IPv6.
@@ -137,5 +141,5 @@ function toEntry(
   const address = parseIp(dst);
   return address === undefined
     ? []
-    : [[placeKey({ address, bridge: link }), { mac: parseMac(lladdr), isPermanent }]];
+    : [[networkAddressKey({ address, bridge: link }), { mac: parseMac(lladdr), isPermanent }]];
 }

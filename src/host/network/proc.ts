@@ -15,7 +15,7 @@ export function readProc(file: string): string | undefined {
     // ESRCH: a process that ended while it was read.
     if (code === "ENOENT" || code === "ESRCH") return undefined;
     const hint = HINTS[code] ?? "see whether /proc is mounted and kvmnatd's sandbox lets it be read";
-    throw new KvmnatdError("proc", `${file} cannot be read (${code}); ${hint}`, { cause: error });
+    throw new KvmnatdError("proc-unreadable", `${file} cannot be read (${code}); ${hint}`, { cause: error });
   }
 }
 

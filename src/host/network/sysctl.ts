@@ -21,7 +21,7 @@ export async function writeSysctl(path: string, value: string): Promise<void> {
     if (code === undefined) throw error;
     const name = sysctlName(path);
     throw new KvmnatdError(
-      "sysctl",
+      "sysctl-failed",
       `${name} cannot be set to ${value} (${code}); run \`sysctl -w ${name}=${value}\``,
       {
         cause: error,

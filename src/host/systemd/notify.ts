@@ -16,7 +16,7 @@ export interface Sockets {
  * stands before this program where systemd is older (packaging/files/with-sockets). Both are taken out of the environment:
  * they are not for the programs that we start.
  */
-export function takeSockets(env: NodeJS.ProcessEnv, pid: number): Sockets {
+export function inheritSockets(env: NodeJS.ProcessEnv, pid: number): Sockets {
   const names = env["LISTEN_PID"] === `${pid}` ? (env["LISTEN_FDNAMES"] ?? "").split(":") : [];
   const notify = fdOf("notify", names, env["KVMNATD_NOTIFY_FD"]);
   const journal = fdOf("journal", names, env["KVMNATD_JOURNAL_FD"]);

@@ -81,7 +81,7 @@ it("a log on a full disk is told in the status, and forwards go on", async () =>
   runInto("> /dev/full");
   await world.isWell();
   await followsLeases();
-  await world.complains("log", /ENOSPC/);
+  await world.complains("log-write-failed", /ENOSPC/);
   await terminate();
   await expect.poll(isRunning, { timeout: 20_000 }).toBe(false);
 });
@@ -100,10 +100,10 @@ it("a guest that makes its rows odd, and each time in another way, makes ten lin
     await expect.poll(async () => (await world.status()).pass, { timeout: 20_000 }).toBeGreaterThan(pass);
   }
   await world.configure("not a map\n");
-  await daemon.waitForLine(/"event":"config".*stays in force/);
+  await daemon.waitForLine(/"event":"config-invalid".*stays in force/);
   const count = (event: string): number => daemon.log().filter((line) => line.event === event).length;
   expect(count("lease-row")).toBeLessThanOrEqual(20);
-  expect(count("problem-over")).toBeLessThanOrEqual(20);
+  expect(count("problem-resolved")).toBeLessThanOrEqual(20);
 });
 
 it(
@@ -119,7 +119,7 @@ it(
     );
     const options = ["-c", config, "--dnsmasq-dir", world.dnsmasqDir];
     const two = await startDaemon(world.lab, options, { RUNTIME_DIRECTORY: join(world.lab.dir, "two") });
-    await one.waitForLine(/"event":"fought".*another kvmnatd with another config/, 120_000);
+    await one.waitForLine(/"event":"rules-overwritten".*another kvmnatd with another config/, 120_000);
     await two.stop();
     await expect.poll(() => world.rules("nat"), { timeout: 40_000 }).not.toContain("--dport 1999");
     expect(await world.web()).toBe(`web 22 ${CLIENT}`);

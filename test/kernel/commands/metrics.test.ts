@@ -80,10 +80,10 @@ describe("what it says", () => {
     await expect.poll(() => value("kvmnatd_config_last_reload_successful"), SOON).toBe(0);
     await world.lab.kvmnatd(["reload"]);
     await expect.poll(() => value("kvmnatd_config_errors_total"), SOON).toBe(1);
-    expect(await value('kvmnatd_problems{code="config",severity="error"}')).toBe(1);
+    expect(await value('kvmnatd_problems{code="config-invalid",severity="error"}')).toBe(1);
     await world.configure(`metrics: 9101\n${GUESTS}`);
     await expect.poll(() => value("kvmnatd_config_last_reload_successful"), SOON).toBe(1);
-    expect(await value('kvmnatd_problems{code="config",severity="error"}')).toBeUndefined();
+    expect(await value('kvmnatd_problems{code="config-invalid",severity="error"}')).toBeUndefined();
 
     expect(await value("kvmnatd_lease_errors_total")).toBe(0);
     await writeFile(`${world.dnsmasqDir}/broken`, "[{]");

@@ -45,7 +45,7 @@ describe("status.json and status --json are what docs/status.schema.json says", 
     await world.becomes("web", "pending");
     expect(await faults()).toEqual(["none", "none"]);
     await world.configure("guests: 5\n");
-    await world.complains("config");
+    await world.complains("config-invalid");
     expect(await faults()).toEqual(["none", "none"]);
     await world.configure(`listen: [198.51.100.1, "::"]\n${GUESTS}`);
     await expect.poll(async () => (await world.status()).forwards.length).toBe(4);

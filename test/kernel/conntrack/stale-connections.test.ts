@@ -19,7 +19,7 @@ afterEach(() => world.close());
 
 const last = (client: LabProcess): string | undefined => client.lines.at(-1);
 const told = (): readonly string[] =>
-  world.log().flatMap(({ event, msg }) => (event === "flows-removed" ? [msg] : []));
+  world.log().flatMap(({ event, msg }) => (event === "conntrack-entries-removed" ? [msg] : []));
 
 /** web's lease is where db was. */
 function moveWeb(): Promise<void> {
@@ -204,11 +204,11 @@ it("after kill -9 in the middle, the next start finds what still leads astray", 
 it("without conntrack it says once what to install, and works", async () => {
   await hideConntrack();
   await world.start();
-  await world.complains("conntrack", /conntrack .*not found; install the package conntrack/);
+  await world.complains("conntrack-failed", /conntrack .*not found; install the package conntrack/);
   await moveWeb();
   await expect.poll(() => world.web(), SOON).toBe(`db 22 ${CLIENT}`);
   await world.settles();
-  expect(world.log().filter(({ event }) => event === "conntrack")).toHaveLength(1);
+  expect(world.log().filter(({ event }) => event === "conntrack-failed")).toHaveLength(1);
 });
 
 /** From now on there is no such program, until /usr/sbin is unmounted. */

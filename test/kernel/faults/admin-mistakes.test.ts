@@ -125,7 +125,7 @@ it("a change to iptables-legacy that cannot be made leaves nft's rules until it 
   const lock = world.lab.spawn(["flock", "/run/xtables.lock", "sh", "-c", "echo held; exec sleep 12"]);
   await lock.waitForLine(/held/);
   await writeFile(world.config, "iptables: legacy\nguests:\n  web: {ports: [1122:22]}\n");
-  await world.complains("command", /xtables lock/);
+  await world.complains("command-failed", /xtables lock/);
   expect(await world.web()).toBe(WEB_ANSWERS);
   await lock.kill("SIGKILL");
   await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).not.toContain("KVMNATD-DNAT");
@@ -155,7 +155,7 @@ it("native rules in a table that is of no use to us are in nobody's way", async 
   expect(await world.web()).toBe(WEB_ANSWERS);
 });
 
-it("a name is not free for the taking because its holder's network is down", async () => {
+it("a name is not free for the taking because its incumbent's network is down", async () => {
   await begin("guests:\n  site: {hostname: site, ports: [1122:22]}\n");
   await world.writeLeases("virbr0", [leaseRow(WEB, { hostname: "site" })]);
   await world.start();
@@ -179,26 +179,29 @@ it("libvirt's rules that somebody flushed are missed, also by a daemon that star
   await world.isWell();
   await sh("nft flush ruleset");
   await world.complains(
-    "libvirt-rules",
+    "libvirt-rules-missing",
     /IPv4 rules for virbr0, virbr1 are gone.*systemctl restart libvirtd/,
   );
   expect(await world.web()).toBe(WEB_ANSWERS);
   await libvirtRestarts();
-  await expect.poll(codes, SOON).not.toContain("libvirt-rules");
+  await expect.poll(codes, SOON).not.toContain("libvirt-rules-missing");
   await world.isWell();
   await daemon.stop();
   await sh("nft flush ruleset");
   await world.start();
-  await world.complains("libvirt-rules");
+  await world.complains("libvirt-rules-missing");
   await libvirtRestarts();
-  await expect.poll(codes, SOON).not.toContain("libvirt-rules");
+  await expect.poll(codes, SOON).not.toContain("libvirt-rules-missing");
 });
 
 it("libvirt's reject in the other variant is told, with what to do", async () => {
   await begin();
   await world.lab.exec(["iptables-legacy-restore"], { input: libvirtRules(NETWORKS) });
   await world.start();
-  await world.complains("other-variant", /virbr0.* are in iptables-legacy, and reject there/);
+  await world.complains(
+    "libvirt-rules-in-other-variant",
+    /virbr0.* are in iptables-legacy, and reject there/,
+  );
   expect(await world.web()).toBe("denied");
   await sh("iptables-legacy -F LIBVIRT_FWI");
   await world.lab.exec(["sh", "-c", `kill -HUP ${(await world.status()).pid}`]);
@@ -283,7 +286,7 @@ it("an old line of rc.local that has a published port is told at once, with the 
   const elsewhere = `-p tcp -m tcp --dport 1122 -j DNAT --to-destination ${DB.address}:22`;
   await insert(`PREROUTING -d ${HOST}/32 ${elsewhere}`);
   await world.complains(
-    "rule-before",
+    "rule-shadowed",
     /does not reach guest web \(1122\/tcp\): `iptables -t nat -A PREROUTING -d /,
   );
   expect(await world.web()).toBe(`db 22 ${CLIENT}`);

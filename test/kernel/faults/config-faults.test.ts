@@ -35,8 +35,8 @@ afterEach(async () => {
 afterAll(() => world.close());
 
 async function staysInForce(message: RegExp): Promise<void> {
-  await world.complains("config", message);
-  await world.complains("config", /the config read before stays in force/);
+  await world.complains("config-invalid", message);
+  await world.complains("config-invalid", /the config read before stays in force/);
   expect(await world.web()).toBe(WEB_ANSWERS);
 }
 
@@ -175,7 +175,7 @@ describe("at the start", () => {
     expect(lines.map((line) => JSON.parse(line) as unknown)).toContainEqual(
       expect.objectContaining({
         level: 50,
-        event: "config",
+        event: "config-invalid",
         msg: expect.stringMatching(/bad\.yaml:3:13: .*\nkvmnatd ends; rules that are there stay$/s),
       }),
     );

@@ -103,7 +103,7 @@ it("no more processes can be made: told, nothing is lost, and all is well once t
     world.lab.exec([...user, "sh", "-ec", script, "sh", `${pid}`, value]);
   await limit("1:");
   await moveWeb(true);
-  await world.complains("command", /EAGAIN|Cannot fork/);
+  await world.complains("command-failed", /EAGAIN|Cannot fork/);
   expect(await world.web()).toBe(`web 22 ${CLIENT}`);
   await limit("1000:");
   await expect.poll(() => world.web(), { timeout: 70_000 }).toBe(`db 22 ${CLIENT}`);

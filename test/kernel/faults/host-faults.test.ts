@@ -48,7 +48,7 @@ describe("iptables-restore", () => {
       "echo 'iptables-restore: line 2 failed: no luck' >&2; exit 1",
     );
     await moveWeb();
-    await world.complains("command", /iptables-nft-restore .*line 2 failed: no luck \(exit code 1\)/);
+    await world.complains("command-failed", /iptables-nft-restore .*line 2 failed: no luck \(exit code 1\)/);
     await world.becomes("web", "degraded", /no luck/);
     expect(await world.web()).toBe(WEB_ANSWERS);
     await world.lab.exec(["rm", "-r", bin]);
@@ -105,14 +105,14 @@ it("iptables-restore under its plain name, which `auto` takes, is tried again as
 
 it("xtables' lock, held for 10 s by another, is waited for", { timeout: 240_000 }, async () => {
   await begin("legacy");
-  const holder = world.lab.spawn(["flock", "/run/xtables.lock", "sh", "-c", "echo held; sleep 10"]);
-  await holder.waitForLine(/held/);
+  const incumbent = world.lab.spawn(["flock", "/run/xtables.lock", "sh", "-c", "echo held; sleep 10"]);
+  await incumbent.waitForLine(/held/);
   await moveWeb();
   await expect
     .poll(() => world.log().map(({ msg }) => msg), { timeout: 40_000 })
     .toContainEqual(expect.stringMatching(/iptables-legacy-restore .*lock/));
   expect(await world.web()).toBe(WEB_ANSWERS);
-  await holder.exited;
+  await incumbent.exited;
   await world.isWell();
   expect(await world.web()).toBe(`db 22 ${CLIENT}`);
 });
@@ -156,7 +156,7 @@ it("iptables that is missing is named with its package, and used once it is ther
   ]);
   // What it runs comes from elsewhere than /usr/sbin, which is then not busy.
   await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
-  await world.complains("command", /iptables-nft-save: not found; install the package iptables/);
+  await world.complains("command-failed", /iptables-nft-save: not found; install the package iptables/);
   await world.lab.exec(["umount", "/usr/sbin"]);
   await world.isWell();
   expect(await world.web()).toBe(WEB_ANSWERS);
@@ -193,7 +193,10 @@ it("a daemon without CAP_NET_ADMIN says so, harms nothing and stays up", async (
   const drop = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
   const powerless = world.lab.spawn([...drop, ...command]);
   await powerless.waitForLine(/kvmnatd needs root or CAP_NET_ADMIN/);
-  await world.complains("polling", /^`nft monitor` may not listen, which takes root or CAP_NET_ADMIN: every/);
+  await world.complains(
+    "change-monitoring-degraded",
+    /^`nft monitor` may not listen, which takes root or CAP_NET_ADMIN: every/,
+  );
   expect(await world.web()).toBe(WEB_ANSWERS);
   await powerless.kill("SIGTERM");
   expect(await powerless.exited).toBe(0);
@@ -206,7 +209,7 @@ it("rules that cannot be read stay as they are", async () => {
   const { bin } = await begin("nft");
   await shadowed(bin, "iptables-nft-save", "echo 'no memory' >&2; exit 1");
   await moveWeb();
-  await world.complains("command", /iptables-nft-save.*no memory/);
+  await world.complains("command-failed", /iptables-nft-save.*no memory/);
   expect(await world.web()).toBe(WEB_ANSWERS);
   await world.lab.exec(["rm", "-r", bin]);
   await world.isWell();
@@ -216,11 +219,11 @@ it("rules that cannot be read stay as they are", async () => {
 it("links that cannot be read are told beside what was wrong before, which is not over", async () => {
   const { bin } = await begin("nft");
   await world.configure("not a map\n");
-  await world.complains("config", /stays in force/);
+  await world.complains("config-invalid", /stays in force/);
   await shadowed(bin, "ip", "echo 'no memory' >&2; exit 1");
   await moveWeb();
-  await world.complains("command", /ip -json .*no memory/);
-  await world.complains("config", /stays in force/);
+  await world.complains("command-failed", /ip -json .*no memory/);
+  await world.complains("config-invalid", /stays in force/);
   await world.becomes("web", "active");
   expect(await world.web()).toBe(WEB_ANSWERS);
   expect(world.log().filter(({ msg }) => msg.startsWith("over:"))).toStrictEqual([]);
@@ -261,7 +264,7 @@ it("without nft to tell of changes, leases are followed, and what is lost is fou
   await shadowed(bin, "nft", "echo 'Operation not supported' >&2; exit 1");
   await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
   await world.isWell();
-  await world.complains("polling", /nft monitor/);
+  await world.complains("change-monitoring-degraded", /nft monitor/);
   for (const table of ["nat", "filter"]) await world.lab.exec(["iptables-nft", "-t", table, "-F"]);
   await expect.poll(() => world.web(), { timeout: 20_000 }).toBe(WEB_ANSWERS);
   await moveWeb();
@@ -272,7 +275,7 @@ it("xtables' lock that cannot be opened is told, and all is well once it can", a
   await begin("legacy");
   await world.lab.exec(["sh", "-c", "rm /run/xtables.lock && mount -o remount,ro /run"]);
   await moveWeb();
-  await world.complains("command", /iptables-legacy-.*xtables\.lock/);
+  await world.complains("command-failed", /iptables-legacy-.*xtables\.lock/);
   expect(await world.web()).toBe(WEB_ANSWERS);
   await world.lab.exec(["mount", "-o", "remount,rw", "/run"]);
   await world.isWell();

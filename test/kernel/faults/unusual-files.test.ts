@@ -44,7 +44,7 @@ describe("a pipe in the place of a file", () => {
 
   it("the config: told, the one before stays in force, and leases are followed meanwhile", async () => {
     await putPipe(world.config);
-    await world.complains("config", /the config read before stays in force/);
+    await world.complains("config-invalid", /the config read before stays in force/);
     await followsLeases();
     await rm(world.config);
     await world.configure(GUESTS);

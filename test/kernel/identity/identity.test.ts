@@ -303,7 +303,7 @@ describe("several live leases of one guest (PXE, then the installed system)", ()
   });
 });
 
-describe("a name taken from its holder", () => {
+describe("a name taken from its incumbent", () => {
   beforeEach(async () => {
     await world.configure("guests:\n  site: {hostname: site, ports: [1122:22]}\n");
     await world.writeLeases("virbr0", [leaseRow(WEB, { hostname: "site" }), leaseRow(DB)]);
@@ -311,13 +311,13 @@ describe("a name taken from its holder", () => {
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("changes nothing while the holder has a lease", async () => {
+  it("changes nothing while the incumbent has a lease", async () => {
     await forge(leaseRow(WEB), leaseRow(DB, { hostname: "site" }));
     await world.becomes("site", "active", /conflict/);
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("changes nothing after the holder's lease was released by somebody", async () => {
+  it("changes nothing after the incumbent's lease was released by somebody", async () => {
     await forge(leaseRow(DB, { hostname: "site" }));
     await world.becomes("site", "active", /conflict: its lease vanished, but .* still answers/);
     expect(await world.web()).toBe(WEB_ANSWERS);

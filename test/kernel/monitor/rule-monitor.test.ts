@@ -166,14 +166,17 @@ describe("a busy neighbour", () => {
       "-c",
       "while :; do iptables-nft -S FORWARD | sed -n 2p | grep -q 'o virbr0 -j REJECT' || iptables-nft -I FORWARD -o virbr0 -j REJECT; sleep 0.02; done",
     ]);
-    await world.complains("contested", /puts `-o virbr0 -j REJECT.*before kvmnatd's jump again and again/);
+    await world.complains(
+      "jump-overridden",
+      /puts `-o virbr0 -j REJECT.*before kvmnatd's jump again and again/,
+    );
     await world.becomes("web", "degraded", /contested/);
     const repairs = (): number =>
       world.log().filter(({ msg }) => /^\+ .*-I FORWARD .*KVMNATD-FWD/.test(msg)).length;
     await world.settles();
     // The first is from the start, before there was a rival; one that the rival undid at once is no repair.
     expect(repairs()).toBeLessThanOrEqual(4);
-    expect(world.log().filter(({ event }) => event === "contested")).toHaveLength(1);
+    expect(world.log().filter(({ event }) => event === "jump-overridden")).toHaveLength(1);
     await rival.kill("SIGKILL");
     await sh("while iptables-nft -D FORWARD -o virbr0 -j REJECT 2>/dev/null; do :; done");
     await world.isWell();
@@ -188,7 +191,7 @@ describe("tampering is healed", () => {
     for (let index = 0; index < 4; index += 1) {
       await sh("iptables-nft -I FORWARD -o virbr0 -j REJECT; sleep 0.6");
     }
-    await world.complains("contested");
+    await world.complains("jump-overridden");
     await sh("while iptables-nft -D FORWARD -o virbr0 -j REJECT 2>/dev/null; do :; done");
     await world.isWell();
     const { forwards } = await world.status();
@@ -227,19 +230,22 @@ describe("tampering is healed", () => {
       await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
     }
     // What libvirt alone can put back is said.
-    await world.complains("libvirt-jump", /guests on virbr0, virbr1 are open .*restart libvirtd/);
+    await world.complains("libvirt-jump-missing", /guests on virbr0, virbr1 are open .*restart libvirtd/);
   });
 
   it("when the monitor has died, by looking every two seconds, and it is said", async () => {
     await begin();
     await sh("pkill -STOP -f '^nft -a monitor'; pkill -KILL -f '^nft -a monitor'");
-    await world.complains("polling", /`nft monitor` .*does not run: everything is looked at every 2 s/);
+    await world.complains(
+      "change-monitoring-degraded",
+      /`nft monitor` .*does not run: everything is looked at every 2 s/,
+    );
     await sh("iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
     // It is started again after five seconds.
     const codes = async (): Promise<readonly string[]> =>
       (await world.status()).problems.map(({ code }) => code);
-    await expect.poll(codes, { timeout: 40_000 }).not.toContain("polling");
+    await expect.poll(codes, { timeout: 40_000 }).not.toContain("change-monitoring-degraded");
   });
 
   it("when somebody has stopped the monitor, which goes on soon", async () => {
@@ -250,7 +256,7 @@ describe("tampering is healed", () => {
 
   it("with iptables-legacy, which tells nobody, by looking every two seconds", async () => {
     await begin("legacy");
-    await world.complains("polling", /iptables-legacy tells nobody of a change/);
+    await world.complains("change-monitoring-degraded", /iptables-legacy tells nobody of a change/);
     await sh("iptables-legacy -F FORWARD; iptables-legacy -t nat -F PREROUTING");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
   });

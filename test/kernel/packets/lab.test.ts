@@ -13,7 +13,7 @@ import { readFile } from "node:fs/promises";
 import { createLab } from ${JSON.stringify(LAB)};
 const lab = await createLab();
 lab.spawn(["sleep", "1000"]);
-console.log(JSON.stringify({ dir: lab.dir, holder: Number(lab.enter[2]) }));
+console.log(JSON.stringify({ dir: lab.dir, incumbent: Number(lab.enter[2]) }));
 `;
 
 async function isAlive(pid: number): Promise<boolean> {
@@ -28,13 +28,16 @@ it("a lab ends with the test run, however that ends, and is no part of this mach
     stdio: ["ignore", "pipe", "inherit"],
   });
   const { value } = await createInterface({ input: runner.stdout })[Symbol.asyncIterator]().next();
-  const { dir, holder } = JSON.parse(String(value)) as { readonly dir: string; readonly holder: number };
-  expect(await isAlive(holder)).toBe(true);
+  const { dir, incumbent } = JSON.parse(String(value)) as {
+    readonly dir: string;
+    readonly incumbent: number;
+  };
+  expect(await isAlive(incumbent)).toBe(true);
   const mounts = await readFile("/proc/self/mounts", "utf8");
   expect(mounts).not.toContain(dir);
 
   runner.kill("SIGKILL");
-  await until("the lab's first process is gone", async () => !(await isAlive(holder)));
+  await until("the lab's first process is gone", async () => !(await isAlive(incumbent)));
   // Only a run that ends by itself can take its files along.
   await rm(dir, { recursive: true });
 });

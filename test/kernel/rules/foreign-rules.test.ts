@@ -55,7 +55,10 @@ describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (v
       expect(await attack()).toBe("denied");
     }
     await accept();
-    await world.complains("loopback-contested", /puts `-p tcp -j ACCEPT` before .*tries once a minute/);
+    await world.complains(
+      "loopback-guard-overridden",
+      /puts `-p tcp -j ACCEPT` before .*tries once a minute/,
+    );
     expect(await first()).toContain("-j ACCEPT");
     expect(await attack()).toBe("denied");
     expect(await world.web()).toBe(WEB_ANSWERS);

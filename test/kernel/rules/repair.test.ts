@@ -60,7 +60,7 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
       });
     }
     await world.isWell();
-    expect(world.log().filter(({ event }) => event === "contested")).toEqual([]);
+    expect(world.log().filter(({ event }) => event === "jump-overridden")).toEqual([]);
   });
 
   it("a jump that got behind LIBVIRT_FWI is put before it, and is the only one", async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { cut, readKeys, scroll, tellWindow, windowAt, wrap } from "../../../src/cli/screen.ts";
+import { cut, readKeys, scroll, describeWindow, windowAt, wrap } from "../../../src/cli/screen.ts";
 
 const RED = "\u001b[31m";
 const PLAIN = "\u001b[39m";
@@ -32,7 +32,7 @@ describe("the window", () => {
   ])("%s", (_, first, room, count, expected, told) => {
     const window = windowAt(first, room, count);
     expect(window).toEqual(expected);
-    expect(tellWindow(window, count)).toMatch(new RegExp(`^${told}`));
+    expect(describeWindow(window, count)).toMatch(new RegExp(`^${told}`));
   });
 
   it.each([

@@ -1,13 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { doubtAfter, doubtAll } from "../../../src/conntrack/changed-ports.ts";
-import type { Doubt } from "../../../src/conntrack/changed-ports.ts";
+import { suspectsAfter, allSuspects } from "../../../src/conntrack/changed-ports.ts";
+import type { SuspectPorts } from "../../../src/conntrack/changed-ports.ts";
 import { mayBeAnsweredLate, parseFlow } from "../../../src/conntrack/flow.ts";
 import type { Flow } from "../../../src/conntrack/flow.ts";
-import type { Expectation } from "../../../src/conntrack/expected-target.ts";
+import type { ForwardingState } from "../../../src/conntrack/expected-target.ts";
 import { findLateReplies, findStaleFlows } from "../../../src/conntrack/stale-flows.ts";
 import { resolveForwards } from "../../../src/forwards/resolve.ts";
 import { domain, guest, ip, lease, MAC_A, network, NOW, portMap } from "../../support/build-values.ts";
-import { leadsOf } from "../../../src/forwards/resolved-forward.ts";
+import { portTargets } from "../../../src/forwards/resolved-forward.ts";
 
 const HOST = "192.168.1.100";
 const HOSTS = new Map([["eth0", [ip(HOST)]]]);
@@ -32,7 +32,10 @@ function line(ask: Ask): string {
   return `${head} src=${answerer} dst=${source} sport=${answerPort} dport=40000 [ASSURED] mark=0 use=1`;
 }
 
-function expectation(more: Partial<Expectation["reach"]> = {}, allow: readonly string[] = []): Expectation {
+function expectation(
+  more: Partial<ForwardingState["reach"]> = {},
+  allow: readonly string[] = [],
+): ForwardingState {
   const reach = { guests: true, host: true, loopback: false, ...more };
   const map = portMap(
     [
@@ -51,17 +54,17 @@ function expectation(more: Partial<Expectation["reach"]> = {}, allow: readonly s
   return { forwards, reach, addresses: HOSTS, networks: [up] };
 }
 
-function all({ forwards }: Expectation): Doubt {
-  return doubtAll([], leadsOf(forwards), 4);
+function all({ forwards }: ForwardingState): SuspectPorts {
+  return allSuspects([], portTargets(forwards), 4);
 }
 
-function stale(ask: Ask, given = expectation(), doubt?: Doubt): boolean {
+function stale(ask: Ask, given = expectation(), doubt?: SuspectPorts): boolean {
   return findStaleFlows([line(ask)], doubt ?? all(given), given, 4).length > 0;
 }
 
 describe("a line of conntrack -L", () => {
   it.each([
-    ["udp", LINE, { protocol: "udp", port: 5353, answerer: "192.168.122.11", answerPort: 53 }],
+    ["udp", LINE, { protocol: "udp", port: 5353, replySource: "192.168.122.11", replySourcePort: 53 }],
     ["without an answer yet", LINE.replace(" src=192", " [UNREPLIED] src=192"), { port: 5353 }],
     ["with counters", LINE.replace("dport=5353", "dport=5353 packets=1 bytes=29"), { port: 5353 }],
     ["tcp", line({ protocol: "tcp", state: "SYN_SENT" }), { protocol: "tcp", state: "SYN_SENT" }],
@@ -126,15 +129,15 @@ describe("leads astray", () => {
     const given = expectation({}, ["10.0.0.0/8"]);
     const rule = (source: string): string =>
       `-s ${source} -p udp -m udp --dport 5353 -m comment --comment "kvmnatd:web" -j DNAT --to-destination 192.168.122.11:53`;
-    const doubt = doubtAfter(
+    const doubt = suspectsAfter(
       [
         {
           family: 4,
           change: { kind: "remove", table: "nat", chain: "KVMNATD-DNAT", rule: rule("198.51.100.0/24") },
         },
       ],
-      leadsOf(given.forwards),
-      leadsOf(given.forwards),
+      portTargets(given.forwards),
+      portTargets(given.forwards),
       4,
     );
     expect(findStaleFlows([line({}), line({ source: "10.1.1.1" })], doubt, given, 4)).toMatchObject([
@@ -143,7 +146,7 @@ describe("leads astray", () => {
   });
 
   it("a forward that is gone: all that it led", () => {
-    const doubt: Doubt = {
+    const doubt: SuspectPorts = {
       ports: [{ protocol: "udp", range: { first: 7000, last: 7099 } }],
       formerTargets: new Set([ip("192.168.122.11")]),
     };
@@ -153,7 +156,7 @@ describe("leads astray", () => {
   });
 
   it("what the host itself asks a guest's address is nobody's forward", () => {
-    const doubt: Doubt = {
+    const doubt: SuspectPorts = {
       ports: [{ protocol: "udp", range: { first: 53, last: 53 } }],
       formerTargets: new Set([ip("192.168.122.11")]),
     };
@@ -186,7 +189,7 @@ describe("by few commands", () => {
     expect(findStaleFlows([...lines, own], all(given), given, 4)).toHaveLength(1000);
   });
 
-  const range: Doubt = {
+  const range: SuspectPorts = {
     ports: [{ protocol: "udp", range: { first: 7000, last: 7999 } }],
     formerTargets: new Set([ip("192.168.122.12")]),
   };
@@ -211,7 +214,7 @@ describe("by few commands", () => {
       toWeb({ port: 22, answerPort: 22 }),
       toWeb({ port: 22, answerPort: 22, source: "10.1.1.1" }),
     ];
-    const doubt: Doubt = {
+    const doubt: SuspectPorts = {
       ports: [22, ...Array.from({ length: 8 }, (_, index) => 7000 + index)].map((port) => ({
         protocol: "tcp",
         range: { first: port, last: port },
@@ -295,7 +298,7 @@ describe("in doubt", () => {
   const before = [{ ...led, address: ip("192.168.122.11") }];
 
   it("a forward that ended, whoever removed its rules", () => {
-    expect(doubtAfter([], before, [], 4)).toEqual({
+    expect(suspectsAfter([], before, [], 4)).toEqual({
       ports: [{ protocol: "udp", range: led.range }],
       formerTargets: new Set(["192.168.122.11"]),
     });
@@ -304,8 +307,8 @@ describe("in doubt", () => {
   it("all ports, when the way to them has changed", () => {
     const rule = '-m addrtype --dst-type LOCAL -m comment --comment "kvmnatd:@jump" -j KVMNATD-DNAT';
     const jump = { kind: "add", table: "nat", chain: "PREROUTING", rule, position: 1, last: true } as const;
-    expect(doubtAfter([{ family: 4, change: jump }], before, before, 4).ports).toHaveLength(1);
-    expect(doubtAfter([], before, before, 4).ports).toHaveLength(0);
-    expect(doubtAfter([{ family: 4, change: jump }], before, before, 6).ports).toHaveLength(0);
+    expect(suspectsAfter([{ family: 4, change: jump }], before, before, 4).ports).toHaveLength(1);
+    expect(suspectsAfter([], before, before, 4).ports).toHaveLength(0);
+    expect(suspectsAfter([{ family: 4, change: jump }], before, before, 6).ports).toHaveLength(0);
   });
 });

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import type { Answers, Question } from "../../../src/identity/lookup.ts";
-import { placeKey } from "../../../src/leases/lease-index.ts";
+import type { ProbeResults, NeighbourProbe } from "../../../src/identity/lookup.ts";
+import { networkAddressKey } from "../../../src/leases/lease-index.ts";
 import { createLoop } from "../../../src/daemon/loop.ts";
 import type { Loop } from "../../../src/daemon/loop.ts";
 import type { DaemonStatus } from "../../../src/status/status.ts";
@@ -25,19 +25,19 @@ beforeEach(async () => {
   triggers = [];
   calls = [];
   loop = createLoop({
-    host: listenTo({ ...host, now: () => host.nowMs + performance.now(), askNeighbours: answer }),
+    host: listenTo({ ...host, now: () => host.nowMs + performance.now(), probeNeighbours: answer }),
     logger: { log: () => undefined, setLevel: () => undefined, problem: () => undefined },
     identity: { version: "0", pid: 1, startTicks: "1", config: "kvmnatd.yaml", startedAt: "" },
-    leads: [],
-    variants: new Set(),
+    previousTargets: [],
+    usedVariants: new Set(),
     guarded: [],
-    unheard: () => undefined,
+    changeDetectionProblem: () => undefined,
     onPortMap: () => undefined,
     onStatus: (now) => (status = now),
     onPass: (report) => triggers.push(report.triggers),
-    problemsBeside: () => [],
-    onAlive: () => undefined,
-    aliveEveryMs: undefined,
+    externalProblems: () => [],
+    onProgress: () => undefined,
+    heartbeatMs: undefined,
   });
   stop = new AbortController();
   ended = loop.run(stop.signal);
@@ -58,8 +58,8 @@ afterEach(async () => {
 const settle = (): Promise<unknown> => vi.advanceTimersByTimeAsync(1000);
 
 /** It is not silent: that would be a reason to look again. */
-async function answer(questions: readonly Question[]): Promise<Answers> {
-  return Promise.resolve(new Map(questions.map((question) => [placeKey(question), MAC_A])));
+async function answer(questions: readonly NeighbourProbe[]): Promise<ProbeResults> {
+  return Promise.resolve(new Map(questions.map((question) => [networkAddressKey(question), MAC_A])));
 }
 
 const COSTLY: Readonly<Record<string, string>> = {
@@ -97,18 +97,18 @@ it("a second look says what it was that was to be looked at once more", async ()
 });
 
 it("is calm while the rules are as they should be, whatever is wrong with the config on disk", async () => {
-  expect(loop.isCalm()).toBe(true);
+  expect(loop.isInSync()).toBe(true);
   host.config = "guests: [";
   loop.hint("config", "file");
-  expect(loop.isCalm(), "until the pass").toBe(true);
+  expect(loop.isInSync(), "until the pass").toBe(true);
   await settle();
-  expect(status.problems.map(({ code }) => code)).toEqual(["config"]);
-  expect(loop.isCalm()).toBe(true);
+  expect(status.problems.map(({ code }) => code)).toEqual(["config-invalid"]);
+  expect(loop.isInSync()).toBe(true);
   host.failing.set("restoreRules", commandError("iptables-restore", "no"));
   host.rules.restore("*nat\n:KVMNATD-DNAT - [0:0]\nCOMMIT\n");
   loop.hint("resync");
   await settle();
-  expect(loop.isCalm()).toBe(false);
+  expect(loop.isInSync()).toBe(false);
 });
 
 describe("where a neighbour's rules have changed and nothing else", () => {
@@ -151,7 +151,7 @@ describe("where a neighbour's rules have changed and nothing else", () => {
       await settle();
     }
     expect(states()).toEqual(["degraded"]);
-    expect(status.problems.map(({ code }) => code)).toEqual(["contested"]);
+    expect(status.problems.map(({ code }) => code)).toEqual(["jump-overridden"]);
     const theirs = host.rules.save().match(/^-A FORWARD -o virbr0 -j REJECT$/gm) ?? [];
     host.rules.restore(`*filter\n${theirs.map(() => `-D FORWARD ${rival}\n`).join("")}COMMIT\n`);
     loop.hint("ruleset changed", "rules", 4);

@@ -1,8 +1,8 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { describeDiagnostic } from "../../../src/diagnostic.ts";
-import { cleanFlows, finishCleaning } from "../../../src/daemon/remove-stale-flows.ts";
+import { removeStaleFlows, finishCleaning } from "../../../src/daemon/remove-stale-flows.ts";
 import { reconcile } from "../../../src/daemon/pass.ts";
-import type { PassMemory, PassResult } from "../../../src/daemon/pass.ts";
+import type { PassState, PassResult } from "../../../src/daemon/pass.ts";
 import { lease, MAC_A, MAC_B } from "../../support/build-values.ts";
 import { commandError, createFakeHost } from "../../support/fake-host.ts";
 import type { FakeHost } from "../../support/fake-host.ts";
@@ -11,7 +11,7 @@ const CONFIG = "guests:\n  web: {ports: [1122:22]}\n";
 const MOVED = "192.168.122.12";
 const JUMP = '-A FORWARD -m comment --comment "kvmnatd:@jump" -j KVMNATD-FWD';
 let host: FakeHost;
-let memory: PassMemory;
+let memory: PassState;
 
 beforeEach(() => {
   memory = {};
@@ -85,7 +85,7 @@ describe("the guard of 127.0.0.1", () => {
     }
     accept();
     const { problems, failing } = await pass();
-    expect(problems).toMatchObject([{ code: "loopback-contested", severity: "error" }]);
+    expect(problems).toMatchObject([{ code: "loopback-guard-overridden", severity: "error" }]);
     expect(problems[0]?.message).toMatch(/puts `-p tcp -j ACCEPT` before .*virbr0/);
     expect(failing.size).toBe(0);
     expect(host.sysctls.get(LOCALNET)).toBe("0");
@@ -119,7 +119,7 @@ describe("a rule of ours in a chain of others that cannot be deleted by its word
   it("nor by its place: it is named, and everything else is done", async () => {
     host.refused = /-D PREROUTING/;
     const { problems, failing } = await pass();
-    expect(problems).toMatchObject([{ code: "command", severity: "error" }]);
+    expect(problems).toMatchObject([{ code: "command-failed", severity: "error" }]);
     expect(problems[0]?.message).toContain(`iptables -t nat -D PREROUTING ${STUCK}`);
     expect(failing.size).toBe(0);
     expect(dnat().join()).toContain(MOVED);
@@ -143,7 +143,7 @@ it("a repair that failed is no lost fight", async () => {
   await pass();
   host.rules.restore("*filter\n-I FORWARD 1 -o virbr0 -j REJECT\nCOMMIT\n");
   host.failing.set("restoreRules", commandError("iptables-restore", "lock held"));
-  for (let count = 0; count < 3; count += 1) expect(codes(await pass())).toEqual(["command"]);
+  for (let count = 0; count < 3; count += 1) expect(codes(await pass())).toEqual(["command-failed"]);
   host.failing.clear();
   expect(codes(await pass())).toEqual([]);
   expect(save().find((line) => line.startsWith("-A FORWARD"))).toBe(JUMP);
@@ -168,11 +168,11 @@ it("connections that could not be looked at stay in doubt", async () => {
   host.leases = [lease(MOVED, MAC_A)];
   host.failing.set("listFlows", commandError("conntrack", "busy"));
   const failed = await pass();
-  expect(codes(failed)).toEqual(["conntrack"]);
+  expect(codes(failed)).toEqual(["conntrack-failed"]);
   expect(failed.wakeAtMs).toBeLessThanOrEqual(host.nowMs + 10_000);
   host.failing.clear();
   await pass();
-  expect(host.removed).toMatchObject([{ flow: { answerer: "192.168.122.11" } }]);
+  expect(host.removed).toMatchObject([{ flow: { replySource: "192.168.122.11" } }]);
   await pass();
   expect(host.removed).toHaveLength(1);
 });
@@ -184,7 +184,7 @@ it("the first pass knows from its own changes where a port led that it no longer
   host.flows = [flow("198.51.100.2", "192.168.122.11")];
   host.config = "guests:\n  web: {ports: [1180:80]}\n";
   await pass();
-  expect(host.removed).toMatchObject([{ flow: { port: 1122, answerer: "192.168.122.11" } }]);
+  expect(host.removed).toMatchObject([{ flow: { port: 1122, replySource: "192.168.122.11" } }]);
 });
 
 it("so it does of the last port of all, with which the jumps go", async () => {
@@ -193,7 +193,7 @@ it("so it does of the last port of all, with which the jumps go", async () => {
   host.flows = [flow("198.51.100.2", "192.168.122.11")];
   host.config = "guests: {}\n";
   await pass();
-  expect(host.removed).toMatchObject([{ flow: { port: 1122, answerer: "192.168.122.11" } }]);
+  expect(host.removed).toMatchObject([{ flow: { port: 1122, replySource: "192.168.122.11" } }]);
 });
 
 it("connections are removed some at a time, and the rules come first in between", async () => {
@@ -231,12 +231,12 @@ it("who was cut off is looked for again, less and less often; a late reply is cu
     Promise.resolve(host.removed.push(flows)).then(() => counts.shift() ?? 0);
   const looks: number[] = [];
   const entries: string[] = [];
-  let cleaning = await cleanFlows(host, view, [], memory.flows ?? { leads: [] });
+  let cleaning = await removeStaleFlows(host, view, [], memory.flows ?? { leads: [] });
   host.flows = [`tcp      6 29 ESTABLISHED ${ends(web, client)} ${back} [ASSURED] use=1`];
   while (cleaning.wakeAtMs !== undefined) {
     host.nowMs = cleaning.wakeAtMs;
     looks.push(host.nowMs - began);
-    cleaning = await cleanFlows(host, view, [], cleaning.memory);
+    cleaning = await removeStaleFlows(host, view, [], cleaning.memory);
     entries.push(...cleaning.entries.map(({ message }) => message));
     host.flows = [];
   }
@@ -268,8 +268,8 @@ describe("many connections, one command each", () => {
       return Promise.resolve(host.removed.push(flows)).then(() => 1);
     };
     const { entries, problems, wakeAtMs } = await pass();
-    expect(problems.map(({ code }) => code)).toEqual(["conntrack"]);
-    expect(entries.filter(({ event }) => event === "flows-removed")).toHaveLength(3);
+    expect(problems.map(({ code }) => code)).toEqual(["conntrack-failed"]);
+    expect(entries.filter(({ event }) => event === "conntrack-entries-removed")).toHaveLength(3);
     expect(memory.flows?.cut?.get(4)?.map(({ flow: { source } }) => source)).toEqual(SOURCES.slice(0, 3));
     expect(wakeAtMs).toBeLessThanOrEqual(host.nowMs + 100);
   });
@@ -328,7 +328,9 @@ it("nobody is looked for where no late reply can reach them", async () => {
   host.leases = [lease(MOVED, MAC_A)];
   const { view } = await pass();
   expect(host.removed).toHaveLength(1);
-  expect(await cleanFlows(host, view, [], memory.flows ?? { leads: [] })).not.toHaveProperty("wakeAtMs");
+  expect(await removeStaleFlows(host, view, [], memory.flows ?? { leads: [] })).not.toHaveProperty(
+    "wakeAtMs",
+  );
 });
 
 describe.each(["missing", "unreadable"] as const)("libvirt's folder is %s at start", (folder) => {
@@ -386,7 +388,7 @@ describe("an address outside every network that is up", () => {
     expect(refused.view.configError?.message).toMatch(
       /kvmnatd\.yaml: line 3: 192\.168\.22\.50 can be no guest's/,
     );
-    expect(codes(refused)).toEqual(["config"]);
+    expect(codes(refused)).toEqual(["config-invalid"]);
     expect(leadsTo("192.168.122.50")).toBe(true);
     host.config = printer("192.168.122.51");
     expect(codes(await pass())).toEqual([]);
@@ -399,9 +401,9 @@ describe("an address outside every network that is up", () => {
     host.config = WRONG;
     await pass();
     host.isUp = false;
-    expect(codes(await pass())).toContain("config");
+    expect(codes(await pass())).toContain("config-invalid");
     host.isUp = true;
-    expect(codes(await pass())).toEqual(["config"]);
+    expect(codes(await pass())).toEqual(["config-invalid"]);
     expect(leadsTo("192.168.122.50")).toBe(true);
   });
 

@@ -1,21 +1,21 @@
 import { describe, expect, it } from "vitest";
 import {
   IDLE,
-  onFailure,
+  passFailed,
   onFileHint,
   onHint,
   onRulesHint,
-  onStart,
-  onSuccess,
+  passStarted,
+  passSucceeded,
   PASS_GAP_MS,
   SECOND_LOOK_MS,
   sleepMs,
 } from "../../../src/daemon/schedule.ts";
-import type { Cadence } from "../../../src/daemon/schedule.ts";
+import type { Schedule } from "../../../src/daemon/schedule.ts";
 
 const T = 1_000_000;
-const success = (cadence: Cadence, nowMs: number, wakeAtMs?: number): Cadence =>
-  onSuccess(cadence, nowMs, { changed: false, wakeAtMs });
+const success = (cadence: Schedule, nowMs: number, wakeAtMs?: number): Schedule =>
+  passSucceeded(cadence, nowMs, { changed: false, wakeAtMs });
 
 describe("a hint", () => {
   it("after a quiet time waits for nothing", () => {
@@ -24,33 +24,33 @@ describe("a hint", () => {
   });
 
   it("right after a pass waits for the gap's end", () => {
-    const started = onStart(onHint(IDLE, T), T);
+    const started = passStarted(onHint(IDLE, T), T);
     expect(sleepMs(onHint(started, T + 10), T + 10)).toBe(PASS_GAP_MS - 10);
   });
 
   it("of a file is looked at a second time, once the events have settled", () => {
     const hinted = onFileHint(onFileHint(IDLE, T), T + 5);
-    const started = onStart(hinted, T + 5);
+    const started = passStarted(hinted, T + 5);
     expect(sleepMs(success(started, T + 20), T + 20)).toBe(SECOND_LOOK_MS - 15);
-    const second = onStart(started, T + 5 + SECOND_LOOK_MS);
+    const second = passStarted(started, T + 5 + SECOND_LOOK_MS);
     expect(sleepMs(success(second, T + 200), T + 200)).toBeUndefined();
   });
 
   it("during a pass is not lost", () => {
-    const running = onStart(onHint(IDLE, T), T);
+    const running = passStarted(onHint(IDLE, T), T);
     const hinted = onHint(running, T + 1);
     expect(sleepMs(success(hinted, T + 30), T + 30)).toBe(PASS_GAP_MS - 30);
   });
 
   it("waits no longer because the clock was set back a day", () => {
-    const started = onStart(onHint(IDLE, T), T + 86_400_000);
+    const started = passStarted(onHint(IDLE, T), T + 86_400_000);
     expect(sleepMs(onHint(started, T), T)).toBe(0);
   });
 });
 
 describe("somebody's rules", () => {
-  const pass = (cadence: Cadence, at: number, changed: boolean): Cadence =>
-    onSuccess(onStart(cadence, at), at + 20, { changed });
+  const pass = (cadence: Schedule, at: number, changed: boolean): Schedule =>
+    passSucceeded(passStarted(cadence, at), at + 20, { changed });
 
   it("after a quiet time wait for nothing", () => {
     expect(sleepMs(onRulesHint(IDLE, T), T)).toBe(0);
@@ -124,21 +124,21 @@ describe("somebody's rules", () => {
 });
 
 it("a pass that time alone asked for does not make a hint wait", () => {
-  const timed = success(onStart(success(onStart(IDLE, T), T, T + 50), T + 50), T + 60);
+  const timed = success(passStarted(success(passStarted(IDLE, T), T, T + 50), T + 50), T + 60);
   expect(sleepMs(onHint(timed, T + 61), T + 61)).toBe(0);
 });
 
 describe("time", () => {
   it("a lease's end wakes", () => {
-    expect(sleepMs(success(onStart(IDLE, T), T, T + 5000), T)).toBe(5000);
+    expect(sleepMs(success(passStarted(IDLE, T), T, T + 5000), T)).toBe(5000);
   });
 
   it("a wake in the past does not make a circle", () => {
-    expect(sleepMs(success(onStart(IDLE, T), T + 1, T - 5), T + 1)).toBeGreaterThan(0);
+    expect(sleepMs(success(passStarted(IDLE, T), T + 1, T - 5), T + 1)).toBeGreaterThan(0);
   });
 
   it("that is set back during a pass makes it look again at once", () => {
-    const done = success(onStart(onHint(IDLE, T), T), T - 86_400_000, T + 1000);
+    const done = success(passStarted(onHint(IDLE, T), T), T - 86_400_000, T + 1000);
     expect(sleepMs(done, T - 86_400_000)).toBe(0);
   });
 
@@ -150,16 +150,16 @@ describe("time", () => {
 it("failures are retried ever more slowly, at last every 30 s; a success forgets them", () => {
   let cadence = IDLE;
   const waits = Array.from({ length: 9 }, () => {
-    cadence = onFailure(onStart(cadence, T), T);
+    cadence = passFailed(passStarted(cadence, T), T);
     return sleepMs(cadence, T);
   });
   expect(waits).toEqual([250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
-  expect(success(onStart(cadence, T), T).failures).toBe(0);
+  expect(success(passStarted(cadence, T), T).failures).toBe(0);
 });
 
 describe("what waits for its time", () => {
-  const failed = (failures: number, wakeInMs: number): Cadence =>
-    onFailure(onStart({ ...IDLE, failures }, T), T + 10, T + wakeInMs);
+  const failed = (failures: number, wakeInMs: number): Schedule =>
+    passFailed(passStarted({ ...IDLE, failures }, T), T + 10, T + wakeInMs);
 
   it("does not wait for the retry of what failed, whose pauses grow all the same", () => {
     const cadence = failed(6, 1000);

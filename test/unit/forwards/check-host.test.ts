@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { findAbsent } from "../../../src/forwards/check-host.ts";
+import { findMissingOnHost } from "../../../src/forwards/check-host.ts";
 import { parsePortMap } from "../../../src/config/parse-port-map.ts";
 import { parseYaml } from "../../../src/config/yaml/document.ts";
 import { ip } from "../../support/build-values.ts";
@@ -15,7 +15,7 @@ function told(text: string): readonly string[] {
   const { value: portMap } = parsePortMap(text, "c.yaml", { isCron: () => true });
   const { value: document } = parseYaml(text, "c.yaml");
   if (portMap === undefined || document === undefined) throw new Error("the config is bad");
-  return findAbsent(document, portMap, ADDRESSES, new Set(["virbr1"])).map(
+  return findMissingOnHost(document, portMap, ADDRESSES, new Set(["virbr1"])).map(
     ({ where, message }) => `${where?.line}:${where?.column} ${message.split(":", 1)[0]}`,
   );
 }

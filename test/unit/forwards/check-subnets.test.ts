@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import type { Network } from "../../../src/leases/network.ts";
-import { findUnserved } from "../../../src/forwards/check-subnets.ts";
+import { findAddressesOutsideNetworks } from "../../../src/forwards/check-subnets.ts";
 import { guest, ip, network, portMap } from "../../support/build-values.ts";
 
 const UP = network();
@@ -12,7 +12,7 @@ function judge(
   { on = undefined as string | undefined, areAllKnown = true } = {},
 ): string {
   const map = portMap([guest("printer", { kind: "address", address: ip(address) }, [{}], on)]);
-  const { diagnostics, isCertain } = findUnserved(map, networks, areAllKnown);
+  const { diagnostics, isCertain } = findAddressesOutsideNetworks(map, networks, areAllKnown);
   const [diagnostic] = diagnostics;
   return diagnostic === undefined ? (isCertain ? "served" : "nobody knows") : diagnostic.message;
 }

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Mac, HostAddresses } from "../../../src/net/address.ts";
-import type { Answers, Holder } from "../../../src/identity/lookup.ts";
-import { placeKey } from "../../../src/leases/lease-index.ts";
+import type { ProbeResults, Incumbent } from "../../../src/identity/lookup.ts";
+import { networkAddressKey } from "../../../src/leases/lease-index.ts";
 import type { Lease } from "../../../src/leases/lease.ts";
 import type { Network } from "../../../src/leases/network.ts";
 import type { Guest } from "../../../src/config/port-map.ts";
@@ -32,18 +32,21 @@ const running = { domains: [{ bridge: "virbr0", domain: "web", macs: [MAC_A] }] 
 function resolve(
   guests: readonly Guest[],
   networks: readonly Network[],
-  holders: readonly Holder[] = [],
+  incumbents: readonly Incumbent[] = [],
   nowMs: number = NOW,
 ): Resolution {
-  return resolveForwards(portMap(guests), networks, HOST, holders, nowMs);
+  return resolveForwards(portMap(guests), networks, HOST, incumbents, nowMs);
 }
 
 /** Who answers at which address, on virbr0 if nothing else is said. */
 function answersAt(
   ...answers: readonly (readonly [address: string, mac: Mac | undefined, bridge?: string])[]
-): Answers {
+): ProbeResults {
   return new Map(
-    answers.map(([address, owner, bridge = "virbr0"]) => [placeKey({ bridge, address: ip(address) }), owner]),
+    answers.map(([address, owner, bridge = "virbr0"]) => [
+      networkAddressKey({ bridge, address: ip(address) }),
+      owner,
+    ]),
   );
 }
 
@@ -84,9 +87,9 @@ describe("domain", () => {
   it("with two network cards keeps the one that holds the forward", () => {
     const domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A, MAC_B] }];
     const leases = [lease("192.168.122.11", MAC_A), lease("192.168.122.12", MAC_B)];
-    const holder: Holder = { guest: "web", identity: "", address: ip("192.168.122.12"), mac: MAC_B };
+    const incumbent: Incumbent = { guest: "web", identity: "", address: ip("192.168.122.12"), mac: MAC_B };
     expect(outcome(resolve([web], [network({ domains, leases })])).at).toBe("192.168.122.11");
-    expect(outcome(resolve([web], [network({ domains, leases })], [holder])).at).toBe("192.168.122.12");
+    expect(outcome(resolve([web], [network({ domains, leases })], [incumbent])).at).toBe("192.168.122.12");
   });
 });
 
@@ -96,21 +99,21 @@ describe("the lease of a network card that holds the forward vanished, another c
   const up = network({ domains, leases: [other] });
   const at = ip("192.168.122.11");
   const expiresAtMs = NOW + 3_600_000;
-  const holder: Holder = { guest: "web", identity: "", address: at, mac: MAC_A, expiresAtMs };
+  const incumbent: Incumbent = { guest: "web", identity: "", address: at, mac: MAC_A, expiresAtMs };
   const answering = (answer: Mac | undefined, nowMs = NOW): Resolution =>
-    resolveForwards(portMap([web]), [up], HOST, [holder], nowMs, { answers: answersAt([at, answer]) });
+    resolveForwards(portMap([web]), [up], HOST, [incumbent], nowMs, { answers: answersAt([at, answer]) });
 
   it("the first is asked, and while it answers it keeps the forward until its time ends", () => {
-    expect(resolve([web], [up], [holder]).questions).toContainEqual({ bridge: "virbr0", address: at });
+    expect(resolve([web], [up], [incumbent]).questions).toContainEqual({ bridge: "virbr0", address: at });
     const kept = answering(MAC_A);
     expect(outcome(kept)).toEqual({
       at,
       why: expect.stringContaining(`vanished, but ${MAC_A} still answers`),
     });
-    expect(kept.holders).toMatchObject([{ address: at, mac: MAC_A, expiresAtMs }]);
+    expect(kept.incumbents).toMatchObject([{ address: at, mac: MAC_A, expiresAtMs }]);
     expect(kept.wakeAtMs).toBeLessThanOrEqual(NOW + 5000);
     const back = network({ domains, leases: [other, lease(at, MAC_A)] });
-    expect(outcome(resolve([web], [back], kept.holders))).toEqual({ at, why: "" });
+    expect(outcome(resolve([web], [back], kept.incumbents))).toEqual({ at, why: "" });
   });
 
   it.each([
@@ -150,7 +153,7 @@ describe("a guest that answers at two leases and renews them by turns", () => {
     everyMs: number,
     answering: readonly string[] = [ONE, TWO],
   ): readonly string[] {
-    let holders: readonly Holder[] = [];
+    let incumbents: readonly Incumbent[] = [];
     return Array.from({ length: times }, (_, index) => {
       const nowMs = NOW + index * everyMs;
       const [older, newer] = index % 2 === 0 ? [TWO, ONE] : [ONE, TWO];
@@ -163,11 +166,11 @@ describe("a guest that answers at two leases and renews them by turns", () => {
         portMap([web]),
         [network({ ...running, leases })],
         HOST,
-        holders,
+        incumbents,
         nowMs,
         { answers },
       );
-      ({ holders } = resolution);
+      ({ incumbents } = resolution);
       if (index === times - 1 && times > 10)
         expect(outcome(resolution).why).toMatch(/^it moves again and again/);
       return outcome(resolution).at;
@@ -196,14 +199,14 @@ describe("who answers at a lease that the guest did not have before", () => {
   const answering = (
     leases: readonly Lease[],
     answers: readonly Answer[],
-    { by = web, holders = [], nowMs = NOW, domains = running.domains }: Partial<Asked> = {},
+    { by = web, incumbents = [], nowMs = NOW, domains = running.domains }: Partial<Asked> = {},
   ): Resolution =>
-    resolveForwards(portMap([by]), [network({ domains, leases })], HOST, holders, nowMs, {
+    resolveForwards(portMap([by]), [network({ domains, leases })], HOST, incumbents, nowMs, {
       answers: answersAt(...answers),
     });
   interface Asked {
     readonly by: Guest;
-    readonly holders: readonly Holder[];
+    readonly incumbents: readonly Incumbent[];
     readonly nowMs: number;
     readonly domains: Network["domains"];
   }
@@ -232,7 +235,7 @@ describe("who answers at a lease that the guest did not have before", () => {
     const found = answering([newest], [[at, MAC_A]]);
     expect(outcome(found)).toEqual({ at, why: "" });
     expect(found.wakeAtMs).toBe(newest.expiresAtMs);
-    expect(answering([newest], [], { holders: found.holders }).questions).toEqual([]);
+    expect(answering([newest], [], { incumbents: found.incumbents }).questions).toEqual([]);
   });
 
   it("another network card of the guest does, on the same bridge: that is the guest", () => {
@@ -244,15 +247,15 @@ describe("who answers at a lease that the guest did not have before", () => {
 
   it("nobody does: published at once, without a word, and asked again, ever more rarely", () => {
     let nowMs = NOW;
-    let holders: readonly Holder[] = [];
+    let incumbents: readonly Incumbent[] = [];
     const askedAtMs: number[] = [];
     const leases = [lease(at, MAC_A, { expiresAtMs: NOW + 86_400_000 })];
     const wakes = (): number | undefined => {
-      const { questions } = answering(leases, [], { holders, nowMs });
+      const { questions } = answering(leases, [], { incumbents, nowMs });
       if (questions.length > 0) askedAtMs.push(nowMs - NOW);
-      const resolution = answering(leases, [[at, undefined]], { holders, nowMs });
+      const resolution = answering(leases, [[at, undefined]], { incumbents, nowMs });
       expect(outcome(resolution)).toEqual({ at, why: "" });
-      ({ holders } = resolution);
+      ({ incumbents } = resolution);
       return resolution.wakeAtMs;
     };
     // As long as it is watched, it wakes the daemon; then it is asked when a pass is made anyway.
@@ -267,7 +270,9 @@ describe("who answers at a lease that the guest did not have before", () => {
     }
     expect(askedAtMs.length - before).toBeGreaterThan(10);
     expect(askedAtMs.length - before).toBeLessThan(20);
-    expect(outcome(answering(leases, [[at, MAC_B]], { holders, nowMs: nowMs + 300_000 })).at).toBe("pending");
+    expect(outcome(answering(leases, [[at, MAC_B]], { incumbents, nowMs: nowMs + 300_000 })).at).toBe(
+      "pending",
+    );
   });
 
   it("of several, one at which another MAC answers is no choice", () => {
@@ -288,31 +293,33 @@ describe("who answers at a lease that the guest did not have before", () => {
     expect(outcome(none).why).toContain(`${at} is leased to ${MAC_A}, but ${MAC_B} answers there`);
   });
 
-  const holder: Holder = { guest: "web", identity: "", address: own, mac: MAC_A };
+  const incumbent: Incumbent = { guest: "web", identity: "", address: own, mac: MAC_A };
 
   it("the incumbent's address is not asked about, and not left for one at which another MAC answers", () => {
-    expect(answering([lease(own, MAC_A)], [], { holders: [holder] }).questions).toEqual([]);
+    expect(answering([lease(own, MAC_A)], [], { incumbents: [incumbent] }).questions).toEqual([]);
     const answers: readonly Answer[] = [
       [at, MAC_B],
       [own, undefined],
     ];
-    expect(outcome(answering([newest, lease(own, MAC_A)], answers, { holders: [holder] })).at).toBe(own);
-    const released = answering([newest], answers, { holders: [holder] });
+    expect(outcome(answering([newest, lease(own, MAC_A)], answers, { incumbents: [incumbent] })).at).toBe(
+      own,
+    );
+    const released = answering([newest], answers, { incumbents: [incumbent] });
     expect(outcome(released)).toEqual({
       at: own,
       why: expect.stringMatching(/but .* answers there.*; lingers/),
     });
     expect(released.wakeAtMs).toBe(NOW + 1000);
-    const over = answering([newest], answers, { holders: released.holders, nowMs: NOW + 5000 });
+    const over = answering([newest], answers, { incumbents: released.incumbents, nowMs: NOW + 5000 });
     expect(outcome(over).at).toBe("pending");
     expect(over.wakeAtMs).toBe(NOW + 6000);
   });
 
   it("a lease that led to nobody, until another MAC answers there, is left", () => {
-    const { holders } = answering([newest], [[at, undefined]]);
-    const later = answering([newest], [[at, MAC_B]], { holders, nowMs: NOW + 50 });
+    const { incumbents } = answering([newest], [[at, undefined]]);
+    const later = answering([newest], [[at, MAC_B]], { incumbents, nowMs: NOW + 50 });
     expect(outcome(later).at).toBe("pending");
-    const still = answering([newest], [[at, MAC_B]], { holders: later.holders, nowMs: NOW + 1050 });
+    const still = answering([newest], [[at, MAC_B]], { incumbents: later.incumbents, nowMs: NOW + 1050 });
     expect(outcome(still).at).toBe("pending");
   });
 
@@ -352,8 +359,8 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
   const answers = answersAt([own, undefined], [taken, MAC_A, "virbr1"]);
   const byMac = guest("web", { kind: "mac", mac: MAC_A });
   const byName = guest("web", { kind: "hostname", hostname: "web" });
-  const at = (by: Guest, networks: readonly Network[], holders: readonly Holder[] = []): object =>
-    outcome(resolveForwards(portMap([by]), networks, HOST, holders, NOW, { answers }));
+  const at = (by: Guest, networks: readonly Network[], incumbents: readonly Incumbent[] = []): object =>
+    outcome(resolveForwards(portMap([by]), networks, HOST, incumbents, NOW, { answers }));
 
   it("the MAC of a domain counts on the bridge that this card is plugged into, whatever its other cards are", () => {
     const domains = [card("virbr0", MAC_A)];
@@ -361,7 +368,7 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
     expect(at(web, [first({ domains }), other])).toEqual({ at: own, why: "" });
     const off = at(web, [first({ domains, leases: [] }), other]);
     expect(off).toEqual({ at: "pending", why: expect.stringContaining("plugged into virbr0") });
-    const lured: Holder = { guest: "web", identity: "", address: taken, mac: MAC_A };
+    const lured: Incumbent = { guest: "web", identity: "", address: taken, mac: MAC_A };
     expect(at(web, [first({ domains }), other], [lured])).toEqual({ at: own, why: "" });
   });
 
@@ -384,16 +391,16 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
   ])(
     "an incumbent that libvirt lists nowhere is not moved to another network while it is there (%s)",
     (_what, by) => {
-      const { holders } = resolve([by], [first({ leases: [{ ...ownLease, hostname: "web" }] })]);
-      expect(holders).toMatchObject([{ address: own }]);
+      const { incumbents } = resolve([by], [first({ leases: [{ ...ownLease, hostname: "web" }] })]);
+      expect(incumbents).toMatchObject([{ address: own }]);
       // Be it silent, or its lease released by somebody.
-      expect(at(by, [first(), second()], holders)).toEqual({
+      expect(at(by, [first(), second()], incumbents)).toEqual({
         at: own,
         why: expect.stringContaining(`conflict: ${MAC_A} at ${taken}`),
       });
       const released = [first({ leases: [] }), second()];
       const ownAnswers = (answer: Mac | undefined): Resolution =>
-        resolveForwards(portMap([by]), released, HOST, holders, NOW, {
+        resolveForwards(portMap([by]), released, HOST, incumbents, NOW, {
           answers: answersAt([own, answer], [taken, MAC_A, "virbr1"]),
         });
       expect(outcome(ownAnswers(MAC_A))).toEqual({ at: own, why: expect.stringContaining("still answers") });
@@ -421,11 +428,11 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
   });
 
   it("a row of another MAC for the incumbent's address takes it down on its own network alone", () => {
-    const { holders } = resolve([byMac], [first()]);
+    const { incumbents } = resolve([byMac], [first()]);
     const row = lease(own, MAC_B, { bridge: "virbr1" });
     const kept = (networks: readonly Network[]): string =>
       outcome(
-        resolveForwards(portMap([byMac]), networks, HOST, holders, NOW, {
+        resolveForwards(portMap([byMac]), networks, HOST, incumbents, NOW, {
           answers: answersAt([own, MAC_A]),
         }),
       ).at;
@@ -439,13 +446,13 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
   ])(
     "that lease (%s) takes no forward down, when the incumbent's vanished and it answers",
     (_what, expiresAtMs) => {
-      const holder: Holder = { guest: "web", identity: "", address: own, mac: MAC_A };
+      const incumbent: Incumbent = { guest: "web", identity: "", address: own, mac: MAC_A };
       const networks = [
         first({ domains: [card("virbr0", MAC_A)], leases: [] }),
         second({ domains: [card("virbr1", MAC_B)], leases: [{ ...forged, expiresAtMs }] }),
       ];
       const evidence = { answers: answersAt([own, MAC_A]) };
-      const kept = resolveForwards(portMap([web]), networks, HOST, [holder], NOW, evidence);
+      const kept = resolveForwards(portMap([web]), networks, HOST, [incumbent], NOW, evidence);
       expect(outcome(kept)).toEqual({ at: own, why: expect.stringContaining("still answers there: kept") });
     },
   );
@@ -463,10 +470,10 @@ describe("more leases than can be asked about", () => {
   const flooded = network({ ...running, subnets, leases });
 
   it("the newest are asked, where the forward leads now, and the others in turn", () => {
-    const holder: Holder = { guest: "web", identity: "", address: ip(oldest), mac: MAC_A };
+    const incumbent: Incumbent = { guest: "web", identity: "", address: ip(oldest), mac: MAC_A };
     const asked = new Set<string>();
     for (let nowMs = NOW; nowMs < NOW + 600; nowMs += 1) {
-      const turn = resolve([web], [flooded], [holder], nowMs).questions.map((each) => each.address);
+      const turn = resolve([web], [flooded], [incumbent], nowMs).questions.map((each) => each.address);
       expect(turn.length).toBeLessThan(16);
       expect(turn).toContain(oldest);
       expect(turn).toContain(address(299));
@@ -483,7 +490,7 @@ describe("more leases than can be asked about", () => {
     const evidence = { answers: answersAt([own, MAC_A]) };
     const found = resolveForwards(portMap([web]), [flooded], HOST, [], turnMs ?? 0, evidence);
     expect(outcome(found)).toEqual({ at: own, why: expect.stringContaining("and 4 more passed over") });
-    const later = resolveForwards(portMap([web]), [flooded], HOST, found.holders, NOW + 5000, evidence);
+    const later = resolveForwards(portMap([web]), [flooded], HOST, found.incumbents, NOW + 5000, evidence);
     expect(outcome(later)).toEqual(outcome(found));
   });
 
@@ -512,7 +519,7 @@ describe("more leases than can be asked about", () => {
       questions.map((each) => up.leases?.find((row) => row.address === each.address)?.mac),
     );
     expect(askedOf.size).toBe(count);
-    const answers = new Map(questions.map((each) => [placeKey(each), undefined]));
+    const answers = new Map(questions.map((each) => [networkAddressKey(each), undefined]));
     const again = resolveForwards(portMap(guests), [up], HOST, [], NOW, { answers });
     expect(again.questions).toEqual([]);
   });
@@ -548,9 +555,9 @@ describe("an address that the host itself has, on whatever link", () => {
 
   it("is left at once by the forward that led there, though a lease is still live", () => {
     const up = network({ ...running, leases: [lease(at, MAC_A)] });
-    const { holders } = resolve([web], [up]);
-    expect(holders).toHaveLength(1);
-    expect(outcome(resolveForwards(portMap([web]), [up], host, holders, NOW))).toEqual(refusal);
+    const { incumbents } = resolve([web], [up]);
+    expect(incumbents).toHaveLength(1);
+    expect(outcome(resolveForwards(portMap([web]), [up], host, incumbents, NOW))).toEqual(refusal);
   });
 });
 
@@ -568,23 +575,23 @@ describe("two rows for one address", () => {
   const at = ip("192.168.122.11");
   const answering = (
     answer: typeof MAC_A | undefined,
-    holders: readonly Holder[] = [],
+    incumbents: readonly Incumbent[] = [],
   ): ReturnType<typeof outcome>[] =>
     [both({}), { ...both({}), leases: both({}).leases?.toReversed() }].map((up) =>
       outcome(
-        resolveForwards(portMap([web]), [up], HOST, holders, NOW, { answers: answersAt([at, answer]) }),
+        resolveForwards(portMap([web]), [up], HOST, incumbents, NOW, { answers: answersAt([at, answer]) }),
       ),
     );
-  const holder: Holder = { guest: "web", identity: "", address: at, mac: MAC_A };
+  const incumbent: Incumbent = { guest: "web", identity: "", address: at, mac: MAC_A };
 
   it("of live ones that of the MAC that answers counts, in whatever order they stand", () => {
     for (const each of answering(MAC_A)) expect(each.at).toBe(at);
-    for (const each of answering(MAC_B, [holder]))
+    for (const each of answering(MAC_B, [incumbent]))
       expect(each).toEqual({ at: "pending", why: expect.stringContaining(`and ${MAC_B} answers there`) });
   });
 
   it("while nobody answers the incumbent stays, and nobody else comes", () => {
-    for (const each of answering(undefined, [holder])) expect(each.at).toBe(at);
+    for (const each of answering(undefined, [incumbent])) expect(each.at).toBe(at);
     for (const each of answering(undefined)) expect(each.at).toBe("pending");
   });
 
@@ -599,7 +606,7 @@ describe("hostname", () => {
   const laptop = guest("laptop", { kind: "hostname", hostname: "My-Laptop" });
   const named = (address: string, owner: typeof MAC_A): ReturnType<typeof lease> =>
     lease(address, owner, { hostname: "my-laptop" });
-  const holder: Holder = {
+  const incumbent: Incumbent = {
     guest: "laptop",
     identity: "hostname=My-Laptop",
     address: ip("192.168.122.11"),
@@ -622,7 +629,7 @@ describe("hostname", () => {
 
   it("stays with the incumbent when dnsmasq has given the name to another", () => {
     const leases = [lease("192.168.122.11", MAC_A), named("192.168.122.66", MAC_B)];
-    const { at, why } = outcome(resolve([laptop], [network({ leases })], [holder]));
+    const { at, why } = outcome(resolve([laptop], [network({ leases })], [incumbent]));
     expect(at).toBe("192.168.122.11");
     expect(why).toContain("conflict");
     expect(why).toContain(MAC_B);
@@ -630,30 +637,30 @@ describe("hostname", () => {
 
   it("goes to the new one when the incumbent has no live lease any more", () => {
     const leases = [named("192.168.122.66", MAC_B)];
-    expect(outcome(resolve([laptop], [network({ leases })], [holder])).at).toBe("192.168.122.66");
+    expect(outcome(resolve([laptop], [network({ leases })], [incumbent])).at).toBe("192.168.122.66");
   });
 
   it("forgets the incumbent when the config looks for another name", () => {
     const renamed = guest("laptop", { kind: "hostname", hostname: "other" });
     const leases = [lease("192.168.122.11", MAC_A), lease("192.168.122.12", MAC_B, { hostname: "other" })];
-    expect(outcome(resolve([renamed], [network({ leases })], [holder])).at).toBe("192.168.122.12");
+    expect(outcome(resolve([renamed], [network({ leases })], [incumbent])).at).toBe("192.168.122.12");
   });
 
   it("remembers the incumbent while its network is down", () => {
-    const down = resolve([laptop], [network({ subnets: [] })], [holder]);
+    const down = resolve([laptop], [network({ subnets: [] })], [incumbent]);
     expect(outcome(down).at).toBe("pending");
     const leases = [named("192.168.122.11", MAC_A), named("192.168.122.66", MAC_B)];
-    expect(outcome(resolve([laptop], [network({ leases })], down.holders)).at).toBe("192.168.122.11");
+    expect(outcome(resolve([laptop], [network({ leases })], down.incumbents)).at).toBe("192.168.122.11");
   });
 });
 
 it("who has moved while in doubt is asked again soon at the new address", () => {
-  const holder: Holder = {
+  const incumbent: Incumbent = {
     guest: "web",
     identity: "",
     address: ip("192.168.122.10"),
     mac: MAC_A,
-    inDoubtSinceMs: NOW - 600_000,
+    ambiguousSinceMs: NOW - 600_000,
   };
   const leases = [
     lease("192.168.122.11", MAC_A, { expiresAtMs: NOW + 2_000_000 }),
@@ -665,51 +672,51 @@ it("who has moved while in doubt is asked again soon at the new address", () => 
     ["192.168.122.12", undefined],
     ["192.168.122.10", undefined],
   );
-  const moved = resolveForwards(portMap([web]), [up], HOST, [holder], NOW, { answers });
+  const moved = resolveForwards(portMap([web]), [up], HOST, [incumbent], NOW, { answers });
   expect(outcome(moved).at).toBe("192.168.122.11");
-  expect(moved.holders[0]?.inDoubtSinceMs).toBe(NOW);
+  expect(moved.incumbents[0]?.ambiguousSinceMs).toBe(NOW);
 });
 
 describe("a lease that vanished", () => {
-  const holder: Holder = { guest: "web", identity: "", address: ip("192.168.122.11"), mac: MAC_A };
+  const incumbent: Incumbent = { guest: "web", identity: "", address: ip("192.168.122.11"), mac: MAC_A };
 
   it("lingers, then is pending", () => {
-    const first = resolve([web], [network(running)], [holder]);
+    const first = resolve([web], [network(running)], [incumbent]);
     expect(outcome(first)).toEqual({ at: "192.168.122.11", why: expect.stringContaining("lingers") });
     expect(first.wakeAtMs).toBe(NOW + 5000);
-    const still = resolve([web], [network(running)], first.holders, NOW + 4999);
+    const still = resolve([web], [network(running)], first.incumbents, NOW + 4999);
     expect(outcome(still).at).toBe("192.168.122.11");
-    const over = resolve([web], [network(running)], still.holders, NOW + 5000);
+    const over = resolve([web], [network(running)], still.incumbents, NOW + 5000);
     expect(outcome(over).at).toBe("pending");
-    expect(over.holders).toEqual([]);
+    expect(over.incumbents).toEqual([]);
   });
 
   it("does not linger when another MAC holds the address", () => {
     const up = network({ ...running, leases: [lease("192.168.122.11", MAC_B)] });
-    expect(outcome(resolve([web], [up], [holder])).at).toBe("pending");
+    expect(outcome(resolve([web], [up], [incumbent])).at).toBe("pending");
   });
 
   it("that comes back in time has not vanished", () => {
-    const first = resolve([web], [network(running)], [holder]);
+    const first = resolve([web], [network(running)], [incumbent]);
     const up = network({ ...running, leases: [lease("192.168.122.11", MAC_A)] });
-    const back = resolve([web], [up], first.holders, NOW + 1000);
+    const back = resolve([web], [up], first.incumbents, NOW + 1000);
     expect(outcome(back)).toEqual({ at: "192.168.122.11", why: "" });
-    expect(back.holders[0]).not.toHaveProperty("lostAtMs");
+    expect(back.incumbents[0]).not.toHaveProperty("lostAtMs");
   });
 
   it("expires by itself", () => {
     const up = network({ ...running, leases: [lease("192.168.122.11", MAC_A, { expiresAtMs: NOW + 10 })] });
     const live = resolve([web], [up]);
     expect(live.wakeAtMs).toBe(NOW + 10);
-    expect(outcome(resolve([web], [up], live.holders, NOW + 10)).why).toContain("expired");
+    expect(outcome(resolve([web], [up], live.incumbents, NOW + 10)).why).toContain("expired");
     expect(outcome(resolve([web], [up], [], NOW + 10)).at).toBe("pending");
   });
 });
 
 it("keeps the incumbent as long as the lease file was never readable", () => {
-  const holder: Holder = { guest: "web", identity: "", address: ip("192.168.122.11"), mac: MAC_A };
+  const incumbent: Incumbent = { guest: "web", identity: "", address: ip("192.168.122.11"), mac: MAC_A };
   const unread = network({ ...running, leases: undefined });
-  const much = resolve([web], [unread], [holder], NOW + 86_400_000);
+  const much = resolve([web], [unread], [incumbent], NOW + 86_400_000);
   expect(outcome(much)).toEqual({ at: "192.168.122.11", why: expect.stringContaining("cannot be read") });
   expect(outcome(resolve([web], [unread])).at).toBe("pending");
 });

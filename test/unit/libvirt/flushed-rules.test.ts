@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
-import { findUnguarded, GONE_MS, trackGuarded } from "../../../src/libvirt/flushed-rules.ts";
-import type { Guarded } from "../../../src/libvirt/flushed-rules.ts";
+import { findFlushedBridges, GONE_MS, trackLibvirtRules } from "../../../src/libvirt/flushed-rules.ts";
+import type { BridgeWithLibvirtRules } from "../../../src/libvirt/flushed-rules.ts";
 import { parseSave } from "../../../src/rules/parse-save.ts";
 import type { Actual } from "../../../src/rules/ruleset.ts";
 import { NOW } from "../../support/build-values.ts";
@@ -21,13 +21,13 @@ type Step = readonly [atMs: number, sides: readonly Actual[], up: ReadonlyMap<st
 
 /** What is told after the last of these passes. */
 function told(...steps: readonly Step[]): readonly string[] {
-  let guarded: readonly Guarded[] = [];
+  let guarded: readonly BridgeWithLibvirtRules[] = [];
   let at = NOW;
   for (const [atMs, sides, up] of steps) {
     at = atMs;
-    guarded = trackGuarded(guarded, new Map([[4, sides]]), up, atMs);
+    guarded = trackLibvirtRules(guarded, new Map([[4, sides]]), up, atMs);
   }
-  return findUnguarded(guarded, at).problems.map(({ message }) => message);
+  return findFlushedBridges(guarded, at).problems.map(({ message }) => message);
 }
 
 const SEEN: Step = [NOW, [IPTABLES], UP];
@@ -56,10 +56,10 @@ it.each([
 });
 
 it("the wait until they are certainly gone has an end, whatever happens to the clock", () => {
-  const seen = trackGuarded([], new Map([[4, [IPTABLES]]]), UP, NOW);
-  expect(findUnguarded(seen, NOW).wakeAtMs).toBeUndefined();
-  const gone = trackGuarded(seen, new Map([[4, [NONE]]]), UP, NOW);
-  expect(findUnguarded(gone, NOW).wakeAtMs).toBe(LATER);
-  const setBack = trackGuarded(gone, new Map([[4, [NONE]]]), UP, NOW - 86_400_000);
-  expect(findUnguarded(setBack, NOW - 86_400_000).wakeAtMs).toBe(LATER - 86_400_000);
+  const seen = trackLibvirtRules([], new Map([[4, [IPTABLES]]]), UP, NOW);
+  expect(findFlushedBridges(seen, NOW).wakeAtMs).toBeUndefined();
+  const gone = trackLibvirtRules(seen, new Map([[4, [NONE]]]), UP, NOW);
+  expect(findFlushedBridges(gone, NOW).wakeAtMs).toBe(LATER);
+  const setBack = trackLibvirtRules(gone, new Map([[4, [NONE]]]), UP, NOW - 86_400_000);
+  expect(findFlushedBridges(setBack, NOW - 86_400_000).wakeAtMs).toBe(LATER - 86_400_000);
 });

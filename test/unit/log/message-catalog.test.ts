@@ -2,21 +2,21 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { EventCode } from "../../../src/event-codes.ts";
-import { explain, EXPLANATIONS } from "../../../src/log/message-catalog.ts";
+import { catalogEntryFor, MESSAGE_CATALOG } from "../../../src/log/message-catalog.ts";
 
 const SOURCE = resolve(import.meta.dirname, "../../../src");
 const source = readdirSync(SOURCE, { recursive: true, encoding: "utf8" })
   .filter((file) => file.endsWith(".ts") && !["core/events.ts", "core/explanations.ts"].includes(file))
   .map((file) => readFileSync(join(SOURCE, file), "utf8"))
   .join("\n");
-const explanations = Object.entries(EXPLANATIONS);
+const explanations = Object.entries(MESSAGE_CATALOG);
 
 describe("explanations", () => {
   it("have an id each, for ever", () => {
     const ids = explanations.map(([, { id }]) => id);
     expect(new Set(ids).size).toBe(ids.length);
     for (const id of ids) expect(id).toMatch(/^[0-9a-f]{32}$/);
-    expect(explain("forward-moved")?.id).toBe("e8745bc365b8499ab9ac92c43cae28ff");
+    expect(catalogEntryFor("forward-moved")?.id).toBe("e8745bc365b8499ab9ac92c43cae28ff");
   });
 
   it.each(explanations)("of %s say what it means, what is done and what to do", (code, explanation) => {
@@ -31,6 +31,6 @@ describe("explanations", () => {
 
   it("are missing only where the entry says it all", () => {
     const code: EventCode = "rule";
-    expect(explain(code)).toBeUndefined();
+    expect(catalogEntryFor(code)).toBeUndefined();
   });
 });

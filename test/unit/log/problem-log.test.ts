@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { LogEntry } from "../../../src/log/audit-entries.ts";
-import { limitEntries, NOTHING_TOLD, tellProblems } from "../../../src/log/problem-log.ts";
-import type { Telling } from "../../../src/log/problem-log.ts";
+import { limitEntries, EMPTY_PROBLEM_LOG, logProblems } from "../../../src/log/problem-log.ts";
+import type { ProblemLog } from "../../../src/log/problem-log.ts";
 import { createWarning } from "../../../src/diagnostic.ts";
 import type { Diagnostic } from "../../../src/diagnostic.ts";
 
@@ -15,9 +15,9 @@ function problem(message: string, code: Diagnostic["code"] = "lease-row"): Diagn
 function tellAll(
   ...passes: readonly (readonly [afterMs: number, problems: readonly Diagnostic[]])[]
 ): string[][] {
-  let telling: Telling = NOTHING_TOLD;
+  let telling: ProblemLog = EMPTY_PROBLEM_LOG;
   return passes.map(([afterMs, problems], pass) => {
-    const told = tellProblems(telling, problems, pass, NOW + afterMs);
+    const told = logProblems(telling, problems, pass, NOW + afterMs);
     telling = told.telling;
     return told.entries.map(({ message }) => message);
   });
@@ -58,9 +58,9 @@ describe("problems", () => {
   });
 
   it("of another kind are told at once meanwhile", () => {
-    expect(tellAll([0, rows(0, 20)], [100, [...rows(20, 20), problem("a typo", "config")]])[1]).toContain(
-      "a typo",
-    );
+    expect(
+      tellAll([0, rows(0, 20)], [100, [...rows(20, 20), problem("a typo", "config-invalid")]])[1],
+    ).toContain("a typo");
   });
 
   it("that an admin makes are told at once, however many", () => {
@@ -75,12 +75,12 @@ describe("problems", () => {
 
 describe("the audit trail", () => {
   function state(guest: string, message: string): LogEntry {
-    return { level: "info", event: "forward-state", guest, message, quota: `forward-state ${guest}` };
+    return { level: "info", event: "guest-status-changed", guest, message, quota: `forward-state ${guest}` };
   }
 
   it("tells ten states of a guest a minute, and of each other guest too", () => {
     const entries = Array.from({ length: 30 }, (_, index) => state("web", `web: ${index}`));
-    const first = limitEntries(NOTHING_TOLD, [...entries, state("db", "db: x")], NOW);
+    const first = limitEntries(EMPTY_PROBLEM_LOG, [...entries, state("db", "db: x")], NOW);
     expect(first.entries.map(({ guest }) => guest)).toEqual([...Array<string>(10).fill("web"), "db"]);
     const { entries: next } = limitEntries(first.telling, [state("web", "web: y")], NOW + 60_000);
     expect(next.map(({ message }) => message)).toEqual([
@@ -94,6 +94,6 @@ describe("the audit trail", () => {
       event: "rule",
       message: "+ x",
     }));
-    expect(limitEntries(NOTHING_TOLD, rules, NOW).entries).toEqual(rules);
+    expect(limitEntries(EMPTY_PROBLEM_LOG, rules, NOW).entries).toEqual(rules);
   });
 });

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { renderCatalog } from "../../../src/log/render-catalog.ts";
-import { EXPLANATIONS } from "../../../src/log/message-catalog.ts";
+import { MESSAGE_CATALOG } from "../../../src/log/message-catalog.ts";
 
 describe("the message catalogue", () => {
   const root = mkdtempSync(join(tmpdir(), "kvmnatd-catalog-"));
@@ -19,11 +19,11 @@ describe("the message catalogue", () => {
     journalctl("--update-catalog");
     const listed = journalctl("--list-catalog").trim().split("\n");
     expect(listed.toSorted()).toEqual(
-      Object.values(EXPLANATIONS)
+      Object.values(MESSAGE_CATALOG)
         .map(({ id, subject }) => `${id} kvmnatd: ${subject}`)
         .toSorted(),
     );
-    const shown = journalctl("--dump-catalog", EXPLANATIONS.contested.id);
-    expect(shown.replaceAll("\n", " ")).toContain(EXPLANATIONS.contested.todo);
+    const shown = journalctl("--dump-catalog", MESSAGE_CATALOG["jump-overridden"].id);
+    expect(shown.replaceAll("\n", " ")).toContain(MESSAGE_CATALOG["jump-overridden"].todo);
   });
 });

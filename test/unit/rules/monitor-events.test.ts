@@ -1,13 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { createOthersRules, parseRuleEvent } from "../../../src/rules/monitor-events.ts";
-import type { OthersRules } from "../../../src/rules/monitor-events.ts";
+import { createForeignRules, parseRuleEvent } from "../../../src/rules/monitor-events.ts";
+import type { ForeignRules } from "../../../src/rules/monitor-events.ts";
 
 /** Whether the last of these lines concerns us, after the others. */
 function concerns(...lines: readonly string[]): boolean | undefined {
-  return tell(createOthersRules(), ...lines);
+  return tell(createForeignRules(), ...lines);
 }
 
-function tell(others: OthersRules, ...lines: readonly string[]): boolean | undefined {
+function tell(others: ForeignRules, ...lines: readonly string[]): boolean | undefined {
   return lines
     .map((line) => {
       const event = parseRuleEvent(line);
@@ -115,7 +115,7 @@ describe("what goes", () => {
 
   it("does where it was our own change, or something was missed", () => {
     const gone = "delete rule ip nat POSTROUTING handle 4";
-    const others = createOthersRules();
+    const others = createForeignRules();
     tell(others, MASQUERADE);
     const own = parseRuleEvent(gone);
     if (own !== undefined) others.sawOwn(own);

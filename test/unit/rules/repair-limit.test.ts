@@ -1,12 +1,12 @@
 import { expect, it } from "vitest";
 import {
   findMoves,
-  heldMoves,
+  deferredMoves,
   nextTryMs,
-  recordMoves,
+  recordRepairs,
   withoutMoves,
 } from "../../../src/rules/repair-limit.ts";
-import type { Contests } from "../../../src/rules/repair-limit.ts";
+import type { RepairHistory } from "../../../src/rules/repair-limit.ts";
 import type { Diff } from "../../../src/rules/diff.ts";
 
 const T = 1_000_000;
@@ -20,10 +20,13 @@ const ADDITION: Diff = [
 ];
 
 /** A pass that found the jump out of place; whether it put it right. */
-function meet(contests: Contests, at: number): { readonly contests: Contests; readonly repaired: boolean } {
+function meet(
+  contests: RepairHistory,
+  at: number,
+): { readonly contests: RepairHistory; readonly repaired: boolean } {
   const moves = findMoves(MOVE);
-  const held = heldMoves(moves, contests, at);
-  return { contests: recordMoves(contests, moves, held, at), repaired: held.size === 0 };
+  const held = deferredMoves(moves, contests, at);
+  return { contests: recordRepairs(contests, moves, held, at), repaired: held.size === 0 };
 }
 
 it("a rule that is taken out and put in again is a move; one that is missing, or stands twice, is none", () => {
@@ -38,7 +41,7 @@ it("what is held stays out of the diff, everything else in it", () => {
 });
 
 it("three times in a minute it is put right, then once a minute", () => {
-  let contests: Contests = new Map();
+  let contests: RepairHistory = new Map();
   const repairs: number[] = [];
   for (let at = T; at < T + 240_000; at += 100) {
     const met = meet(contests, at);
@@ -49,15 +52,15 @@ it("three times in a minute it is put right, then once a minute", () => {
 });
 
 it("the next try is a minute after the last", () => {
-  let contests: Contests = new Map();
+  let contests: RepairHistory = new Map();
   for (const at of [0, 100, 200, 300]) contests = meet(contests, T + at).contests;
   expect(nextTryMs(contests)).toBe(T + 200 + 60_000);
 });
 
 it("once it has stood for a minute, all is forgotten", () => {
-  let contests: Contests = new Map();
+  let contests: RepairHistory = new Map();
   for (const at of [0, 100, 200, 300]) contests = meet(contests, T + at).contests;
   contests = meet(contests, T + 60_300).contests;
-  for (const at of [61_000, 121_000]) contests = recordMoves(contests, new Set(), new Set(), T + at);
+  for (const at of [61_000, 121_000]) contests = recordRepairs(contests, new Set(), new Set(), T + at);
   expect(contests.size).toBe(0);
 });

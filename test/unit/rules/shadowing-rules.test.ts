@@ -2,8 +2,8 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { parseSave } from "../../../src/rules/parse-save.ts";
 import type { ResolvedForward } from "../../../src/forwards/resolved-forward.ts";
-import { findRulesBefore } from "../../../src/rules/shadowing-rules.ts";
-import type { RulesBefore } from "../../../src/rules/shadowing-rules.ts";
+import { findShadowingRules } from "../../../src/rules/shadowing-rules.ts";
+import type { ShadowingRules } from "../../../src/rules/shadowing-rules.ts";
 import { guest, ip } from "../../support/build-values.ts";
 
 const JUMP =
@@ -24,10 +24,10 @@ function publish(first: number, last: number, more: Partial<ResolvedForward> = {
 const FORWARD = publish(1122, 1130);
 const ADVICE = "; delete it where it is made, and here with -D for -A, or publish another port";
 
-function find(rules: readonly string[], forwards: readonly ResolvedForward[] = [FORWARD]): RulesBefore {
+function find(rules: readonly string[], forwards: readonly ResolvedForward[] = [FORWARD]): ShadowingRules {
   const chains = ["KVMNATD-DNAT", "A", "B", "C"].map((chain) => `:${chain} - [0:0]`);
   const text = ["*nat", ":PREROUTING ACCEPT [0:0]", ...chains, ...rules, "COMMIT", ""].join("\n");
-  return findRulesBefore(parseSave(text), forwards, HOST, 4);
+  return findShadowingRules(parseSave(text), forwards, HOST, 4);
 }
 
 const messages = (rules: readonly string[], forwards?: readonly ResolvedForward[]): readonly string[] =>
@@ -50,7 +50,7 @@ describe("before ours", () => {
   ])("%s has the port", (rule) => {
     const { problems, taken } = find([`-A PREROUTING ${rule}`, JUMP]);
     const message = `a rule of another program stands before kvmnatd's and has the port of guest web (1122-1130/tcp): \`iptables -t nat -A PREROUTING ${rule}\`${ADVICE}`;
-    expect(problems).toEqual([{ code: "rule-before", message, severity: "error" }]);
+    expect(problems).toEqual([{ code: "rule-shadowed", message, severity: "error" }]);
     expect(taken.get(FORWARD)).toContain("has the port");
     expect(messages([JUMP, `-A PREROUTING ${rule}`]), "behind ours").toEqual([]);
   });
@@ -67,7 +67,7 @@ describe("before ours", () => {
   ])("%s has some of it", (rule) => {
     const { problems, taken } = find([`-A PREROUTING ${rule}`, JUMP]);
     const message = `a rule of another program stands before kvmnatd's, and what it matches does not reach guest web (1122-1130/tcp): \`iptables -t nat -A PREROUTING ${rule}\`${ADVICE}`;
-    expect(problems).toEqual([{ code: "rule-before", message, severity: "warning" }]);
+    expect(problems).toEqual([{ code: "rule-shadowed", message, severity: "warning" }]);
     expect(taken.size).toBe(0);
   });
 
@@ -136,7 +136,7 @@ describe("before ours", () => {
       ...rules,
       "COMMIT",
     ];
-    expect(findRulesBefore(parseSave(`${text.join("\n")}\n`), [FORWARD], HOST, 4).problems).toEqual([]);
+    expect(findShadowingRules(parseSave(`${text.join("\n")}\n`), [FORWARD], HOST, 4).problems).toEqual([]);
   });
 
   it("tells eight, and that there are more", () => {
@@ -175,7 +175,7 @@ describe("before ours", () => {
 
   it("without our jump there is no before", () => {
     expect(messages(["-A PREROUTING -j ACCEPT"])).toEqual([]);
-    expect(findRulesBefore(undefined, [FORWARD], HOST, 4).problems).toEqual([]);
+    expect(findShadowingRules(undefined, [FORWARD], HOST, 4).problems).toEqual([]);
   });
 
   it("a port is told to be taken exactly when no packet to it comes to our jump", () => {

@@ -148,7 +148,7 @@ describe("the state", () => {
 describe("the registry", () => {
   it("knows every metric with its labels, and escapes names", async () => {
     const registry = createRegistry();
-    const problems = [{ code: "config", message: "x", severity: "error" }] as const;
+    const problems = [{ code: "config-invalid", message: "x", severity: "error" }] as const;
     const counted = [{ ...forward({ guest: 'a"b\\c' }), packets: 1, bytes: 60 }];
     registry.add(countPass(report(), undefined));
     registry.replaceRead(readSamples(status({ problems }), counted));

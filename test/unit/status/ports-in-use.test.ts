@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { updateOccupied } from "../../../src/status/ports-in-use.ts";
+import { updatePortsInUse } from "../../../src/status/ports-in-use.ts";
 import type { Listener } from "../../../src/status/ports-in-use.ts";
 import type { ForwardStatus, PublishedProblem } from "../../../src/status/status.ts";
 
@@ -16,7 +16,11 @@ const FORWARD: ForwardStatus = {
   why: null,
   leaseExpires: null,
 };
-const OTHER: PublishedProblem = { code: "polling", message: "no nft", severity: "warning" };
+const OTHER: PublishedProblem = {
+  code: "change-monitoring-degraded",
+  message: "no nft",
+  severity: "warning",
+};
 const stale = (port: number): PublishedProblem => ({
   code: "port-in-use",
   message: `port ${port}/tcp of this host is in use by sshd (pid 7); clients`,
@@ -30,7 +34,7 @@ function update(
   problems = [OTHER],
 ): readonly string[] {
   const sshd: Listener = { protocol: "tcp", address: "0.0.0.0", port: 1123, process: "sshd (pid 9)" };
-  return updateOccupied({ forwards: [{ ...FORWARD, ...more }], problems }, [{ ...sshd, ...listener }]).map(
+  return updatePortsInUse({ forwards: [{ ...FORWARD, ...more }], problems }, [{ ...sshd, ...listener }]).map(
     ({ message }) => message.split(";", 1)[0] ?? "",
   );
 }

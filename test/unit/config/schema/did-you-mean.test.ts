@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { nearest } from "../../../../src/config/schema/did-you-mean.ts";
+import { findNearest } from "../../../../src/config/schema/did-you-mean.ts";
 
 it.each([
   ["port", "ports"],
@@ -9,9 +9,9 @@ it.each([
   ["xyzzy", undefined],
   ["", undefined],
 ])("%j is meant as %s", (text, expected) => {
-  expect(nearest(text, ["ports", "address", "hostname", "mac"])).toBe(expected);
+  expect(findNearest(text, ["ports", "address", "hostname", "mac"])).toBe(expected);
 });
 
 it("of nothing is nothing", () => {
-  expect(nearest("a", [])).toBeUndefined();
+  expect(findNearest("a", [])).toBeUndefined();
 });

@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { explain } from "../../../../src/log/message-catalog.ts";
+import { catalogEntryFor } from "../../../../src/log/message-catalog.ts";
 
 const SUPPORT = join(import.meta.dirname, "../../../support");
 const BURST = 5000;
@@ -45,9 +45,9 @@ it("loses nothing of a burst, and keeps its order", () => {
   expect(lines).toBe("");
   expect(entries.slice(0, BURST)).toEqual(burst);
   expect(entries.slice(BURST)).toEqual([
-    `MESSAGE=web: conflict\nMESSAGE_ID=${explain("forward-conflict")?.id}\nPRIORITY=4\nSYSLOG_IDENTIFIER=kvmnatd\n` +
+    `MESSAGE=web: conflict\nMESSAGE_ID=${catalogEntryFor("forward-conflict")?.id}\nPRIORITY=4\nSYSLOG_IDENTIFIER=kvmnatd\n` +
       "KVMNATD_EVENT=forward-conflict\nKVMNATD_GUEST=web\nKVMNATD_PASS=8\n",
-    `MESSAGE=kvmnatd stops\nMESSAGE_ID=${explain("stop")?.id}\nPRIORITY=6\nSYSLOG_IDENTIFIER=kvmnatd\nKVMNATD_EVENT=stop\n`,
+    `MESSAGE=kvmnatd stops\nMESSAGE_ID=${catalogEntryFor("stop")?.id}\nPRIORITY=6\nSYSLOG_IDENTIFIER=kvmnatd\nKVMNATD_EVENT=stop\n`,
   ]);
 });
 

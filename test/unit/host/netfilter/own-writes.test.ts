@@ -1,14 +1,14 @@
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
-import { createOwnEvents } from "../../../../src/host/netfilter/own-writes.ts";
+import { createOwnWrites } from "../../../../src/host/netfilter/own-writes.ts";
 
 const DELAY_MS = 200;
 let shorts: number;
-let own: ReturnType<typeof createOwnEvents>;
+let own: ReturnType<typeof createOwnWrites>;
 
 beforeEach(() => {
   vi.useFakeTimers();
   shorts = 0;
-  own = createOwnEvents(DELAY_MS, () => {
+  own = createOwnWrites(DELAY_MS, () => {
     shorts += 1;
   });
 });

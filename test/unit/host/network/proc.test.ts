@@ -12,7 +12,7 @@ it("what cannot be read is a failure to be told and tried again, no bug", async 
   const error = await readSysctl("net/ipv4").catch((thrown: unknown) => thrown);
   expect(error).toBeInstanceOf(KvmnatdError);
   expect(error).toMatchObject({
-    code: "proc",
+    code: "proc-unreadable",
     retryable: true,
     message: expect.stringContaining("/proc/sys/net/ipv4 cannot be read (EISDIR)"),
   });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { createServiceManager, takeSockets } from "../../../../src/host/systemd/notify.ts";
+import { createServiceManager, inheritSockets } from "../../../../src/host/systemd/notify.ts";
 
 const PID = 4711;
 
@@ -21,12 +21,12 @@ describe("sockets that were handed over", () => {
     ["by nobody", {}, {}],
   ])("%s", (_what, given, expected) => {
     const env: NodeJS.ProcessEnv = { ...given };
-    expect(takeSockets(env, PID)).toEqual(expected);
+    expect(inheritSockets(env, PID)).toEqual(expected);
   });
 
   it("are not told to the programs that are started", () => {
     const env: NodeJS.ProcessEnv = { PATH: "/bin", LISTEN_PID: "1", LISTEN_FDS: "1", KVMNATD_NOTIFY_FD: "5" };
-    takeSockets(env, PID);
+    inheritSockets(env, PID);
     expect(env).toEqual({ PATH: "/bin" });
   });
 });
