@@ -62,8 +62,10 @@ export interface Host {
   readonly configPath: string;
   /** libvirt's dnsmasq folder. */
   readonly dnsmasqDir: string;
-  /** Epoch ms. */
+  /** Epoch ms. An administrator or NTP may set this clock back or forward. */
   now(): number;
+  /** Milliseconds since an arbitrary start; never goes back. For durations and deadlines, never for dates. */
+  monotonicMs(): number;
   readConfig(): Promise<ConfigFile>;
   readLeaseFiles(bridges: readonly string[] | undefined): Promise<LeaseFiles>;
   /** Domains that libvirt runs; undefined where it does not say. */

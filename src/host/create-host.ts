@@ -21,6 +21,7 @@ export function createHost(paths: Paths): Host {
     configPath: paths.config,
     dnsmasqDir: paths.dnsmasqDir,
     now: () => Date.now(),
+    monotonicMs: () => performance.now(),
     readConfig: () => readConfigFile(paths.config),
     readLeaseFiles: (bridges) => readLeaseFiles(paths.dnsmasqDir, bridges),
     readRunningDomains: () => readRunningDomains(LIBVIRT_DOMAINS),

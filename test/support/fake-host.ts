@@ -9,6 +9,7 @@ import type { FakeIptables } from "./fake-iptables.ts";
 
 /** A host whose faults are made to measure. IPv4 alone; what the real programs do is the kernel tests' affair. */
 export interface FakeHost extends Host {
+  /** Both clocks read it: no test needs them to differ. */
   nowMs: number;
   config: string;
   leases: readonly Lease[];
@@ -44,6 +45,7 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
     configPath: "kvmnatd.yaml",
     dnsmasqDir: "/var/lib/libvirt/dnsmasq",
     now: () => fake.nowMs,
+    monotonicMs: () => fake.nowMs,
     readConfig: () => Promise.resolve({ text: fake.config, changedAtMs: 0, untrusted: undefined }),
     readLeaseFiles: () =>
       Promise.resolve({
