@@ -45,7 +45,10 @@ async function readSelection({ guest, port, since, until, at }: HistoryOptions):
   const [, number, protocol] = /^(\d{1,5})(?:\/(tcp|udp|sctp))?$/.exec(port ?? "") ?? [];
   if (port !== undefined && (number === undefined || Number(number) < 1 || Number(number) > 65535))
     return `--port ${printable(port)} is no port; write 1122, or 53/udp`;
-  const times: { sinceMs?: number; untilMs?: number } = {};
+  const times: { sinceMs: number | undefined; untilMs: number | undefined } = {
+    sinceMs: undefined,
+    untilMs: undefined,
+  };
   for (const [name, text] of Object.entries({ since, until, at })) {
     if (text === undefined) continue;
     const ms = await readTime(text);
@@ -58,9 +61,9 @@ async function readSelection({ guest, port, since, until, at }: HistoryOptions):
   }
   return {
     ...times,
-    ...(guest === undefined ? {} : { guest }),
-    ...(number === undefined ? {} : { port: Number(number) }),
-    ...(protocol === undefined ? {} : { protocol }),
+    guest,
+    port: number === undefined ? undefined : Number(number),
+    protocol,
   };
 }
 

@@ -209,7 +209,8 @@ function toView(
   networks: readonly Network[],
 ): FamilyView {
   const bridges = findNftBridges(read.sides[0]?.actual);
-  return forgiveUnused({ ...read, desired: buildDesired(portMap, forwards, networks, read.family, bridges) });
+  const desired = buildDesired({ portMap, forwards, networks }, read.family, bridges);
+  return forgiveUnused({ ...read, desired });
 }
 
 /** Where nothing is desired, rules that cannot be read are no fault: a host without IPv6 has no ip6tables. */

@@ -1,20 +1,20 @@
 import type { History, Holding } from "./holdings.ts";
 
-/** What of a history is asked for; times in epoch ms. */
+/** The requested part of a history; times in epoch ms, undefined: no limit. */
 export interface Selection {
-  readonly guest?: string;
-  readonly port?: number;
-  readonly protocol?: string;
-  /** Holdings that lasted until after this, and events from then on. */
-  readonly sinceMs?: number;
-  readonly untilMs?: number;
+  readonly guest: string | undefined;
+  readonly port: number | undefined;
+  readonly protocol: string | undefined;
+  /** Selects holdings that ended after this time or last, and events since then. */
+  readonly sinceMs: number | undefined;
+  readonly untilMs: number | undefined;
 }
 
-/** Sorted: holdings by port, then as they followed each other; events as they came. */
+/** @returns holdings by port and then by time, events by time */
 export function selectHistory(history: History, selection: Selection): History {
   const { guest, port, protocol } = selection;
   const { sinceMs = Number.NEGATIVE_INFINITY, untilMs = Number.POSITIVE_INFINITY } = selection;
-  // What began before the journal is certain from there on.
+  // A holding that began before the journal is certain only from its beginning on.
   const beginsMs = history.beginsMs ?? Number.NEGATIVE_INFINITY;
   const holdings = history.holdings.filter(
     (each) =>

@@ -1,45 +1,57 @@
-import { parsePorts, formatHostPort } from "../net/address.ts";
-import { claimKey, portKey } from "./dnat-rule.ts";
-import type { PortClaim } from "./dnat-rule.ts";
+import { formatCidr, formatHostPort, formatPorts, parsePorts } from "../net/address.ts";
+import type { Family, PortRange } from "../net/address.ts";
 import type { Boot, JournalEntry } from "./parse-journal.ts";
 import { groupPasses } from "./rule-changes.ts";
 import type { Reason, RuleChange } from "./rule-changes.ts";
+import { ownerName } from "../rules/ownership.ts";
 import type { DaemonStatus } from "../status/status.ts";
 
 /*
- * Who had which port when, read from the log:
+ * Which guest had which port when, read from the log:
  *
- *   + rule        a holding begins; where it was there already, somebody had taken the rule away: it goes on
- *   - rule        it ends; where no + was before, it had begun before the journal does
- *   - and +       of the same rule in one pass: moved within its chain, it goes on
- *   another boot  the kernel forgets all rules with the host, and nothing is logged: it ended with the host
- *   nothing       is logged for what stays: what `status` says to be active now, and no entry began, was always there
+ *   + rule        a holding begins; if it exists already, another program had removed the rule: it continues
+ *   - rule        the holding ends; without a + before, it began before the journal does
+ *   - and +       of the same rule in one pass: the rule moved within its chain, the holding continues
+ *   another boot  the kernel loses all rules with the host, and nothing is logged: the holding ended with the host
+ *   nothing       is logged for what stays: what status.json lists as active, and no entry began, was always there
  */
 
-/** That a published port led to a guest, from then to then. */
-export interface Holding extends Omit<PortClaim, "source" | "rule"> {
-  /** Sources that were let in at some time of it; empty: everyone. */
-  readonly allow: readonly string[];
-  /** Epoch ms; undefined: before the journal begins. */
-  readonly fromMs?: number;
-  /** Epoch ms; undefined: it is so now, as far as the log tells. */
-  readonly toMs?: number;
-  readonly began?: Reason;
-  readonly ended?: Reason;
+/** A published port of a guest, at one address of the host and with one target. */
+interface PortClaim {
+  readonly guest: string;
+  readonly family: Family;
+  readonly protocol: string;
+  readonly published: PortRange;
+  /** The host's address; null: any. */
+  readonly listen: string | null;
+  /** `192.168.122.11:22`, `[fd00::1]:22`, a range `192.168.122.11:8000-8010`. */
+  readonly target: string;
 }
 
-/** What else was said of a guest. */
+/** The time during which a published port was forwarded to a guest. */
+export interface Holding extends PortClaim {
+  /** Sources that were allowed at some time of it; empty: all. */
+  readonly allow: readonly string[];
+  /** Epoch ms; undefined: before the journal begins. */
+  readonly fromMs: number | undefined;
+  /** Epoch ms; undefined: it lasts. */
+  readonly toMs: number | undefined;
+  readonly began: Reason | undefined;
+  readonly ended: Reason | undefined;
+}
+
+/** Any other message about a guest. */
 export interface GuestEvent {
   readonly atMs: number;
   readonly guest: string;
-  /** KVMNATD_EVENT; null where the log has no fields. */
+  /** KVMNATD_EVENT; null when the entry has no fields. */
   readonly event: string | null;
   readonly message: string;
 }
 
 export interface History {
-  /** kvmnatd's first entry; undefined: there is none. */
-  readonly beginsMs?: number;
+  /** Time of kvmnatd's first entry; undefined: there is none. */
+  readonly beginsMs: number | undefined;
   readonly holdings: readonly Holding[];
   readonly events: readonly GuestEvent[];
 }
@@ -50,107 +62,139 @@ interface Track {
   boot: string;
   readonly rules: Set<string>;
   readonly allow: Set<string>;
-  fromMs?: number;
-  toMs?: number;
-  began?: Reason;
-  ended?: Reason;
+  fromMs: number | undefined;
+  toMs: number | undefined;
+  began: Reason | undefined;
+  ended: Reason | undefined;
 }
 
-/** The holdings of each {@link claimKey} a claim, the oldest first. */
-type Tracks = Map<string, Track[]>;
-/** Who had a port last, see {@link portKey}. */
-type Holders = Map<string, Track>;
+interface Tracks {
+  /** The holdings of each {@link claimKey}, the oldest first. */
+  readonly byClaim: Map<string, Track[]>;
+  /** The last holding of each {@link portKey}. */
+  readonly lastByPort: Map<string, Track>;
+}
 
 /**
  * @param entries kvmnatd's, the oldest first
- * @param boots the oldest first; the last one is taken to be now
- * @param status of the daemon that runs; undefined: none runs
+ * @param boots the oldest first; the last one is the current one
+ * @param status of the running daemon; undefined: none runs
  */
 export function readHistory(
   entries: readonly JournalEntry[],
   boots: readonly Boot[],
   status: DaemonStatus | undefined,
 ): History {
-  const tracks: Tracks = new Map();
-  const incumbents: Holders = new Map();
+  const tracks: Tracks = { byClaim: new Map(), lastByPort: new Map() };
   let boot: string | undefined;
-  for (const steps of groupPasses(entries)) {
-    const own = steps[0]?.entry.boot ?? "";
+  for (const changes of groupPasses(entries)) {
+    const own = changes[0]?.entry.boot ?? "";
     if (own !== boot) endOtherBoots(tracks, own, boots);
     boot = own;
-    applyPass(tracks, incumbents, steps);
+    applyPass(tracks, changes);
   }
   const current = boots.at(-1)?.id;
   if (current !== undefined) endOtherBoots(tracks, current, boots);
   if (status !== undefined) addCurrent(tracks, status);
-  const beginsMs = entries[0]?.atMs;
   return {
-    ...(beginsMs === undefined ? {} : { beginsMs }),
-    holdings: [...tracks.values()].flat().map(toHolding),
+    beginsMs: entries[0]?.atMs,
+    holdings: [...tracks.byClaim.values()].flat().map(toHolding),
     events: entries.flatMap(toEvent),
   };
 }
 
-function applyPass(tracks: Tracks, incumbents: Holders, steps: readonly RuleChange[]): void {
-  const added = steps.filter(({ action }) => action === "add");
-  const rules = new Set(added.map(({ claim }) => `${claim.family} ${claim.rule}`));
-  for (const step of added) begin(tracks, incumbents, step);
-  for (const step of steps)
-    if (step.action === "remove" && !rules.has(`${step.claim.family} ${step.claim.rule}`)) end(tracks, step);
+function applyPass(tracks: Tracks, changes: readonly RuleChange[]): void {
+  const added = changes.filter(({ action }) => action === "add");
+  const keys = new Set(added.map(({ key }) => key));
+  for (const change of added) begin(tracks, change);
+  for (const change of changes) if (change.action === "remove" && !keys.has(change.key)) end(tracks, change);
 }
 
-function begin(tracks: Tracks, incumbents: Holders, { claim, entry, reason }: RuleChange): void {
-  const last = tracksOf(tracks, claim).at(-1);
-  const track = last?.toMs === undefined ? last : undefined;
-  const own = track ?? newTrack(claim, entry.boot, { fromMs: entry.atMs, began: reason });
-  if (track === undefined) tracksOf(tracks, claim).push(own);
-  const before = incumbents.get(portKey(claim));
-  // Somebody else had removed its rule, so that no entry tells of its end.
-  if (before !== undefined && before !== own && before.toMs === undefined) {
+function begin(tracks: Tracks, change: RuleChange): void {
+  const { entry, reason } = change;
+  const claim = toClaim(change);
+  const tracksOfClaim = tracksOf(tracks, claim);
+  const last = tracksOfClaim.at(-1);
+  const running = last?.toMs === undefined ? last : undefined;
+  const track = running ?? newTrack(claim, entry.boot);
+  if (running === undefined) {
+    track.fromMs = entry.atMs;
+    track.began = reason;
+    tracksOfClaim.push(track);
+  }
+  const before = tracks.lastByPort.get(portKey(claim));
+  // Another program had removed its rule, so no entry marks its end.
+  if (before !== undefined && before !== track && before.toMs === undefined) {
     before.toMs = entry.atMs;
     before.ended = { why: "another has its port, and its rule was gone", trigger: null };
   }
-  incumbents.set(portKey(claim), own);
-  own.rules.add(claim.rule);
-  if (claim.source !== undefined) own.allow.add(claim.source);
+  tracks.lastByPort.set(portKey(claim), track);
+  track.rules.add(change.key);
+  addSource(track, change);
 }
 
-function end(tracks: Tracks, { claim, entry, reason }: RuleChange): void {
-  const own = tracksOf(tracks, claim);
-  let last = own.at(-1);
+function end(tracks: Tracks, change: RuleChange): void {
+  const { entry, reason } = change;
+  const claim = toClaim(change);
+  const tracksOfClaim = tracksOf(tracks, claim);
+  let last = tracksOfClaim.at(-1);
   if (last === undefined || last.boot !== entry.boot) {
-    last = newTrack(claim, entry.boot, {});
-    own.push(last);
+    last = newTrack(claim, entry.boot);
+    tracksOfClaim.push(last);
   }
-  if (claim.source !== undefined) last.allow.add(claim.source);
-  last.rules.delete(claim.rule);
-  // Others of its rules are there still. (One that seemed to have ended had not, if there was a rule to remove.)
+  addSource(last, change);
+  last.rules.delete(change.key);
+  // Other rules of the holding remain. (If it seemed to have ended, it had not, because there was a rule to remove.)
   if (last.rules.size > 0) return;
   last.toMs = entry.atMs;
   last.ended = reason;
 }
 
-function tracksOf(tracks: Tracks, claim: PortClaim): Track[] {
-  const own = tracks.get(claimKey(claim)) ?? [];
-  tracks.set(claimKey(claim), own);
+function addSource({ allow }: Track, { rule: { source } }: RuleChange): void {
+  if (source !== undefined) allow.add(formatCidr(source));
+}
+
+function toClaim({ guest, rule }: RuleChange): PortClaim {
+  const { family, protocol, published, hostAddress, destination, targetPorts } = rule;
+  const target = formatHostPort(destination, formatPorts(targetPorts));
+  return { guest, family, protocol, published, listen: hostAddress ?? null, target };
+}
+
+/** Equal for all claims to one port. */
+function portKey({ family, protocol, published, listen }: PortClaim): string {
+  return [family, protocol, formatPorts(published), listen ?? "*"].join(" ");
+}
+
+/** Equal for all claims of one guest to one port, with one target. */
+function claimKey(claim: PortClaim): string {
+  return [portKey(claim), claim.target, ownerName(claim.guest)].join(" ");
+}
+
+function tracksOf({ byClaim }: Tracks, claim: PortClaim): Track[] {
+  const own = byClaim.get(claimKey(claim)) ?? [];
+  byClaim.set(claimKey(claim), own);
   return own;
 }
 
-function newTrack(claim: PortClaim, boot: string, begun: Pick<Track, "fromMs" | "began">): Track {
-  return { claim, boot, rules: new Set(), allow: new Set(), ...begun };
+function newTrack(claim: PortClaim, boot: string): Track {
+  const open = { fromMs: undefined, toMs: undefined, began: undefined, ended: undefined };
+  return { claim, boot, rules: new Set(), allow: new Set(), ...open };
 }
 
-function endOtherBoots(tracks: Tracks, boot: string, boots: readonly Boot[]): void {
-  for (const track of [...tracks.values()].flatMap((own) => own.at(-1) ?? [])) {
+function endOtherBoots({ byClaim }: Tracks, boot: string, boots: readonly Boot[]): void {
+  for (const track of [...byClaim.values()].flatMap((own) => own.at(-1) ?? [])) {
     if (track.boot === boot || track.toMs !== undefined) continue;
-    // The journal may have lost the entry by which it would be known.
+    // The journal may have lost every entry of that boot's end.
     const endMs = boots.find(({ id }) => id === track.boot)?.lastMs ?? track.fromMs ?? 0;
     track.toMs = Math.max(endMs, track.fromMs ?? 0);
     track.ended = { why: "the host went down", trigger: null };
   }
 }
 
-/** What is active now, whatever the log says: it began before the journal does, or a second copy of its rule ended. */
+/**
+ * Adds what is active now, whatever the log contains: it began before the journal does, or only a second copy of its
+ * rule ended.
+ */
 function addCurrent(tracks: Tracks, { forwards, updatedAt }: DaemonStatus): void {
   for (const { state, guest, family, protocol, published, listen, address, target } of forwards) {
     if (state !== "active" || address === null) continue;
@@ -162,36 +206,28 @@ function addCurrent(tracks: Tracks, { forwards, updatedAt }: DaemonStatus): void
         published: parsePorts(published),
         listen: host,
         target: formatHostPort(address, target),
-        source: undefined,
-        rule: "",
       };
       const own = tracksOf(tracks, claim);
       const known = own.at(-1);
-      if (known === undefined) own.push(newTrack(claim, "", {}));
+      if (known === undefined) own.push(newTrack(claim, ""));
       else if (known.toMs !== undefined && known.toMs < Date.parse(updatedAt)) {
-        delete known.toMs;
-        delete known.ended;
+        known.toMs = undefined;
+        known.ended = undefined;
       }
     }
   }
 }
 
 function toHolding({ claim, allow, fromMs, toMs, began, ended }: Track): Holding {
-  const { source: _, rule: _rule, ...held } = claim;
-  return {
-    ...held,
-    allow: [...allow],
-    ...(fromMs === undefined ? {} : { fromMs }),
-    ...(toMs === undefined ? {} : { toMs }),
-    ...(began === undefined ? {} : { began }),
-    ...(ended === undefined ? {} : { ended }),
-  };
+  return { ...claim, allow: [...allow], fromMs, toMs, began, ended };
 }
 
-/** How kvmnatd begins what it says of a guest, for entries without fields. */
-const OF_GUEST = /^(.+?): (?:no longer published|pending|forwarded to |rules brought up to date|\S+ -> \S+)/;
+/** The beginnings of kvmnatd's messages about a guest, for entries without fields. */
+const GUEST_MESSAGE =
+  /^(.+?): (?:no longer published|pending|forwarded to |rules brought up to date|\S+ -> \S+)/;
 
 function toEvent({ atMs, event, guest, message }: JournalEntry): readonly GuestEvent[] {
-  const whose = event === undefined ? OF_GUEST.exec(message)?.[1] : event === "rule" ? undefined : guest;
-  return whose === undefined ? [] : [{ atMs, guest: whose, event: event ?? null, message }];
+  const subject =
+    event === undefined ? GUEST_MESSAGE.exec(message)?.[1] : event === "rule" ? undefined : guest;
+  return subject === undefined ? [] : [{ atMs, guest: subject, event: event ?? null, message }];
 }

@@ -1,26 +1,35 @@
-import { readClaim } from "./dnat-rule.ts";
-import type { PortClaim } from "./dnat-rule.ts";
+import { parseDnatRule } from "../rules/dnat-rule.ts";
+import type { DnatRule } from "../rules/dnat-rule.ts";
+import { decodeOwnerName } from "../rules/ownership.ts";
+import { ruleKey } from "../rules/ruleset.ts";
 import type { JournalEntry } from "./parse-journal.ts";
 import { printable } from "../sanitize.ts";
 
 /** Why something began or ended, in the log's words. */
 export interface Reason {
   readonly why: string;
-  /** What made kvmnatd look; null where the log has no fields. */
+  /** What caused the pass; null when the entry has no fields. */
   readonly trigger: string | null;
 }
 
 /** A rule of a forward that was added or removed. */
 export interface RuleChange {
   readonly entry: JournalEntry;
-  readonly claim: PortClaim;
+  /** The guest's name; of a long one without fields the beginning. */
+  readonly guest: string;
+  readonly rule: DnatRule;
+  /** Equal for all texts of the same rule. */
+  readonly key: string;
   readonly action: "add" | "remove";
   readonly reason: Reason;
 }
 
 const RULE = /^([+-]) (ip6?tables) -t nat -[AID] KVMNATD-DNAT\S* (?:\d+ )?(-.*)$/;
 
-/** Steps of one pass together. Without fields, the rules of one guest are: each has a line of its own before them. */
+/**
+ * Groups the rule changes of each pass. Without fields, it groups those of each guest: a line about the guest precedes
+ * its rules.
+ */
 export function groupPasses(entries: readonly JournalEntry[]): readonly (readonly RuleChange[])[] {
   const groups: RuleChange[][] = [];
   let before: JournalEntry | undefined;
@@ -32,14 +41,14 @@ export function groupPasses(entries: readonly JournalEntry[]): readonly (readonl
       headlines = [];
     }
     before = entry;
-    const step = isRule ? toStep(entry, headlines) : undefined;
-    if (step !== undefined) groups.at(-1)?.push(step);
+    const change = isRule ? toRuleChange(entry, headlines) : undefined;
+    if (change !== undefined) groups.at(-1)?.push(change);
     if (!isRule) headlines.push(entry);
   }
   return groups.filter((group) => group.length > 0);
 }
 
-/** Lines of one pass are written within a moment, whatever the host is busy with. */
+/** Maximum time between two lines of one pass, also on a busy host. */
 const MOMENT_MS = 1000;
 
 function isSamePass(before: JournalEntry, entry: JournalEntry, isRule: boolean): boolean {
@@ -47,21 +56,24 @@ function isSamePass(before: JournalEntry, entry: JournalEntry, isRule: boolean):
   return entry.pass !== undefined || (isRule && entry.atMs - before.atMs < MOMENT_MS);
 }
 
-function toStep(entry: JournalEntry, headlines: readonly JournalEntry[]): RuleChange | undefined {
-  const [, sign, program, rule = ""] = RULE.exec(entry.message) ?? [];
-  const claim = sign === undefined ? undefined : readClaim(rule, program === "iptables" ? 4 : 6, entry.guest);
-  if (claim === undefined) return undefined;
+function toRuleChange(entry: JournalEntry, headlines: readonly JournalEntry[]): RuleChange | undefined {
+  const [, sign, program, text = ""] = RULE.exec(entry.message) ?? [];
+  const rule = sign === undefined ? undefined : parseDnatRule(text);
+  if (rule === undefined) return undefined;
+  const guest = entry.guest ?? decodeOwnerName(rule.owner.name);
   const headline =
-    headlines.findLast(({ guest }) => guest !== undefined && guest === entry.guest) ?? headlines.at(-1);
+    headlines.findLast((each) => each.guest !== undefined && each.guest === entry.guest) ?? headlines.at(-1);
   return {
     entry,
-    claim,
+    guest,
+    rule,
+    key: `${program} ${ruleKey(text)}`,
     action: sign === "+" ? "add" : "remove",
-    reason: toReason(headline, claim.guest),
+    reason: toReason(headline, guest),
   };
 }
 
-/** Without the guest's name before and the trigger after it: both are told beside it. */
+/** Removes the guest's name and the trigger from the message, because both are printed beside it. */
 function toReason(headline: JournalEntry | undefined, guest: string): Reason {
   if (headline === undefined) return { why: "the log does not say", trigger: null };
   const prefix = `${printable(guest)}: `;

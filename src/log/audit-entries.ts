@@ -2,13 +2,13 @@ import { familyOf } from "../net/address.ts";
 import type { Family, Ip } from "../net/address.ts";
 import type { Change, FamilyChange } from "../rules/diff.ts";
 import type { EventCode } from "../event-codes.ts";
-import { ownerName, parseOwner } from "../rules/ownership.ts";
+import { parseDnatRule } from "../rules/dnat-rule.ts";
+import { ownerName } from "../rules/ownership.ts";
 import type { Owner } from "../rules/ownership.ts";
 import { commandOf } from "../rules/restore.ts";
 import type { LogLevel } from "../config/port-map.ts";
 import { printable } from "../sanitize.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
-import { commentOf } from "../rules/ruleset.ts";
 
 /** One line of the audit trail. */
 export interface LogEntry {
@@ -167,8 +167,7 @@ function ownerKey(family: Family, change: Change): string {
 
 /** The guest that a change is made for; undefined for what serves several. */
 export function ownerOfChange(change: Change): Owner | undefined {
-  const comment = "rule" in change ? commentOf(change.rule) : undefined;
-  return comment === undefined ? undefined : parseOwner(comment);
+  return "rule" in change ? parseDnatRule(change.rule)?.owner : undefined;
 }
 
 function keyOf(guest: string, family: Family): string {

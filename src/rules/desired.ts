@@ -1,19 +1,21 @@
-import { formatCidr, formatPorts, LOOPBACK, formatHostPort } from "../net/address.ts";
+import { formatCidr, LOOPBACK } from "../net/address.ts";
 import type { Cidr, Family, Ip } from "../net/address.ts";
+import { formatDnatRule } from "./dnat-rule.ts";
+import type { DnatRule } from "./dnat-rule.ts";
 import { nftForwardRules } from "./libvirt-table.ts";
 import type { Network } from "../leases/network.ts";
-import { GUARD_COMMENT, JUMP_COMMENT, ownerComment, sharedComment } from "./ownership.ts";
+import { formatComment, GUARD_COMMENT, JUMP_COMMENT, ownerOf, sharedComment } from "./ownership.ts";
 import type { Guest, PortMap } from "../config/port-map.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
 import { NOTHING_DESIRED } from "./ruleset.ts";
 import type { Desired, Jump, RuleText } from "./ruleset.ts";
 
 /*
- * What we own, and the way of a packet from a client to a guest:
+ * The chains that kvmnatd owns, and the path of a packet from a client to a guest:
  *
  *   nat PREROUTING --(to a local address)--> KVMNATD-DNAT --> guest's address      nat OUTPUT likewise, for the host itself
- *   filter FORWARD --(before what rejects)-> KVMNATD-FWD  --> accept, if DNATed
- *   nat POSTROUTING -----------------------> KVMNATD-SNAT --> masquerade, only where the answer would miss us
+ *   filter FORWARD --(before any reject)---> KVMNATD-FWD  --> accept, if DNATed
+ *   nat POSTROUTING -----------------------> KVMNATD-SNAT --> masquerade, only where the reply would bypass the host
  */
 const DNAT = "KVMNATD-DNAT";
 const SNAT = "KVMNATD-SNAT";
@@ -21,51 +23,59 @@ const FWD = "KVMNATD-FWD";
 
 type Reach = PortMap["reach"];
 
-/** A network's bridge with one of its subnets: what the constant rules are made for. */
+/** A network's bridge with one of its subnets. The constant rules are written once per link. */
 interface Link {
   readonly bridge: string;
   readonly cidr: Cidr;
 }
 
+/** What the ruleset is built from. */
+export interface RulesetInputs {
+  readonly portMap: PortMap;
+  readonly forwards: readonly ResolvedForward[];
+  readonly networks: readonly Network[];
+}
+
 /**
- * Resolved forwards x networks -> the ruleset of one family.
- * @param nftBridges those whose rules libvirt keeps in its own nftables table
- *
- * Nothing at all where the family is not used or no network is up: a chain made before libvirt's own
- * would only have to be moved when libvirt puts its jumps in front of it.
+ * Builds the desired ruleset of one family.
+ * @param nftBridges bridges whose rules libvirt keeps in its own nftables table
+ * @returns nothing when the family is not used or no network is up: libvirt would insert its jumps before a chain that
+ * existed earlier, and kvmnatd's jump would only have to move
  */
 export function buildDesired(
-  portMap: PortMap,
-  forwards: readonly ResolvedForward[],
-  networks: readonly Network[],
+  { portMap, forwards, networks }: RulesetInputs,
   family: Family,
   nftBridges: ReadonlySet<string>,
 ): Desired {
   const links = linksOf(networks, family);
-  const ours = forwards.filter((forward) => forward.family === family);
-  if (links.length === 0 || ours.length === 0) return NOTHING_DESIRED;
-  const { reach } = portMap;
-  const loopback = reach.loopback && family === 4;
+  const own = forwards.filter((forward) => forward.family === family);
+  if (links.length === 0 || own.length === 0) return NOTHING_DESIRED;
+  const reach = { ...portMap.reach, loopback: portMap.reach.loopback && family === 4 };
   const guests = new Map(portMap.guests.map((guest) => [guest.name, guest]));
   const dnat = [
-    ...(reach.guests ? [] : links.map((link) => notFromGuests(link.bridge))),
-    ...ours.flatMap((forward) => dnatRules(forward, guests)),
+    ...(reach.guests ? [] : links.map((link) => returnFromGuests(link.bridge))),
+    ...own.flatMap((forward) => dnatRules(forward, guests.get(forward.forward.guest))),
   ];
-  const snat = links.flatMap((link) => snatRules(link, reach, loopback));
+  const snat = links.flatMap((link) => snatRules(link, reach));
   return {
     chains: {
       raw: new Map(),
       filter: new Map([[FWD, links.flatMap(forwardRules)]]),
       nat: new Map([[DNAT, unique(dnat)], ...(snat.length === 0 ? [] : [[SNAT, snat] as const])]),
     },
-    jumps: [...jumps(links, reach, loopback, snat.length > 0), ...(loopback ? guards(links) : [])],
+    jumps: [
+      forwardJump(links),
+      ...dnatJumps(reach, family),
+      ...(snat.length === 0 ? [] : [natJump("POSTROUTING", `${JUMP_MARK} -j ${SNAT}`)]),
+      ...(reach.loopback ? guards(links) : []),
+    ],
     libvirt: links
       .filter((link) => nftBridges.has(link.bridge))
       .flatMap(({ bridge, cidr }) => nftForwardRules(bridge, cidr)),
   };
 }
 
-/** A bridge may have several addresses in one subnet; two equal rules would be one too many for ever. */
+/** Each pair of bridge and subnet once: a bridge may have several addresses in one subnet. */
 function linksOf(networks: readonly Network[], family: Family): readonly Link[] {
   const links = networks.flatMap(({ bridge, subnets }) =>
     subnets
@@ -76,62 +86,58 @@ function linksOf(networks: readonly Network[], family: Family): readonly Link[] 
   return [...new Map(links.map((link) => [`${link.bridge} ${formatCidr(link.cidr)}`, link])).values()];
 }
 
-function jumps(links: readonly Link[], reach: Reach, loopback: boolean, snat: boolean): readonly Jump[] {
-  const mark = comment(JUMP_COMMENT);
-  const bridges = unique(links.map((link) => link.bridge));
-  const out: Jump[] = [
-    { table: "filter", chain: "FORWARD", rule: `${mark} -j ${FWD}`, mustPrecedeRejectsFor: bridges },
-    { table: "nat", chain: "PREROUTING", rule: `-m addrtype --dst-type LOCAL ${mark} -j ${DNAT}` },
+const JUMP_MARK = formatComment(JUMP_COMMENT);
+
+function natJump(chain: string, rule: RuleText): Jump {
+  return { table: "nat", chain, rule, mustPrecedeRejectsFor: undefined, mustPrecedeAcceptsFor: undefined };
+}
+
+function forwardJump(links: readonly Link[]): Jump {
+  return {
+    table: "filter",
+    chain: "FORWARD",
+    rule: `${JUMP_MARK} -j ${FWD}`,
+    mustPrecedeRejectsFor: unique(links.map((link) => link.bridge)),
+    mustPrecedeAcceptsFor: undefined,
+  };
+}
+
+function dnatJumps(reach: Reach, family: Family): readonly Jump[] {
+  const toLocal = `-m addrtype --dst-type LOCAL ${JUMP_MARK} -j ${DNAT}`;
+  const notLoopback = family === 4 ? "! -d 127.0.0.0/8" : "! -d ::1/128";
+  return [
+    natJump("PREROUTING", toLocal),
+    ...(reach.host ? [natJump("OUTPUT", `${notLoopback} ${toLocal}`)] : []),
+    ...(reach.loopback ? [natJump("OUTPUT", `-d ${LOOPBACK}/32 ${JUMP_MARK} -j ${DNAT}`)] : []),
   ];
-  const ipv4 = links.some((link) => link.cidr.family === 4);
-  const notLoopback = ipv4 ? "! -d 127.0.0.0/8" : "! -d ::1/128";
-  if (reach.host)
-    out.push({
-      table: "nat",
-      chain: "OUTPUT",
-      rule: `${notLoopback} -m addrtype --dst-type LOCAL ${mark} -j ${DNAT}`,
-    });
-  if (loopback) out.push({ table: "nat", chain: "OUTPUT", rule: `-d ${LOOPBACK}/32 ${mark} -j ${DNAT}` });
-  if (snat) out.push({ table: "nat", chain: "POSTROUTING", rule: `${mark} -j ${SNAT}` });
-  return out;
 }
 
-/** One rule a host address and source; a range is one rule. */
-function dnatRules(resolved: ResolvedForward, guests: ReadonlyMap<string, Guest>): readonly RuleText[] {
-  const { forward, target } = resolved;
-  const guest = guests.get(forward.guest);
+/** One rule per host address and source; a range is one rule. */
+function dnatRules(resolved: ResolvedForward, guest: Guest | undefined): readonly RuleText[] {
+  const { family, forward, target } = resolved;
   if (target === undefined || guest === undefined) return [];
-  const addresses: readonly (Ip | undefined)[] =
+  const hosts: readonly (Ip | undefined)[] =
     resolved.hostAddresses.length === 0 ? [undefined] : resolved.hostAddresses;
-  const hosts = addresses.map((ip) =>
-    ip === undefined ? "" : `-d ${ip}/${resolved.family === 4 ? 32 : 128} `,
-  );
-  const allowed = forward.allow.filter((cidr) => cidr.family === resolved.family);
-  // iptables-save does not print a source that is everybody.
-  const everybody = forward.allow.length === 0 || allowed.some((cidr) => cidr.prefix === 0);
-  const sources = everybody ? [""] : allowed.map((cidr) => `-s ${formatCidr(cidr)} `);
-  const { protocol } = forward;
-  const match = `-p ${protocol} -m ${protocol} --dport ${formatPorts(forward.published, ":")}`;
-  const owner = comment(ownerComment(guest, target.mac));
-  return hosts.flatMap((host) =>
-    sources.map(
-      (source) => `${source}${host}${match} ${owner} -j DNAT --to-destination ${destination(resolved)}`,
-    ),
+  const allowed = forward.allow.filter((cidr) => cidr.family === family);
+  // iptables-save does not print a source that matches every address.
+  const isOpen = forward.allow.length === 0 || allowed.some((cidr) => cidr.prefix === 0);
+  const sources: readonly (Cidr | undefined)[] = isOpen ? [undefined] : allowed;
+  const rule: Omit<DnatRule, "hostAddress" | "source"> = {
+    family,
+    protocol: forward.protocol,
+    published: forward.published,
+    owner: ownerOf(guest, target.mac),
+    destination: target.address,
+    targetPorts: forward.target,
+  };
+  return hosts.flatMap((hostAddress) =>
+    sources.map((source) => formatDnatRule({ ...rule, hostAddress, source })),
   );
 }
 
-/** `ADDRESS:PORT`; a shifted range is `ADDRESS:FIRST-LAST/BASE`, an unshifted one keeps the port by saying none. */
-function destination({ forward, target }: ResolvedForward): string {
-  const { published, target: ports } = forward;
-  const address = target?.address ?? "";
-  const single = ports.first === ports.last;
-  if (!single && ports.first === published.first) return address;
-  return formatHostPort(address, `${formatPorts(ports)}${single ? "" : `/${published.first}`}`);
-}
-
-/** Accepts what was redirected, and the answers to it, where FORWARD's policy or libvirt would not. */
+/** Accepts what was redirected, and the replies to it, where FORWARD's policy or libvirt would not. */
 function forwardRules({ bridge, cidr }: Link): readonly RuleText[] {
-  const mark = comment(sharedComment(bridge));
+  const mark = formatComment(sharedComment(bridge));
   const subnet = formatCidr(cidr);
   return [
     `-d ${subnet} -o ${bridge} -m conntrack --ctstate DNAT ${mark} -j ACCEPT`,
@@ -139,31 +145,28 @@ function forwardRules({ bridge, cidr }: Link): readonly RuleText[] {
   ];
 }
 
-/** Guests of one network answer each other directly, past us; so would a guest answer 127.0.0.1. */
-function snatRules({ bridge, cidr }: Link, reach: Reach, loopback: boolean): readonly RuleText[] {
-  const mark = comment(sharedComment(bridge));
+/** A guest would reply to another guest of its network directly, past the host, and likewise to 127.0.0.1. */
+function snatRules({ bridge, cidr }: Link, reach: Reach): readonly RuleText[] {
+  const mark = formatComment(sharedComment(bridge));
   const subnet = formatCidr(cidr);
   const rule = (source: string): RuleText =>
     `-s ${source} -d ${subnet} -o ${bridge} -m conntrack --ctstate DNAT ${mark} -j MASQUERADE`;
-  return [...(reach.guests ? [rule(subnet)] : []), ...(loopback ? [rule("127.0.0.0/8")] : [])];
+  return [...(reach.guests ? [rule(subnet)] : []), ...(reach.loopback ? [rule("127.0.0.0/8")] : [])];
 }
 
-function notFromGuests(bridge: string): RuleText {
-  return `-i ${bridge} ${comment(sharedComment(bridge))} -j RETURN`;
+function returnFromGuests(bridge: string): RuleText {
+  return `-i ${bridge} ${formatComment(sharedComment(bridge))} -j RETURN`;
 }
 
-/** route_localnet, which loopback needs, would let guests reach the host's own 127.0.0.1 but for this. */
+/** With route_localnet, which `reach.loopback` needs, guests could reach 127.0.0.1 of the host without these rules. */
 function guards(links: readonly Link[]): readonly Jump[] {
   return unique(links.map((link) => link.bridge)).map((bridge) => ({
     table: "raw",
     chain: "PREROUTING",
-    rule: `-d 127.0.0.0/8 -i ${bridge} ${comment(GUARD_COMMENT)} -j DROP`,
+    rule: `-d 127.0.0.0/8 -i ${bridge} ${formatComment(GUARD_COMMENT)} -j DROP`,
+    mustPrecedeRejectsFor: undefined,
     mustPrecedeAcceptsFor: bridge,
   }));
-}
-
-function comment(text: string): string {
-  return `-m comment --comment "${text}"`;
 }
 
 function unique<T>(values: readonly T[]): readonly T[] {

@@ -4,48 +4,71 @@ import type { Guest } from "../config/port-map.ts";
 import { identityText } from "../config/port-map.ts";
 import { encodeForComment } from "../sanitize.ts";
 
-/** Every rule we own carries a comment that starts so. */
+/** Beginning of the comment of every rule that kvmnatd owns. */
 export const MARK = "kvmnatd:";
 
-/** Every chain we own starts so; 28 characters are the kernel's limit for a chain's name. */
+/** Beginning of the name of every chain that kvmnatd owns. The kernel allows 28 characters for a chain's name. */
 export const CHAIN_PREFIX = "KVMNATD-";
 
-/** What a forward's comment says: who holds it survives a restart of the daemon in the kernel, and nowhere else. */
+/** The comment of a forward's rule. The incumbent survives a restart of the daemon in this comment and nowhere else. */
 export interface Owner {
-  /** The guest's name as {@link ownerName} writes it. */
+  /** The guest's name as {@link ownerName} encodes it. */
   readonly name: string;
+  /** How the guest was found, see `identityText`. */
   readonly identity: string;
-  readonly mac?: Mac;
+  /** Undefined for a guest with a fixed address. */
+  readonly mac: Mac | undefined;
 }
 
-/** The comment of a guest's forward: `kvmnatd:NAME[ IDENTITY][ MAC]`. At most 255 characters, the kernel's limit. */
-export function ownerComment(guest: Guest, mac: Mac | undefined): string {
-  const identity = identityText(guest);
-  return [
-    MARK + ownerName(guest.name),
-    ...(identity === "" ? [] : [identity]),
-    ...((mac ?? "") ? [mac] : []),
-  ].join(" ");
+/** @returns the owner of the rules that forward to this guest */
+export function ownerOf(guest: Guest, mac: Mac | undefined): Owner {
+  return { name: ownerName(guest.name), identity: identityText(guest), mac };
 }
 
-/** The comment of a rule that serves no single guest; `@` cannot begin a guest's. */
-export function sharedComment(what: string): string {
-  return `${MARK}@${encodeForComment(what)}`;
+/**
+ * @returns the comment `kvmnatd:NAME[ IDENTITY][ MAC]`, at most 255 characters, which is the kernel's limit;
+ * {@link parseOwner} is its inverse
+ */
+export function formatOwner({ name, identity, mac }: Owner): string {
+  return [MARK + name, identity, mac ?? ""].filter((part) => part !== "").join(" ");
 }
 
-/** The comments of our rules in chains of others: a rule of others may begin as ours do. */
-export const JUMP_COMMENT: string = sharedComment("jump");
-export const GUARD_COMMENT: string = sharedComment("loopback-guard");
-
+/** @returns undefined for a comment that {@link formatOwner} did not write */
 export function parseOwner(comment: string): Owner | undefined {
-  if (!comment.startsWith(MARK) || comment.startsWith(`${MARK}@`)) return undefined;
+  if (!comment.startsWith(MARK) || comment.startsWith(SHARED_MARK)) return undefined;
   const [name = "", ...rest] = comment.slice(MARK.length).split(" ");
   const mac = parseMac(rest.at(-1) ?? "");
   const identity = (mac === undefined ? rest : rest.slice(0, -1)).join(" ");
-  return { name, identity, ...(mac === undefined ? {} : { mac }) };
+  return { name, identity, mac };
 }
 
-/** A guest's name as comments carry it. */
+const SHARED_MARK = `${MARK}@`;
+
+/** The comment of a rule that serves several guests. `@` is never the first character of an encoded guest name. */
+export function sharedComment(subject: string): string {
+  return SHARED_MARK + encodeForComment(subject);
+}
+
+/** Comments of kvmnatd's rules in foreign chains. A foreign rule's comment may begin with the mark too. */
+export const JUMP_COMMENT: string = sharedComment("jump");
+export const GUARD_COMMENT: string = sharedComment("loopback-guard");
+
+/** @returns the option of iptables that sets a comment, quoted as iptables-save prints it */
+export function formatComment(comment: string): string {
+  return `-m comment --comment "${comment}"`;
+}
+
+/** Encodes a guest's name for a comment. A long name is cut and ends in a hash. */
 export function ownerName(name: string): string {
   return encodeForComment(name);
+}
+
+/** @returns the guest's name, or the beginning and the hash of a long one */
+export function decodeOwnerName(name: string): string {
+  const bytes = name.match(/%[0-9a-f]{2}|[^%]/g) ?? [];
+  return new TextDecoder().decode(
+    Uint8Array.from(bytes, (each) =>
+      each.length === 3 ? Number.parseInt(each.slice(1), 16) : each.charCodeAt(0),
+    ),
+  );
 }

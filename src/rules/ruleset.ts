@@ -28,10 +28,10 @@ export interface Jump {
   readonly table: Table;
   readonly chain: string;
   readonly rule: RuleText;
-  /** Set: it must stand before everything that rejects all traffic to these bridges. */
-  readonly mustPrecedeRejectsFor?: readonly string[];
-  /** Set: it must stand before everything that may let past what comes from this bridge. */
-  readonly mustPrecedeAcceptsFor?: string;
+  /** Bridges: the rule must precede every rule that rejects all traffic to one of them. */
+  readonly mustPrecedeRejectsFor: readonly string[] | undefined;
+  /** A bridge: the rule must precede every rule that may accept what comes from it. */
+  readonly mustPrecedeAcceptsFor: string | undefined;
 }
 
 /** What the kernel has, in one family. Foreign chains are there to be looked at, never to be written. */

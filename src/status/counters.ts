@@ -1,34 +1,36 @@
+import { formatPorts } from "../net/address.ts";
 import type { Family } from "../net/address.ts";
-import { ownerName, parseOwner } from "../rules/ownership.ts";
+import { parseDnatRule } from "../rules/dnat-rule.ts";
+import type { DnatRule } from "../rules/dnat-rule.ts";
+import { ownerName } from "../rules/ownership.ts";
 import type { CountedRule } from "../rules/parse-save.ts";
-import { commentOf, optionOf } from "../rules/ruleset.ts";
 import type { ForwardStatus } from "./status.ts";
 
-/** A forward with what its rules have counted; null where they cannot be read, or there are none. */
+/** A forward with the counters of its rules; null when they cannot be read or there are no rules. */
 export type CountedForward = ForwardStatus & {
   readonly packets: number | null;
   readonly bytes: number | null;
 };
 
 /**
- * Gives each forward what the rules of KVMNATD-DNAT have counted for it: packets that opened connections, the nat
- * table sees no others.
- * @param rules by family; a rule's counters go to one forward only
+ * Adds the counters of the rules in KVMNATD-DNAT to each forward. The nat table sees only packets that open connections.
+ * @param rules by family; each rule counts for one forward only
  */
 export function countForwards(
   forwards: readonly ForwardStatus[],
   rules: ReadonlyMap<Family, readonly CountedRule[]>,
 ): readonly CountedForward[] {
   const byPort = Map.groupBy(forwards, ({ family, guest, protocol, published }) =>
-    keyOf(family, ownerName(guest), protocol, published.replace("-", ":")),
+    keyOf(family, ownerName(guest), protocol, published),
   );
   const sums = new Map<ForwardStatus, { readonly packets: number; readonly bytes: number }>();
   for (const [family, counted] of rules)
     for (const { rule, counters } of counted) {
-      const owner = parseOwner(commentOf(rule) ?? "");
-      const ports = optionOf(rule, "--dport") ?? "";
-      const alike = byPort.get(keyOf(family, owner?.name ?? "", optionOf(rule, "-p") ?? "", ports)) ?? [];
-      const forward = alike.find((each) => listensAt(each, optionOf(rule, "-d"))) ?? alike[0];
+      const dnat = parseDnatRule(rule);
+      if (dnat === undefined) continue;
+      const { owner, protocol, published } = dnat;
+      const alike = byPort.get(keyOf(family, owner.name, protocol, formatPorts(published))) ?? [];
+      const forward = alike.find((each) => listensAt(each, dnat)) ?? alike[0];
       if (forward === undefined) continue;
       const sum = sums.get(forward) ?? { packets: 0, bytes: 0 };
       sums.set(forward, { packets: sum.packets + counters.packets, bytes: sum.bytes + counters.bytes });
@@ -39,9 +41,8 @@ export function countForwards(
   }));
 }
 
-/** @param destination of a rule, e.g. `198.51.100.1/32`; undefined: any */
-function listensAt({ listen }: ForwardStatus, destination: string | undefined): boolean {
-  return destination === undefined ? listen.length === 0 : listen.includes(destination.replace(/\/\d+$/, ""));
+function listensAt({ listen }: ForwardStatus, { hostAddress }: DnatRule): boolean {
+  return hostAddress === undefined ? listen.length === 0 : listen.includes(hostAddress);
 }
 
 function keyOf(family: Family, guest: string, protocol: string, ports: string): string {

@@ -83,7 +83,7 @@ function desiredOf({ guests, reach, hasTwoAddresses }: State): Desired {
     ),
   });
   const { forwards } = resolveForwards(map, [up], new Map(), [], NOW);
-  return buildDesired(map, forwards, [up], 4, new Set(["virbr0"]));
+  return buildDesired({ portMap: map, forwards, networks: [up] }, 4, new Set(["virbr0"]));
 }
 
 function start(rules: readonly string[]): FakeIptables {

@@ -241,7 +241,7 @@ function inForce(map: PortMap, family: Family): InForce {
   const { ports } = allSuspects([], portTargets(forwards), family);
   const doubt = { ports, formerTargets: new Set(GUESTS) };
   return {
-    desired: buildDesired(map, forwards, [UP], family, new Set()),
+    desired: buildDesired({ portMap: map, forwards, networks: [UP] }, family, new Set()),
     isPublished: (port) => ports.some(({ range }) => range.first <= port && port <= range.last),
     isStale: (line) => findStaleFlows([line], doubt, expectation, family).length > 0,
     commandsFor: (lines) => findStaleFlows(lines, doubt, expectation, family),

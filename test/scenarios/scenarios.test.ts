@@ -39,7 +39,8 @@ it.each(readdirSync(STORIES))("%s", (name) => {
   const incumbents = readIncumbents(portMap, new Map([[4, kernel.read()]]));
 
   const { forwards } = resolveForwards(portMap, [network], host, incumbents, NOW);
-  const diff = diffRulesets(buildDesired(portMap, forwards, [network], 4, new Set()), kernel.read());
+  const desired = buildDesired({ portMap, forwards, networks: [network] }, 4, new Set());
+  const diff = diffRulesets(desired, kernel.read());
   const changes = diff.map((change) => ({ family: 4 as const, change }));
   const said = buildAuditEntries(
     describeIncumbents(incumbents),

@@ -30,7 +30,14 @@ const removed = (text: RuleText = {}): string => `- iptables -t nat -D KVMNATD-D
 
 /** One pass of the daemon, without fields; a second between the passes would be too little. */
 function pass(minute: number, ...lines: readonly string[]): readonly JournalEntry[] {
-  return lines.map((message, index) => ({ atMs: minute * MINUTE + index, boot: "two", pid: "7", message }));
+  const fields = { event: undefined, guest: undefined, reason: undefined, pass: undefined };
+  return lines.map((message, index) => ({
+    atMs: minute * MINUTE + index,
+    boot: "two",
+    pid: "7",
+    message,
+    ...fields,
+  }));
 }
 
 /** The same with fields. */
@@ -53,42 +60,50 @@ function summarize({ holdings }: History): readonly string[] {
   );
 }
 
+const ALL: Selection = {
+  guest: undefined,
+  port: undefined,
+  protocol: undefined,
+  sinceMs: undefined,
+  untilMs: undefined,
+};
+
 const read = (
   entries: readonly (readonly JournalEntry[])[],
-  selection: Selection = {},
+  selection: Partial<Selection> = {},
   status?: DaemonStatus,
-): History => selectHistory(readHistory(entries.flat(), BOOTS, status), selection);
+): History => selectHistory(readHistory(entries.flat(), BOOTS, status), { ...ALL, ...selection });
 
 const HEAD = "web: forwarded to 192.168.122.11 (start)";
 const FIRST = "192.168.122.11:22";
 const SECOND = "192.168.122.57:22";
 
-describe("a history", () => {
+describe("the history", () => {
   it.each<readonly [string, readonly (readonly JournalEntry[])[], readonly string[]]>([
-    ["of nothing", [], []],
-    ["of a rule that stays", [pass(1, HEAD, added())], [`web *:1122 -> ${FIRST} 1..`]],
+    ["is empty without entries", [], []],
+    ["has an open holding for a rule that stays", [pass(1, HEAD, added())], [`web *:1122 -> ${FIRST} 1..`]],
     [
-      "of a rule that was removed",
+      "ends the holding when its rule is removed",
       [pass(1, HEAD, added()), pass(2, "web: no longer published (config)", removed())],
       [`web *:1122 -> ${FIRST} 1..2`],
     ],
     [
-      "of a guest that moved",
+      "ends one holding and begins another when the guest moves",
       [pass(1, HEAD, added()), pass(2, "web: a -> b (x)", removed(), inserted({ to: SECOND }))],
       [`web *:1122 -> ${FIRST} 1..2`, `web *:1122 -> ${SECOND} 2..`],
     ],
     [
-      "of a rule that was put back",
+      "continues the holding when its rule is restored",
       [pass(1, HEAD, added()), pass(2, "web: rules brought up to date (ruleset changed)", added())],
       [`web *:1122 -> ${FIRST} 1..`],
     ],
     [
-      "of a rule that was moved within its chain",
+      "continues the holding when its rule moves within its chain",
       [pass(1, HEAD, added()), pass(2, "web: rules brought up to date (x)", removed(), inserted())],
       [`web *:1122 -> ${FIRST} 1..`],
     ],
     [
-      "of a rule whose text differs, but not what it does",
+      "recognises the same rule in another text",
       [
         pass(1, HEAD, added({ match: "-d 192.0.2.1/32 " })),
         pass(
@@ -100,7 +115,7 @@ describe("a history", () => {
       [`web 192.0.2.1:1122 -> ${FIRST} 1..2`],
     ],
     [
-      "of a MAC that changed",
+      "continues the holding when only the MAC changes",
       [
         pass(1, HEAD, added()),
         pass(
@@ -114,12 +129,12 @@ describe("a history", () => {
       [`web *:9 -> ${FIRST} ..2`, `web *:1122 -> ${FIRST} 1..`],
     ],
     [
-      "that begins in the middle",
+      "has no beginning for a holding whose first entry is its end",
       [pass(2, "web: a -> b (x)", removed(), inserted({ to: SECOND }))],
       [`web *:1122 -> ${FIRST} ..2`, `web *:1122 -> ${SECOND} 2..`],
     ],
     [
-      "of sources that come and go",
+      "ends the holding with the rule of its last source",
       [
         pass(1, HEAD, added({ match: "-s 10.0.0.0/8 " }), added({ match: "-s 203.0.113.7/32 " })),
         pass(2, "web: rules brought up to date (config)", removed({ match: "-s 203.0.113.7/32 " })),
@@ -128,7 +143,7 @@ describe("a history", () => {
       [`web *:1122 -> ${FIRST} 1..3`],
     ],
     [
-      "of a second copy, which ended nothing",
+      "continues the holding when only a second copy of its rule is removed",
       [
         pass(1, HEAD, added()),
         pass(2, "web: rules brought up to date (x)", removed()),
@@ -137,7 +152,7 @@ describe("a history", () => {
       [`web *:1122 -> ${FIRST} 1..3`],
     ],
     [
-      "of a port that went to another guest",
+      "follows a port from one guest to another",
       [
         told(1, "web", HEAD, added()),
         told(2, "web", "web: no longer published (config)", removed()),
@@ -146,7 +161,7 @@ describe("a history", () => {
       [`web *:1122 -> ${FIRST} 1..2`, `db *:1122 -> ${FIRST} 2..`],
     ],
     [
-      "of IPv6, ranges and whole addresses",
+      "reads IPv6 rules, ranges and targets without a port",
       [
         pass(1, HEAD, added({ program: "ip6tables", to: "[fd00::1]:22", match: "-d fd01::1/128 " })),
         pass(1, HEAD, added({ port: "5000:5010", to: "192.168.122.11" })),
@@ -159,12 +174,12 @@ describe("a history", () => {
       ],
     ],
     [
-      "knows a guest's name from the rule's comment",
+      "reads the guest's name from the rule's comment",
       [pass(1, HEAD, added({ guest: "w%c3%a4b%20x" }))],
       [`wäb x *:1122 -> ${FIRST} 1..`],
     ],
     [
-      "without rules of others, and of other chains",
+      "ignores foreign rules and other chains",
       [
         pass(
           1,
@@ -180,7 +195,7 @@ describe("a history", () => {
     expect(summarize(read(entries))).toEqual(expected);
   });
 
-  it("ends with the host, though nobody logged it", () => {
+  it("ends all holdings with the host, though nothing is logged", () => {
     const before = pass(1, HEAD, added()).map((entry) => ({ ...entry, boot: "one" }));
     expect(summarize(read([before]))).toEqual([`web *:1122 -> ${FIRST} 1..99`]);
     const after = read([before, pass(120, HEAD, added())]);
@@ -189,7 +204,7 @@ describe("a history", () => {
     expect(summarize(read([before, pass(120, HEAD, added())], { sinceMs: 110, untilMs: 110 }))).toEqual([]);
   });
 
-  it("says why each began and ended, and lists the sources", () => {
+  it("gives the reason for each beginning and end, and the sources", () => {
     const entries = [
       told(1, "web", HEAD.replace("start", "virbr0.status"), added({ match: "-s 10.0.0.0/8 " })),
       pass(
@@ -215,7 +230,7 @@ describe("a history", () => {
   });
 });
 
-describe("what is active now", () => {
+describe("a forward that is active now", () => {
   const forward: ForwardStatus = {
     guest: "web",
     protocol: "tcp",
@@ -245,28 +260,28 @@ describe("what is active now", () => {
   });
 
   it.each<readonly [string, DaemonStatus, readonly (readonly JournalEntry[])[], readonly string[]]>([
-    ["was always, when no entry says since when", status(), [], [`web *:1122 -> ${FIRST} ..`]],
+    ["was always there when no entry begins it", status(), [], [`web *:1122 -> ${FIRST} ..`]],
     [
-      "is what the log says",
+      "begins with its entry",
       status(),
       [pass(1, HEAD, added({ match: "-s 10.0.0.0/8 " }))],
       [`web *:1122 -> ${FIRST} 1..`],
     ],
     [
-      "did not end with a second copy of its rule",
+      "did not end when a second copy of its rule was removed",
       status(),
       [pass(1, HEAD, added()), pass(2, "web: rules brought up to date (x)", removed())],
       [`web *:1122 -> ${FIRST} 1..`],
     ],
     [
-      "may have ended since",
+      "keeps an end that is newer than the status",
       status({}, 2),
       [pass(1, HEAD, added()), pass(3, "web: no longer published (config)", removed())],
       [`web *:1122 -> ${FIRST} 1..3`],
     ],
-    ["is not what is pending", status({ state: "pending", address: null }), [], []],
+    ["does not include a pending one", status({ state: "pending", address: null }), [], []],
     [
-      "has each of its addresses",
+      "has one holding for each of its addresses",
       status({ listen: ["192.0.2.1", "192.0.2.2"] }),
       [pass(1, HEAD, added({ match: "-d 192.0.2.1/32 " }))],
       [`web 192.0.2.1:1122 -> ${FIRST} 1..`, `web 192.0.2.2:1122 -> ${FIRST} ..`],
@@ -292,7 +307,7 @@ describe("a selection", () => {
   const first = `web *:1122 -> ${FIRST} 10..20`;
   const second = `web *:1122 -> ${SECOND} 20..`;
 
-  it.each<readonly [Selection, readonly string[], number]>([
+  it.each<readonly [Partial<Selection>, readonly string[], number]>([
     [{}, [first, second, db], 5],
     [{ guest: "db" }, [db], 2],
     [{ guest: "far" }, [], 1],
@@ -304,21 +319,21 @@ describe("a selection", () => {
     [{ untilMs: 15 * MINUTE }, [first], 1],
     [{ sinceMs: 15 * MINUTE, untilMs: 15 * MINUTE }, [first], 0],
     [{ sinceMs: 5 * MINUTE, untilMs: 5 * MINUTE }, [], 0],
-  ])("of %j", (selection, expected, events) => {
+  ])("contains what matches %j", (selection, expected, events) => {
     const found = read(entries, selection);
     expect(summarize(found)).toEqual(expected);
     expect(found.events).toHaveLength(events);
   });
 
-  it("knows nothing of the time before the journal", () => {
+  it("excludes the time before the journal", () => {
     const cut = [pass(20, "web: a -> b (x)", removed(), inserted({ to: SECOND }))];
     expect(summarize(read(cut, { sinceMs: 19 * MINUTE, untilMs: 19 * MINUTE }))).toEqual([]);
     expect(summarize(read(cut, { sinceMs: 19 * MINUTE }))).toEqual([`web *:1122 -> ${FIRST} ..20`, second]);
   });
 });
 
-describe("a rule that somebody else removed", () => {
-  it("ends when another guest gets its port, or the same at another address", () => {
+describe("a holding whose rule another program removed", () => {
+  it("ends when its port is forwarded to another guest or address", () => {
     const moved = { to: "192.168.122.12:22" };
     expect(summarize(read([told(1, "web", HEAD, added()), told(5, "web", HEAD, added(moved))]))).toEqual([
       "web *:1122 -> 192.168.122.11:22 1..5",
@@ -326,7 +341,7 @@ describe("a rule that somebody else removed", () => {
     ]);
   });
 
-  it("also where only some might reach the one before", () => {
+  it("ends also when it was open to some sources only", () => {
     const narrow = added({ guest: "a", match: "-s 10.0.0.0/8 " });
     expect(summarize(read([told(1, "a", HEAD, narrow), told(5, "b", HEAD, added({ guest: "b" }))]))).toEqual([
       "a *:1122 -> 192.168.122.11:22 1..5",
@@ -334,7 +349,7 @@ describe("a rule that somebody else removed", () => {
     ]);
   });
 
-  it("does not end where another address of the host has the port", () => {
+  it("continues when the port is published at another address of the host", () => {
     const entries = told(
       1,
       "web",

@@ -33,7 +33,10 @@ const JUMP: Jump = {
   chain: "FORWARD",
   rule: '-m comment --comment "kvmnatd:@jump" -j KVMNATD-FWD',
   mustPrecedeRejectsFor: ["virbr0"],
+  mustPrecedeAcceptsFor: undefined,
 };
+
+const GUARD = { mustPrecedeRejectsFor: undefined, mustPrecedeAcceptsFor: "virbr0" };
 
 /** Where our jump would be put into FORWARD. */
 function placeOfJump(chains: Chains, dropping: ReadonlySet<string> = new Set()): number | undefined {
@@ -57,7 +60,7 @@ it("a REJECT with another condition is no obstacle, also one that is a module al
 
 describe("the guard of 127.0.0.1", () => {
   const rule = '-d 127.0.0.0/8 -i virbr0 -m comment --comment "kvmnatd:@loopback-guard" -j DROP';
-  const guard: Jump = { table: "raw", chain: "PREROUTING", rule, mustPrecedeAcceptsFor: "virbr0" };
+  const guard: Jump = { ...JUMP, table: "raw", chain: "PREROUTING", rule, ...GUARD };
   const kindsWith = (...before: readonly string[]): readonly string[] => {
     const tables = { nat: new Map(), filter: new Map(), raw: new Map([["PREROUTING", [...before, rule]]]) };
     return diffRulesets({ ...NOTHING_DESIRED, jumps: [guard] }, { tables, dropping: new Set() }).map(
