@@ -6,7 +6,9 @@ import type { Lab } from "../support/lab.ts";
 
 /** The guest that moves; all others stay where they are. */
 export const MOVER = { name: "mover", mac: "52:54:00:00:00:01", published: 1122, target: 22 };
-const PORTS_PER_GUEST = 9;
+/** Maximum number of guests beside the mover. */
+const MAX_GUESTS = 120;
+const MIN_PORTS_PER_GUEST = 9;
 const BRIDGE = "virbr0";
 const EXPIRY_S = 3600;
 
@@ -21,12 +23,13 @@ export interface World {
   move(address: string): Promise<number>;
 }
 
-/** @param forwards how many, all in all: one of the mover, nine a guest of the others */
+/** @param forwards their number: one of the mover, the others shared by at most 120 guests */
 export async function createWorld(lab: Lab, forwards: number): Promise<World> {
   // The lab sees the same folder: this process renames, so that no other program's start is measured.
   const leaseFolder = join(lab.dir, `leases-${forwards}`);
   await mkdir(leaseFolder);
-  const others = Array.from({ length: Math.ceil((forwards - 1) / PORTS_PER_GUEST) }, (_, index) => ({
+  const portsPerGuest = Math.max(MIN_PORTS_PER_GUEST, Math.ceil((forwards - 1) / MAX_GUESTS));
+  const others = Array.from({ length: Math.ceil((forwards - 1) / portsPerGuest) }, (_, index) => ({
     name: `guest${index}`,
     mac: `52:54:00:00:01:${index.toString(16).padStart(2, "0")}`,
     address: `192.168.122.${index + 100}`,
@@ -34,8 +37,8 @@ export async function createWorld(lab: Lab, forwards: number): Promise<World> {
   const guests = [
     `  ${MOVER.name}: {mac: "${MOVER.mac}", ports: ["${MOVER.published}:${MOVER.target}"]}`,
     ...others.map(({ name, mac }, index) => {
-      const first = 20_000 + index * PORTS_PER_GUEST;
-      const ports = Array.from({ length: PORTS_PER_GUEST }, (__, port) => `"${first + port}:${8000 + port}"`);
+      const first = 20_000 + index * portsPerGuest;
+      const ports = Array.from({ length: portsPerGuest }, (__, port) => `"${first + port}:${8000 + port}"`);
       return `  ${name}: {mac: "${mac}", ports: [${ports.join(", ")}]}`;
     }),
   ];
