@@ -34,8 +34,8 @@ export function createMetricsEndpoint(logger: Logger, onChange: () => void): Met
 
   function onState(state: Listening): void {
     if (state !== undefined && "at" in state) {
-      const message = `metrics can be asked for at http://${formatEndpoint(state.at)}/metrics`;
-      logger.log({ level: "info", event: "metrics", message });
+      const message = `metrics are served at http://${formatEndpoint(state.at)}/metrics`;
+      logger.log({ level: "info", event: "metrics-listening", message });
     }
     const now = state !== undefined && "problem" in state ? state.problem : undefined;
     if (now === problem) return;
@@ -61,7 +61,7 @@ export function createMetricsEndpoint(logger: Logger, onChange: () => void): Met
     onStatus: (now) => {
       status = now;
     },
-    problems: () => (problem === undefined ? [] : [createWarning("metrics", problem)]),
+    problems: () => (problem === undefined ? [] : [createWarning("metrics-unavailable", problem)]),
     stop: async () => (await loaded)?.server.stop(),
   };
 }

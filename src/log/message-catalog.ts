@@ -262,14 +262,21 @@ export const MESSAGE_CATALOG: Readonly<Record<Explained, CatalogEntry>> = {
     does: "It goes on logging. Forwards did not wait for it.",
     todo: "What was missed shows in `kvmnatd status` and in the kernel's rules (`iptables-save`).",
   },
-  metrics: {
+  "metrics-listening": {
+    id: "ed82405c9eeb478f9424ffcea7e269bf",
+    subject: "The metrics endpoint is open",
+    means: "Prometheus can scrape kvmnatd at the address in the message.",
+    does: "It answers on this address until `metrics` in the config changes.",
+    todo: "Nothing.",
+  },
+  "metrics-unavailable": {
     id: "42ffaac7c86ce2847fea1e124fb853ad",
-    subject: "The metrics endpoint is not there",
+    subject: "The metrics endpoint cannot be opened",
     means:
-      "Prometheus cannot ask: the port that `metrics` names is another program's, or the address is not on this host. The " +
-      "message says which.",
-    does: "All forwards work as before; it tries again and again.",
-    todo: "`ss -ltnp` shows who has the port; change `metrics` in the config, or remove it.",
+      "Prometheus cannot scrape kvmnatd: another program uses the port that `metrics` names, or the address is not on this " +
+      "host. The message says which.",
+    does: "All forwards work as before. kvmnatd retries every two seconds.",
+    todo: "`ss -ltnp` shows which program uses the port; change `metrics` in the config, or remove it.",
   },
   "jump-overridden": {
     id: "0b6b27887a2341b9bdbdf8692af1e166",

@@ -135,8 +135,8 @@ function answer(
 }
 
 function explain(at: Endpoint, code: string): string {
-  const where = `metrics cannot be asked for at ${formatEndpoint(at)}`;
-  return `${where}: ${(FAULTS[code] ?? (() => code))(at.port)}; forwards work, this is tried again and again`;
+  const where = `metrics cannot be served at ${formatEndpoint(at)}`;
+  return `${where}: ${(FAULTS[code] ?? (() => code))(at.port)}; forwards work; kvmnatd retries every 2 s`;
 }
 
 const FAULTS: Readonly<Record<string, (port: number) => string>> = {

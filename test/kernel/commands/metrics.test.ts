@@ -105,6 +105,9 @@ describe("where it can be asked", () => {
   it("on loopback alone, where nothing else is said; elsewhere when it is", async () => {
     await start("9101");
     await isServed();
+    const opened = world.log().filter(({ event }) => event === "metrics-listening");
+    expect(opened).toMatchObject([{ msg: "metrics are served at http://127.0.0.1:9101/metrics" }]);
+    expect(world.log().filter(({ event }) => event === "metrics-unavailable")).toEqual([]);
     expect(await from("client", `TCP:${HOST}:9101`)).toBe("");
     // A saved change is enough.
     await world.configure(`metrics: ${HOST}:9102\n${GUESTS}`);
@@ -122,7 +125,10 @@ describe("where it can be asked", () => {
     const other = world.lab.spawn(["socat", "TCP-LISTEN:9101,fork,reuseaddr", "EXEC:true"]);
     await expect.poll(async () => (await world.lab.exec(["ss", "-Hltn"])).stdout, SOON).toContain(":9101");
     await start("9101");
-    await world.complains("metrics", /127\.0\.0\.1:9101: another program listens there .*set another port/);
+    await world.complains(
+      "metrics-unavailable",
+      /127\.0\.0\.1:9101: another program listens there .*set another port/,
+    );
     expect(await world.web()).toBe(`web 22 ${CLIENT}`);
     await other.kill("SIGKILL");
     await isServed();
@@ -137,7 +143,7 @@ describe("where it can be asked", () => {
       )
       .toMatch(/over: metrics cannot be/);
     await world.configure(`metrics: 198.51.100.77:9101\n${GUESTS}`);
-    await world.complains("metrics", /198\.51\.100\.77:9101: the address is not on this host/);
+    await world.complains("metrics-unavailable", /198\.51\.100\.77:9101: the address is not on this host/);
     await world.lab.exec(["ip", "address", "add", "198.51.100.77/24", "dev", "lan0"]);
     await expect.poll(() => from("client", "TCP:198.51.100.77:9101"), SOON).toBe("HTTP/1.1 200 OK");
     expect((await world.lab.kvmnatd(["status"])).exitCode).toBe(0);
