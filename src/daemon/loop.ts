@@ -175,7 +175,7 @@ export function createLoop(options: LoopOptions): Loop {
       settled = undefined;
       hints.add("retry");
       cadence = passFailed(cadence, host.now());
-      await publisher.publishFailure(pass, createError(error.code, error.message));
+      await publisher.publishFailure(pass, error.toDiagnostic());
       report({ ...NOTHING_DONE, ...seen }, asked, startMs);
       answer(waiting, { failures: [error.message] });
     }

@@ -17,6 +17,6 @@ export async function checkPortsInUse(
     return rows.map((row) => createWarning("port-in-use", describePortInUse(row)));
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
-    return [createWarning(error.code, error.message)];
+    return [error.toDiagnostic("warning")];
   }
 }

@@ -48,7 +48,7 @@ export function findWaits(host: Host, view: View): readonly Diagnostic[] {
 /** Why a side is not as it should be. */
 export function describeFailure({ outcome: { error } }: SideOutcome): readonly Diagnostic[] {
   if (error === undefined) return [];
-  return [createError(error.code, printable(error.message, 1000))];
+  return [{ ...error.toDiagnostic(), message: printable(error.message, 1000) }];
 }
 
 /** What rejects in the variant of iptables that is not in use. */

@@ -7,7 +7,6 @@ import type { ProblemLog } from "../log/problem-log.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host, Logger } from "../host-interface.ts";
 import type { Diagnostic } from "../diagnostic.ts";
-import { createWarning } from "../diagnostic.ts";
 
 /** What stays the same in every status of one daemon. */
 export type DaemonIdentity = Pick<DaemonStatus, "version" | "pid" | "startTicks" | "config" | "startedAt">;
@@ -64,7 +63,7 @@ export function createPublisher({ host, logger, identity, guarded, onStatus }: P
       log(logProblems(telling, problems, pass, host.now()));
     } catch (error) {
       if (!(error instanceof KvmnatdError)) throw error;
-      const unwritten = toPublishedProblem(createWarning(error.code, error.message));
+      const unwritten = toPublishedProblem(error.toDiagnostic("warning"));
       log(logProblems(telling, [...problems, unwritten], pass, host.now()));
     }
   }

@@ -146,7 +146,7 @@ export async function setSysctls(
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
     failed = true;
-    problems.push(createError(error.code, error.message));
+    problems.push(error.toDiagnostic());
   }
   return { entries, problems, failed };
 }

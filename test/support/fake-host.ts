@@ -106,6 +106,6 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
 
 /** A program that ended with exit code 2. */
 export function commandError(program: string, message: string): CommandError {
-  const details = { argv: [program], exitCode: 2, isMissing: false, stderr: message, input: "" };
+  const details = { argv: [program], exitCode: 2, isMissing: false, stderr: message };
   return new CommandError(`${program}: ${message}`, { ...details, cause: undefined });
 }

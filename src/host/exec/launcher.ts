@@ -55,12 +55,12 @@ export async function launchCommand(
   launcher ??= startLauncher();
   const outcome = await launcher.launch(argv, input, timeoutMs);
   if (outcome === undefined) return runCommand(argv, options);
-  if (outcome === "late") throw commandError(argv, { lateMs: timeoutMs, stderr: "" }, input);
-  if ("lost" in outcome) throw commandError(argv, { ended: outcome.lost, stderr: "" }, input);
+  if (outcome === "late") throw commandError(argv, { lateMs: timeoutMs, stderr: "" });
+  if ("lost" in outcome) throw commandError(argv, { ended: outcome.lost, stderr: "" });
   const { exitCode, stdout, stderr } = outcome;
   if (exitCode === 127 && (await findProgram(argv[0] ?? "")) === undefined)
-    throw commandError(argv, { isMissing: true, stderr: "" }, input);
-  if (exitCode !== 0) throw commandError(argv, explainExit(exitCode, stderr), input);
+    throw commandError(argv, { isMissing: true, stderr: "" });
+  if (exitCode !== 0) throw commandError(argv, explainExit(exitCode, stderr));
   return { stdout, stderr };
 }
 

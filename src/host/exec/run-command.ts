@@ -52,7 +52,7 @@ export async function runCommand(
     });
     return { stdout, stderr };
   } catch (error) {
-    if (error instanceof ExecaError) throw commandError(argv, failureOf(error, timeoutMs), input);
+    if (error instanceof ExecaError) throw commandError(argv, failureOf(error, timeoutMs));
     throw error;
   }
 }
@@ -89,11 +89,10 @@ interface Failure {
   readonly cause?: unknown;
 }
 
-/** @param input what the program was to read */
-export function commandError(argv: readonly string[], failure: Failure, input?: string): CommandError {
+export function commandError(argv: readonly string[], failure: Failure): CommandError {
   const stderr = failure.stderr.trim();
   const { exitCode, isMissing = false, cause } = failure;
-  const details = { argv, exitCode, isMissing, stderr, input, cause };
+  const details = { argv, exitCode, isMissing, stderr, cause };
   return new CommandError(`${argv.join(" ")}: ${explain(argv[0] ?? "", failure, stderr)}`, details);
 }
 
