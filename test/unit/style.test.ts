@@ -24,7 +24,6 @@ const EXEMPT = /\.json$|\/copyright$/;
 /** Files that are still to be rewritten. Only ever delete from this list. */
 const PENDING = [
   "README.md",
-  "CONTRIBUTING.md",
   "CHANGELOG.md",
   "config.example.yaml",
   "docs/guides/from-a-hook-script.md",
