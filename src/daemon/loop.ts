@@ -158,7 +158,7 @@ export function createLoop(options: LoopOptions): Loop {
     cadence = passStarted(cadence, host.now());
     const asked = hints.takeTriggers(cadence.secondLookAtMs === undefined);
     const trigger = asked.join(", ");
-    const startMs = performance.now();
+    const startMs = host.monotonicMs();
     const waiting = asking;
     asking = [];
     pass += 1;
@@ -183,7 +183,7 @@ export function createLoop(options: LoopOptions): Loop {
 
   function report(done: Done, triggered: readonly string[], startMs: number): void {
     seen = done;
-    onPass({ ...done, triggers: triggered, seconds: (performance.now() - startMs) / 1000 });
+    onPass({ ...done, triggers: triggered, seconds: (host.monotonicMs() - startMs) / 1000 });
   }
 
   function answer(waiting: readonly ((reloaded: Reloaded) => void)[], reloaded: Reloaded): void {

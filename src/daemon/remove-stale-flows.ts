@@ -183,8 +183,8 @@ async function removeStale(
       cut.set(key, { flow, atMs, sinceMs });
     }
   };
-  const endsAtMs = performance.now() + REMOVING_MS;
-  const isTime = (): boolean => performance.now() < endsAtMs;
+  const endsAtMs = host.monotonicMs() + REMOVING_MS;
+  const isTime = (): boolean => host.monotonicMs() < endsAtMs;
   try {
     const lines = await host.listFlows(family);
     const expectation = expectationOf(view);
