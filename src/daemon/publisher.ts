@@ -43,11 +43,11 @@ export function createPublisher({ host, logger, identity, guarded, onStatus }: P
   let known: Found = { iptables: null, forwards: [], problems: [], guarded };
   /** Whether that is in the status file. */
   let isPublished = false;
-  let telling: ProblemLog = EMPTY_PROBLEM_LOG;
+  let problemLog: ProblemLog = EMPTY_PROBLEM_LOG;
 
-  function log(told: ReturnType<typeof logProblems>): void {
-    ({ telling } = told);
-    for (const entry of told.entries) logger.log(entry);
+  function log(logged: ReturnType<typeof logProblems>): void {
+    problemLog = logged.log;
+    for (const entry of logged.entries) logger.log(entry);
   }
 
   /** A full or read-only /run must not stop the forwards: told, tried again at the next pass. */
@@ -60,16 +60,16 @@ export function createPublisher({ host, logger, identity, guarded, onStatus }: P
       isPublished = false;
       await host.writeStatus(status);
       isPublished = true;
-      log(logProblems(telling, problems, pass, host.now()));
+      log(logProblems(problemLog, problems, pass, host.now()));
     } catch (error) {
       if (!(error instanceof KvmnatdError)) throw error;
       const unwritten = toPublishedProblem(error.toDiagnostic("warning"));
-      log(logProblems(telling, [...problems, unwritten], pass, host.now()));
+      log(logProblems(problemLog, [...problems, unwritten], pass, host.now()));
     }
   }
 
   return {
-    tell: (entries) => log(limitEntries(telling, entries, host.now())),
+    tell: (entries) => log(limitEntries(problemLog, entries, host.now())),
     publish: async (pass, found, isAsBefore) => {
       // A neighbour whose rules change all the time: there is nothing new to be told.
       if (isAsBefore && isPublished && isDeepStrictEqual(found, known)) return;

@@ -8,6 +8,8 @@
  *   failure ---> after 0.25 s, 0.5 s, 1 s ... 30 s, or when any of the above is due before that
  */
 
+import { lastMinute, RATE_WINDOW_MS } from "../rate-limit.ts";
+
 /** chokidar drops a second change within 50 ms and has no trailing event; measured: nothing is missed after this long. */
 export const SECOND_LOOK_MS = 150;
 /** Between the starts of two passes: a file rewritten 500 times a second must not take the processor. */
@@ -21,7 +23,6 @@ const BUSY_GAP_MS = 950;
  */
 const FIGHT_BEGINS = 60;
 const FIGHT_LASTS = 30;
-const MINUTE_MS = 60_000;
 /** Without a hint for so long, what comes next is a new story. */
 const QUIET_MS = 2000;
 const RETRY_FIRST_MS = 250;
@@ -120,7 +121,7 @@ export function passSucceeded(cadence: Schedule, nowMs: number, { changed, wakeA
     fought,
   };
   // When nobody undoes anything any more, nobody tells either.
-  const calm = fought ? due(done, nowMs + MINUTE_MS) : done;
+  const calm = fought ? due(done, nowMs + RATE_WINDOW_MS) : done;
   // The clock was set back meanwhile: what the pass made of the time before is worth nothing.
   if (nowMs < (cadence.lastStartMs ?? nowMs)) return { ...due(calm, nowMs), wakeAtMs: nowMs };
   return wakeAt(calm, nowMs, wakeAtMs);
@@ -158,8 +159,4 @@ function due(cadence: Schedule, atMs: number): Schedule {
 function notBefore(lastMs: number | undefined, gapMs: number, nowMs: number): number {
   const next = (lastMs ?? Number.NEGATIVE_INFINITY) + gapMs;
   return next - nowMs > gapMs ? nowMs : Math.max(next, nowMs);
-}
-
-function lastMinute(times: readonly number[], nowMs: number): readonly number[] {
-  return times.filter((at) => at <= nowMs && nowMs - at < MINUTE_MS);
 }

@@ -1,121 +1,122 @@
 import type { LogEntry } from "./audit-entries.ts";
 import type { Diagnostic } from "../diagnostic.ts";
+import { countRecent, recordEvent } from "../rate-limit.ts";
+import type { RecentEvents } from "../rate-limit.ts";
 
 /*
- * What is told of problems, and how often. A guest can make problems of its own (rows that cannot be read, names that
- * are not its own) come and go many times a second: of each kind so many lines a minute are told, and the next one says
- * how many were not.
+ * Which problems are logged, and how often. A guest can make problems (unreadable lease rows, a foreign host name)
+ * appear and disappear many times per second. Lines of one kind are therefore rate-limited; the next line of that kind
+ * says how many were suppressed.
  */
 const MAX_LINES_PER_MINUTE = 10;
-const MINUTE_MS = 60_000;
-/** No guest makes these, and who does waits for the line. */
-const ADMINS_OWN: ReadonlySet<string> = new Set(["config-invalid", "port-in-use"]);
+/** Problems that only the administrator can cause. They are never rate-limited. */
+const UNLIMITED: ReadonlySet<string> = new Set(["config-invalid", "port-in-use"]);
 
-/** One kind of line. */
-interface RateLimit {
-  readonly sinceMs: number;
-  readonly lines: number;
-  /** Kept back since the last line. */
-  readonly kept: number;
+interface LineLimits {
+  /** Lines that were logged, by kind. */
+  readonly logged: RecentEvents;
+  /** Number of suppressed lines since the last logged line, by kind. */
+  readonly suppressed: ReadonlyMap<string, number>;
 }
 
-/** By kind. */
-type Quotas = ReadonlyMap<string, RateLimit>;
-
-/** @returns undefined when one more line of this kind has to be kept back; else the quotas after it, and how many were */
-function takeLine(
-  quotas: Quotas,
-  kind: string,
-  nowMs: number,
-): { readonly quotas: Quotas; readonly kept: number } | undefined {
-  const before = quotas.get(kind);
-  // A clock that was set back begins a new minute.
-  const isOver = before === undefined || nowMs < before.sinceMs || nowMs - before.sinceMs >= MINUTE_MS;
-  if (!isOver && before.lines >= MAX_LINES_PER_MINUTE && !ADMINS_OWN.has(kind)) return undefined;
-  const next = isOver ? { sinceMs: nowMs, lines: 1 } : { sinceMs: before.sinceMs, lines: before.lines + 1 };
-  return { quotas: new Map([...quotas, [kind, { ...next, kept: 0 }]]), kept: before?.kept ?? 0 };
-}
-
-function keepLine(quotas: Quotas, kind: string): Quotas {
-  const before = quotas.get(kind);
-  return before === undefined ? quotas : new Map([...quotas, [kind, { ...before, kept: before.kept + 1 }]]);
-}
-
-/** What has been told, from one pass to the next. */
+/** What was logged until now, from one pass to the next. */
 export interface ProblemLog {
-  /** Messages of problems that were told and are not over. */
-  readonly told: ReadonlySet<string>;
-  /** Those that stand and were kept back; each is counted once. */
-  readonly kept: ReadonlySet<string>;
-  readonly quotas: Quotas;
+  /** Messages of the problems that were logged and still exist. */
+  readonly open: ReadonlySet<string>;
+  /** Messages of the problems that still exist and were suppressed; each is counted once. */
+  readonly suppressed: ReadonlySet<string>;
+  readonly limits: LineLimits;
 }
 
-export const EMPTY_PROBLEM_LOG: ProblemLog = { told: new Set(), kept: new Set(), quotas: new Map() };
+export const EMPTY_PROBLEM_LOG: ProblemLog = {
+  open: new Set(),
+  suppressed: new Set(),
+  limits: { logged: new Map(), suppressed: new Map() },
+};
 
-interface Told {
-  readonly telling: ProblemLog;
+/** Lines to log now, and the state for the next pass. */
+interface Logged {
+  readonly log: ProblemLog;
   readonly entries: readonly LogEntry[];
 }
 
-/** Each problem once, when it appears, and once more when it is over. */
+/**
+ * Logs each problem once when it appears, and once more when it is resolved.
+ * @param problems all that exist now
+ */
 export function logProblems(
   before: ProblemLog,
   problems: readonly Pick<Diagnostic, "code" | "message" | "severity">[],
   pass: number,
   nowMs: number,
-): Told {
-  const told = new Set<string>();
-  const kept = new Set<string>();
-  let { quotas } = before;
+): Logged {
+  const open = new Set<string>();
+  const suppressed = new Set<string>();
+  let { limits } = before;
   const entries: LogEntry[] = [];
   for (const { code, message, severity } of problems) {
-    if (told.has(message) || before.told.has(message)) {
-      told.add(message);
-      continue;
+    if (open.has(message) || before.open.has(message)) {
+      open.add(message);
+    } else if (isAllowed(limits, code, nowMs)) {
+      open.add(message);
+      // This problem may be one of the suppressed lines itself.
+      const others = suppressedLines(limits, code) - (before.suppressed.has(message) ? 1 : 0);
+      const level = severity === "error" ? "error" : "warn";
+      entries.push({ level, event: code, message: `${message}${describeSuppressed(others)}`, pass });
+      limits = recordLine(limits, code, nowMs);
+    } else {
+      if (!suppressed.has(message) && !before.suppressed.has(message)) limits = suppressLine(limits, code);
+      suppressed.add(message);
     }
-    const line = takeLine(quotas, code, nowMs);
-    if (line === undefined) {
-      if (!kept.has(message) && !before.kept.has(message)) quotas = keepLine(quotas, code);
-      kept.add(message);
-      continue;
-    }
-    ({ quotas } = line);
-    told.add(message);
-    const level = severity === "error" ? "error" : "warn";
-    // This one may have been counted itself.
-    const others = line.kept - (before.kept.has(message) ? 1 : 0);
-    entries.push({ level, event: code, message: `${message}${andMore(others)}`, pass });
   }
-  const over = [...before.told].filter((message) => !told.has(message));
-  entries.push(...over.map((message) => tellOver(message, pass)));
-  return { telling: { told, kept, quotas }, entries };
+  const resolved = [...before.open].filter((message) => !open.has(message));
+  entries.push(...resolved.map((message) => resolvedEntry(message, pass)));
+  return { log: { open, suppressed, limits }, entries };
 }
 
-function tellOver(message: string, pass: number): LogEntry {
-  // What followed from it, after the semicolon, is over too.
-  return {
-    level: "info",
-    event: "problem-resolved",
-    message: `over: ${message.split("; ", 1)[0]}`,
-    pass,
-  };
+function resolvedEntry(message: string, pass: number): LogEntry {
+  // After the semicolon stand the consequences, which are over too.
+  const [problem = message] = message.split("; ", 1);
+  return { level: "info", event: "problem-resolved", message: `over: ${problem}`, pass };
 }
 
 /**
- * The audit trail of a pass, less what guests could make it say without end: what is known of a guest whose rules stay
- * as they are, and what its late replies begin again. A rule that is added or removed is always told.
+ * Limits the lines of the audit trail that a guest could cause without end; such a line carries a `quota`. Lines about
+ * rules carry none and are always logged.
  */
-export function limitEntries(before: ProblemLog, entries: readonly LogEntry[], nowMs: number): Told {
-  let { quotas } = before;
+export function limitEntries(before: ProblemLog, entries: readonly LogEntry[], nowMs: number): Logged {
+  let { limits } = before;
   const limited = entries.flatMap(({ quota, ...entry }): readonly LogEntry[] => {
     if (quota === undefined) return [entry];
-    const line = takeLine(quotas, quota, nowMs);
-    quotas = line?.quotas ?? keepLine(quotas, quota);
-    return line === undefined ? [] : [{ ...entry, message: `${entry.message}${andMore(line.kept)}` }];
+    if (!isAllowed(limits, quota, nowMs)) {
+      limits = suppressLine(limits, quota);
+      return [];
+    }
+    const message = `${entry.message}${describeSuppressed(suppressedLines(limits, quota))}`;
+    limits = recordLine(limits, quota, nowMs);
+    return [{ ...entry, message }];
   });
-  return { telling: { ...before, quotas }, entries: limited };
+  return { log: { ...before, limits }, entries: limited };
 }
 
-function andMore(kept: number): string {
-  return kept <= 0 ? "" : ` (and ${kept} more like it before, not told one by one)`;
+function isAllowed({ logged }: LineLimits, kind: string, nowMs: number): boolean {
+  return UNLIMITED.has(kind) || countRecent(logged, kind, nowMs) < MAX_LINES_PER_MINUTE;
+}
+
+function suppressedLines({ suppressed }: LineLimits, kind: string): number {
+  return suppressed.get(kind) ?? 0;
+}
+
+function recordLine({ logged, suppressed }: LineLimits, kind: string, nowMs: number): LineLimits {
+  const others = [...suppressed].filter(([each]) => each !== kind);
+  return { logged: recordEvent(logged, kind, nowMs), suppressed: new Map(others) };
+}
+
+function suppressLine(limits: LineLimits, kind: string): LineLimits {
+  const count = suppressedLines(limits, kind) + 1;
+  return { ...limits, suppressed: new Map([...limits.suppressed, [kind, count]]) };
+}
+
+function describeSuppressed(count: number): string {
+  return count <= 0 ? "" : ` (and ${count} more like it before, not told one by one)`;
 }

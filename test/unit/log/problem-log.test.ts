@@ -12,14 +12,14 @@ function problem(message: string, code: Diagnostic["code"] = "lease-row"): Diagn
 }
 
 /** Passes at these times, with these problems. @returns what was logged at each */
-function tellAll(
+function logAll(
   ...passes: readonly (readonly [afterMs: number, problems: readonly Diagnostic[]])[]
 ): string[][] {
-  let telling: ProblemLog = EMPTY_PROBLEM_LOG;
+  let log: ProblemLog = EMPTY_PROBLEM_LOG;
   return passes.map(([afterMs, problems], pass) => {
-    const told = logProblems(telling, problems, pass, NOW + afterMs);
-    telling = told.telling;
-    return told.entries.map(({ message }) => message);
+    const logged = logProblems(log, problems, pass, NOW + afterMs);
+    log = logged.log;
+    return logged.entries.map(({ message }) => message);
   });
 }
 
@@ -27,10 +27,10 @@ function rows(from: number, count: number): readonly Diagnostic[] {
   return Array.from({ length: count }, (_, index) => problem(`row ${from + index}`));
 }
 
-describe("problems", () => {
-  it("are told once, and once more when they are over, without what followed from them", () => {
+describe("logProblems", () => {
+  it("logs a problem when it appears and when it is resolved, then without its consequences", () => {
     const fault = problem("no luck; all stands still");
-    expect(tellAll([0, [fault]], [100, [fault]], [200, []], [300, []])).toEqual([
+    expect(logAll([0, [fault]], [100, [fault]], [200, []], [300, []])).toEqual([
       ["no luck; all stands still"],
       [],
       ["over: no luck"],
@@ -38,18 +38,18 @@ describe("problems", () => {
     ]);
   });
 
-  it("that come and go all the time are ten lines a minute and their ends; the next minute says how many there were", () => {
+  it("logs ten lines per minute of problems that appear and disappear all the time, then how many were suppressed", () => {
     const passes = Array.from({ length: 600 }, (_, index) => [index * 100, rows(index, 1)] as const);
-    const told = tellAll(...passes, [60_000, rows(600, 1)]);
+    const told = logAll(...passes, [60_000, rows(600, 1)]);
     const lines = told.slice(0, -1).flat();
     expect(lines.filter((line) => line.startsWith("row"))).toHaveLength(10);
     expect(lines.filter((line) => line.startsWith("over"))).toHaveLength(10);
     expect(told.at(-1)).toEqual(["row 600 (and 590 more like it before, not told one by one)"]);
   });
 
-  it("that were kept back and still stand are told when there is room, and are not over before", () => {
+  it("logs a suppressed problem when the limit allows it and does not report it as resolved before", () => {
     const many = rows(0, 12);
-    expect(tellAll([0, many], [59_000, many], [60_000, many], [61_000, rows(0, 11)])).toEqual([
+    expect(logAll([0, many], [59_000, many], [60_000, many], [61_000, rows(0, 11)])).toEqual([
       many.slice(0, 10).map(({ message }) => message),
       [],
       ["row 10 (and 1 more like it before, not told one by one)", "row 11"],
@@ -57,38 +57,38 @@ describe("problems", () => {
     ]);
   });
 
-  it("of another kind are told at once meanwhile", () => {
+  it("logs a problem of another kind at once while one kind is limited", () => {
     expect(
-      tellAll([0, rows(0, 20)], [100, [...rows(20, 20), problem("a typo", "config-invalid")]])[1],
+      logAll([0, rows(0, 20)], [100, [...rows(20, 20), problem("a typo", "config-invalid")]])[1],
     ).toContain("a typo");
   });
 
-  it("that an admin makes are told at once, however many", () => {
+  it("does not limit problems that only the administrator can cause", () => {
     const ports = Array.from({ length: 30 }, (_, index) => problem(`port ${index}`, "port-in-use"));
-    expect(tellAll([0, ports])[0]).toHaveLength(30);
+    expect(logAll([0, ports])[0]).toHaveLength(30);
   });
 
-  it("are told at once after the clock was set back", () => {
-    expect(tellAll([0, rows(0, 10)], [-3_600_000, rows(10, 1)])[1]).toContain("row 10");
+  it("logs at once after the clock was set back", () => {
+    expect(logAll([0, rows(0, 10)], [-3_600_000, rows(10, 1)])[1]).toContain("row 10");
   });
 });
 
-describe("the audit trail", () => {
+describe("limitEntries", () => {
   function state(guest: string, message: string): LogEntry {
     return { level: "info", event: "guest-status-changed", guest, message, quota: `forward-state ${guest}` };
   }
 
-  it("tells ten states of a guest a minute, and of each other guest too", () => {
+  it("logs ten status changes per minute and guest, then how many were suppressed", () => {
     const entries = Array.from({ length: 30 }, (_, index) => state("web", `web: ${index}`));
     const first = limitEntries(EMPTY_PROBLEM_LOG, [...entries, state("db", "db: x")], NOW);
     expect(first.entries.map(({ guest }) => guest)).toEqual([...Array<string>(10).fill("web"), "db"]);
-    const { entries: next } = limitEntries(first.telling, [state("web", "web: y")], NOW + 60_000);
+    const { entries: next } = limitEntries(first.log, [state("web", "web: y")], NOW + 60_000);
     expect(next.map(({ message }) => message)).toEqual([
       "web: y (and 20 more like it before, not told one by one)",
     ]);
   });
 
-  it("tells every rule", () => {
+  it("never limits lines about rules", () => {
     const rules = Array.from({ length: 100 }, (): LogEntry => ({
       level: "info",
       event: "rule",
