@@ -295,8 +295,9 @@ describe("many connections, one command each", () => {
     };
     const { wakeAtMs } = await pass();
     expect(host.removed.length).toBeLessThanOrEqual(2);
-    expect(wakeAtMs).toBe(host.nowMs);
-    for (let passes = 0; passes < 49; passes += 1) if ((await pass()).wakeAtMs !== host.nowMs) break;
+    expect(wakeAtMs).toBeLessThanOrEqual(host.nowMs);
+    for (let passes = 0; passes < 49; passes += 1)
+      if (((await pass()).wakeAtMs ?? Number.POSITIVE_INFINITY) > host.nowMs) break;
     expect(host.flows).toEqual([straight("203.0.113.5")]);
   });
 
