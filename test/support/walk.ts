@@ -31,8 +31,8 @@ export interface Walk {
    * then, each with a port: where nothing is to pass, nobody notices what is missing.
    */
   calm(): Promise<void>;
-  /** Foreign rules as they were last seen when somebody else had changed them. */
-  foreign(): string;
+  /** Foreign rules as they are where kvmnatd never ran. */
+  foreign(): Promise<string>;
   daemon(): Daemon;
 }
 
@@ -57,9 +57,9 @@ export function isActive({ places, on }: Model, guest: string): boolean {
 }
 
 /** Without tables and built-in chains that are empty: they come into being with the first rule in them, ours too. */
-export async function readForeign(world: DaemonWorld): Promise<string> {
+export async function readForeign(world: DaemonWorld, netns = "host"): Promise<string> {
   let table = "";
-  const lines = (await world.foreignRules()).split("\n").flatMap((line) => {
+  const lines = (await world.foreignRules(netns)).split("\n").flatMap((line) => {
     if (/^(\*|==)/.test(line)) table = line.startsWith("*") ? `${table.split("*")[0]}${line}` : line;
     const counts = table.startsWith("== nft") || /^(-A|:\S+ -|:\S+ DROP)/.test(line);
     return counts ? [`${table} ${line}`] : [];
@@ -90,6 +90,30 @@ table inet firewalld {
 NFT
 `;
 
+/**
+ * The shadow is a network namespace that gets every foreign command, and never kvmnatd: its rules are what the host's
+ * foreign rules must be. `iif` in a rule needs the link.
+ */
+const SHADOW = "shadow";
+const MAKE_SHADOW = `ip netns add ${SHADOW}; ip -n ${SHADOW} link add virbr0 type bridge`;
+const IN_BOTH = `sh -c "$1"; exec nsenter --net=/run/netns/${SHADOW} sh -c "$2"`;
+
+/** Flushes tables and deletes their chains; the daemon may put a jump back between the two commands. */
+const flushAll = (...tables: readonly string[]): string =>
+  tables
+    .map((table) => `until iptables-nft -t ${table} -F && iptables-nft -t ${table} -X; do :; done`)
+    .join("; ");
+
+const restoreScript = (rules: string, option = ""): string =>
+  `iptables-nft-restore ${option} <<'RULES'\n${rules}\nRULES\n`;
+
+/** A saved ruleset without the lines that are kvmnatd's. */
+const withoutOurs = (saved: string): string =>
+  saved
+    .split("\n")
+    .filter((line) => !/KVMNATD-|"kvmnatd:@/.test(line))
+    .join("\n");
+
 export async function createWalk(world: DaemonWorld, random: Random): Promise<Walk> {
   const model: Model = {
     places: new Map([
@@ -104,13 +128,13 @@ export async function createWalk(world: DaemonWorld, random: Random): Promise<Wa
     configIsGood: true,
   };
   let saved: string | undefined;
-  let foreign = "";
   /** When our jumps were pushed back: three times in a minute is a fight, which is a story of its own. */
   const pushes = { iptables: [] as number[], nftables: [] as number[] };
   const guest = (): GuestName => random.pick(["web", "db"]);
   const sh = (script: string): Promise<unknown> => world.lab.exec(["sh", "-c", script], { check: false });
-  const restore = (input: string, ...options: readonly string[]): Promise<unknown> =>
-    world.lab.exec(["iptables-nft-restore", ...options], { input });
+  /** Another program changes rules: the same on the host and in the shadow. */
+  const changeForeign = (onHost: string, inShadow = onHost): Promise<unknown> =>
+    world.lab.exec(["sh", "-c", IN_BOTH, "sh", onHost, inShadow], { check: false });
 
   async function writeConfig(): Promise<void> {
     model.configIsGood = true;
@@ -130,11 +154,6 @@ export async function createWalk(world: DaemonWorld, random: Random): Promise<Wa
       leaseRow({ mac: MACS[name], address: ADDRESSES[place] }),
     );
     await world.writeLeases("virbr0", rows);
-  }
-
-  async function changeForeign(change: () => Promise<unknown>): Promise<void> {
-    await change();
-    foreign = await readForeign(world);
   }
 
   async function writeMacs(): Promise<void> {
@@ -165,9 +184,9 @@ export async function createWalk(world: DaemonWorld, random: Random): Promise<Wa
     return pushes[jump].length < 2;
   }
 
-  async function push(jump: keyof typeof pushes, change: () => Promise<unknown>): Promise<void> {
+  async function push(jump: keyof typeof pushes, onHost: string, inShadow = onHost): Promise<void> {
     pushes[jump].push(Date.now());
-    await changeForeign(change);
+    await changeForeign(onHost, inShadow);
   }
 
   async function restart(signal: "SIGKILL" | "SIGTERM"): Promise<void> {
@@ -223,76 +242,66 @@ export async function createWalk(world: DaemonWorld, random: Random): Promise<Wa
     },
     "kill -9, start": () => restart("SIGKILL"),
     "stop, start": () => restart("SIGTERM"),
-    "FORWARD flushed": () => changeForeign(() => sh("iptables-nft -F FORWARD")),
-    "PREROUTING flushed": () => changeForeign(() => sh("iptables-nft -t nat -F PREROUTING")),
+    "FORWARD flushed": () => changeForeign("iptables-nft -F FORWARD"),
+    "PREROUTING flushed": () => changeForeign("iptables-nft -t nat -F PREROUTING"),
     "chain of ours flushed": () =>
       sh(`iptables-nft ${random.pick(["-F KVMNATD-FWD", "-t nat -F KVMNATD-DNAT"])}`),
     "rule put into a chain of ours": () => sh("iptables-nft -I KVMNATD-FWD -j DROP"),
-    "filter and nat flushed, chains too": () =>
-      changeForeign(() =>
-        sh("iptables-nft -F; iptables-nft -X; iptables-nft -t nat -F; iptables-nft -t nat -X"),
-      ),
-    "flush ruleset": () => changeForeign(() => sh("nft flush ruleset")),
-    "policy of FORWARD": () =>
-      changeForeign(() => sh(`iptables-nft -P FORWARD ${random.pick(["DROP", "ACCEPT"])}`)),
+    "filter and nat flushed, chains too": () => changeForeign(flushAll("filter", "nat")),
+    "flush ruleset": () => changeForeign("nft flush ruleset"),
+    "policy of FORWARD": () => changeForeign(`iptables-nft -P FORWARD ${random.pick(["DROP", "ACCEPT"])}`),
     "foreign rule": () =>
-      changeForeign(() =>
-        sh(
-          random.pick([
-            `iptables-nft -I FORWARD -s 192.0.2.${random.below(250)} -j DROP -m comment --comment 'mine: "keep"'`,
-            `iptables-nft -A INPUT -s 192.0.2.${random.below(250)} -j DROP`,
-            `iptables-nft -t nat -A PREROUTING -p tcp --dport ${8000 + random.below(99)} -j REDIRECT --to-ports 80`,
-          ]),
-        ),
+      changeForeign(
+        random.pick([
+          `iptables-nft -I FORWARD -s 192.0.2.${random.below(250)} -j DROP -m comment --comment 'mine: "keep"'`,
+          `iptables-nft -A INPUT -s 192.0.2.${random.below(250)} -j DROP`,
+          `iptables-nft -t nat -A PREROUTING -p tcp --dport ${8000 + random.below(99)} -j REDIRECT --to-ports 80`,
+        ]),
       ),
     "libvirt makes its rules": async () => {
       if (!mayPush("iptables")) return;
       const there = await world.rules("filter");
       if (!there.includes(":LIBVIRT_FWI"))
-        await push("iptables", () => restore(libvirtRules(NETWORKS), "--noflush"));
+        await push("iptables", restoreScript(libvirtRules(NETWORKS), "--noflush"));
     },
     "reject put first": async () => {
-      if (mayPush("iptables"))
-        await push("iptables", () => sh("iptables-nft -I FORWARD -o virbr0 -j REJECT"));
+      if (mayPush("iptables")) await push("iptables", "iptables-nft -I FORWARD -o virbr0 -j REJECT");
     },
-    "reject taken away": () => changeForeign(() => sh("iptables-nft -D FORWARD -o virbr0 -j REJECT")),
+    "reject taken away": () => changeForeign("iptables-nft -D FORWARD -o virbr0 -j REJECT"),
     "libvirt takes nftables": () =>
-      changeForeign(async () => {
-        await sh("nft delete table ip libvirt_network");
-        await world.lab.exec(["nft", "-f", "-"], { input: LIBVIRT_TABLE });
-      }),
-    "libvirt leaves nftables": () => changeForeign(() => sh("nft delete table ip libvirt_network")),
+      changeForeign(`nft delete table ip libvirt_network; nft -f - <<'NFT'\n${LIBVIRT_TABLE}\nNFT\n`),
+    "libvirt leaves nftables": () => changeForeign("nft delete table ip libvirt_network"),
     "jump put first in libvirt's table": async () => {
       if (mayPush("nftables"))
-        await push("nftables", () =>
-          sh("nft insert rule ip libvirt_network forward counter jump guest_input"),
-        );
+        await push("nftables", "nft insert rule ip libvirt_network forward counter jump guest_input");
     },
     "our chain in libvirt's table flushed": () => sh("nft flush chain ip libvirt_network kvmnatd"),
     "rule put into our chain in libvirt's table": () =>
       sh("nft insert rule ip libvirt_network kvmnatd counter drop"),
-    "Docker starts": () => changeForeign(() => sh(DOCKER)),
-    "firewalld starts": () => changeForeign(() => sh(FIREWALLD)),
+    "Docker starts": () => changeForeign(DOCKER),
+    "firewalld starts": () => changeForeign(FIREWALLD),
     "rule in the other variant": () =>
-      changeForeign(() => sh(`iptables-legacy -A FORWARD -s 192.0.2.${random.below(250)} -j DROP`)),
-    "other variant flushed": () => changeForeign(() => sh("iptables-legacy -F")),
+      changeForeign(`iptables-legacy -A FORWARD -s 192.0.2.${random.below(250)} -j DROP`),
+    "other variant flushed": () => changeForeign("iptables-legacy -F"),
     "ruleset saved": async () => {
       saved = (await world.lab.exec(["iptables-nft-save"])).stdout;
     },
     "ruleset restored": async () => {
       const text = saved;
-      if (text !== undefined && mayPush("iptables")) await push("iptables", () => restore(text));
+      if (text !== undefined && mayPush("iptables"))
+        await push("iptables", restoreScript(text), restoreScript(withoutOurs(text)));
     },
   };
   const names = Object.keys(steps) as [string, ...string[]];
   await writeConfig();
+  await world.lab.exec(["sh", "-ec", MAKE_SHADOW]);
+  await world.lab.exec(["iptables-nft-restore"], { netns: SHADOW, input: libvirtRules(NETWORKS) });
   let daemon = await world.start();
   await daemon.waitForLine(/"event":"config-loaded"/);
-  foreign = await readForeign(world);
   return {
     model,
     daemon: () => daemon,
-    foreign: () => foreign,
+    foreign: () => readForeign(world, SHADOW),
     step: async () => {
       const name = random.pick(names);
       await steps[name]?.();

@@ -51,8 +51,8 @@ export interface World {
   writeMacs(bridge: string, domains: Readonly<Record<string, readonly string[]>>): Promise<void>;
   /** `kvmnatd COMMAND` with this config. */
   run(command: string, config: string): Promise<ExecResult>;
-  /** All that is not kvmnatd's, without counters: of both variants and families. */
-  foreignRules(): Promise<string>;
+  /** All rules that are not kvmnatd's, without counters: of both variants and families; of the host, or of a namespace. */
+  foreignRules(netns?: string): Promise<string>;
   close(): Promise<void>;
 }
 
@@ -168,9 +168,9 @@ export async function createWorld(): Promise<World> {
       const file = await writeConfig(lab, config);
       return lab.kvmnatd([...command.split(" "), "-c", file, "--dnsmasq-dir", dnsmasqDir]);
     },
-    foreignRules: async () => {
-      // What nft 1.0.6 lists while a daemon writes rules of its own was seen to have chains that are not there.
-      const read = async (): Promise<string> => (await lab.exec(["sh", "-ec", FOREIGN])).stdout;
+    foreignRules: async (netns = "host") => {
+      // nft 1.0.6 can list chains that do not exist while a daemon writes its own rules.
+      const read = async (): Promise<string> => (await lab.exec(["sh", "-ec", FOREIGN], at(netns))).stdout;
       let text = await read();
       await until("the foreign rules are read twice alike", async () => {
         const before = text;

@@ -1,0 +1,3 @@
+import { testWalk } from "../../support/walk-checks.ts";
+
+testWalk(4);
