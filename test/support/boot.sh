@@ -61,6 +61,8 @@ init() {
   hostname kvmhost
   ip link set lo up
   for each in $MASK; do ln -sfn /dev/null "$root/etc/systemd/system/$each"; done
+  # The tests write libvirt's network first, and then start libvirtd: it must not read the file half written.
+  rm -f "$root/etc/systemd/system/multi-user.target.wants/libvirtd.service"
   rm -f "$root/usr/sbin/policy-rc.d"
   mkdir -p "$root/.old"
   cd "$root"

@@ -58,6 +58,10 @@ export async function createServiceHost(root = "/"): Promise<ServiceHost> {
     },
     startLibvirt: async () => {
       await sh("systemctl start libvirtd");
+      await until("libvirtd has loaded its networks", async () => {
+        const { exitCode } = await host.exec(["virsh", "-q", "net-info", "default"], { check: false });
+        return exitCode === 0;
+      });
       await virsh("net-start default");
     },
     virsh,
