@@ -7,6 +7,7 @@ import type { Subnet } from "./leases/network.ts";
 import type { LogEntry } from "./log/audit-entries.ts";
 import type { LeaseFault } from "./leases/parse-lease-files.ts";
 import type { Listener } from "./status/ports-in-use.ts";
+import type { RestoreScript } from "./rules/restore.ts";
 import type { Actual, LibvirtTable, Variant } from "./rules/ruleset.ts";
 import type { DaemonStatus } from "./status/status.ts";
 import type { LogLevel } from "./config/port-map.ts";
@@ -78,8 +79,8 @@ export interface Host {
   otherIptables(used: Iptables, family: Family, known: ReadonlySet<Variant>): Promise<Iptables | undefined>;
   readRules(tool: Iptables, family: Family): Promise<Actual>;
   readLibvirtTables(): Promise<ReadonlyMap<Family, LibvirtTable>>;
-  runNft(text: string): Promise<void>;
-  restoreRules(tool: Iptables, family: Family, text: string): Promise<void>;
+  runNft(script: RestoreScript): Promise<void>;
+  restoreRules(tool: Iptables, family: Family, script: RestoreScript): Promise<void>;
   listFlows(family: Family): Promise<readonly string[]>;
   removeFlows(stale: StaleFlows, family: Family): Promise<number>;
   readSysctl(path: string): Promise<string | undefined>;

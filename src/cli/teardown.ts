@@ -2,7 +2,8 @@ import type { LogEntry } from "../log/audit-entries.ts";
 import { commandOf } from "../rules/restore.ts";
 import { NOTHING_DESIRED } from "../rules/ruleset.ts";
 import type { Variant } from "../rules/ruleset.ts";
-import { removeOwnedRules, readRulesets } from "../daemon/apply.ts";
+import { removeOwnedRules } from "../daemon/apply.ts";
+import { createRulesetReader } from "../daemon/read-rulesets.ts";
 import { findClosings, writeSysctls } from "../daemon/sysctls.ts";
 import { CommandError, EXIT, KvmnatdError } from "../errors.ts";
 import { readLiveStatus } from "../host/files/status-file.ts";
@@ -35,20 +36,20 @@ export async function removeOwned(
   if (closed instanceof KvmnatdError) failures.push(closed);
   else for (const entry of closed) onRemoved(entry);
   let count = closed instanceof KvmnatdError ? 0 : closed.length;
-  for (const { family, sides, error: unread } of await readRulesets(host, tool, known)) {
+  for (const { family, sides, error: unread } of await createRulesetReader(host, tool, known).readAll()) {
     // A host without IPv6 has no ip6tables, and nothing of ours there.
     const isAbsent = family === 6 && unread instanceof CommandError && unread.isMissing;
     if (unread !== undefined && !isAbsent) failures.push(unread);
     // The rule that guards 127.0.0.1 must not go before what it guards is closed.
     if (family === 4 && closed instanceof KvmnatdError) continue;
     for (const side of sides) {
-      const { applied, error } = await removeOwnedRules(host, side);
+      const { applied, errors } = await removeOwnedRules(host, side);
       for (const change of applied) {
         const rule = commandOf(family, change);
         onRemoved({ level: "info", event: "rule", message: `- ${rule}`, rule, action: "remove" });
       }
       count += applied.length;
-      if (error !== undefined) failures.push(error);
+      failures.push(...errors);
     }
   }
   return { count, failures };

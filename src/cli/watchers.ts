@@ -56,11 +56,11 @@ export function createWatchers(paths: Paths, isCalm: () => boolean): Watchers {
   return {
     host: {
       ...host,
-      restoreRules: (tool, family, text) => {
-        const restore = (): Promise<void> => host.restoreRules(tool, family, text);
-        return tool.variant === "legacy" ? restore() : rules.expecting(countRules(text), restore);
+      restoreRules: (tool, family, script) => {
+        const restore = (): Promise<void> => host.restoreRules(tool, family, script);
+        return tool.variant === "legacy" ? restore() : rules.expecting(script.ruleCount, restore);
       },
-      runNft: (text) => rules.expecting(countRules(text), () => host.runNft(text)),
+      runNft: (script) => rules.expecting(script.ruleCount, () => host.runNft(script)),
     },
     unheard: (variant) => {
       if (fileFault !== undefined) return fileFault;
@@ -94,11 +94,6 @@ export function createWatchers(paths: Paths, isCalm: () => boolean): Watchers {
       };
     },
   };
-}
-
-/** Rules that a script for iptables-restore or nft adds and removes: each is an event of its own. */
-function countRules(script: string): number {
-  return script.match(/^(-[ADI] |(add|insert|delete) rule )/gm)?.length ?? 0;
 }
 
 function nameOf(path: string): string {

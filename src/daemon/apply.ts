@@ -13,177 +13,143 @@ import {
   withoutObsoleteForeignChainRules,
 } from "../rules/restore.ts";
 import { NOTHING_DESIRED, ruleKey } from "../rules/ruleset.ts";
-import type { Actual, Desired, LibvirtTable, Variant } from "../rules/ruleset.ts";
+import type { Actual, Desired } from "../rules/ruleset.ts";
 import { CommandError, KvmnatdError, VerifyError } from "../errors.ts";
-import type { Host, Iptables } from "../host-interface.ts";
+import type { Host } from "../host-interface.ts";
+import { rereadRules } from "./read-rulesets.ts";
+import type { BackendRuleset } from "./read-rulesets.ts";
 
-/** The ruleset of one family in one of iptables' variants; with libvirt's own table in the one that is in use. */
-export interface BackendRuleset {
-  readonly family: Family;
-  readonly tool: Iptables;
-  readonly actual: Actual;
-}
+/*
+ * Goals, in this order:
+ *
+ *   1. Foreign rules stay as they are.
+ *   2. No port is open before it leads to its guest: each table changes in one transaction, and the tables in a safe
+ *      order (rules/restore.ts).
+ *   3. Only the difference is written, so that unchanged forwards keep their connections and counters.
+ *   4. The result is read back from the kernel and compared, never assumed.
+ *   5. A rejected restore is tried again from what the kernel has by then: first the same way, because another program
+ *      may have written at the same time; then with our chains rewritten and our rules in foreign chains deleted by
+ *      position, because iptables cannot delete every rule by its text; then without those that cannot be deleted.
+ *   6. A program that fails does not stop the other one, and every failure is reported.
+ *   7. A position that another program keeps taking is left to it for a while (rules/repair-limit.ts).
+ */
 
-export const FAMILIES: readonly Family[] = [4, 6];
-
-/** One family; without sides when its rules cannot be read. */
-export interface FamilyRulesets {
-  readonly family: Family;
-  readonly sides: readonly BackendRuleset[];
-  readonly error?: KvmnatdError;
-}
-
-/** What a pass did to one side. */
+/** What a pass did to one variant's rules. */
 export interface Outcome {
-  /** What the kernel has taken. */
+  /** Changes that the kernel has taken. */
   readonly applied: Diff;
-  /** What it should have taken and has not. */
+  /** Changes that the kernel should have taken and has not. */
   readonly remaining: Diff;
-  readonly error?: KvmnatdError;
-  /** What is there now; absent where nothing was to be done. */
-  readonly after?: Actual;
+  /** Why changes remain. */
+  readonly errors: readonly KvmnatdError[];
+  /** The rules afterwards; undefined when there was nothing to do. */
+  readonly after: Actual | undefined;
   /** Rules of ours that stood where they do not help: those put right, and those left there. */
   readonly moves: ReadonlySet<string>;
   readonly held: ReadonlySet<string>;
 }
 
-export const NOTHING_DONE: Outcome = { applied: [], remaining: [], moves: new Set(), held: new Set() };
+const NOTHING_DONE: Outcome = {
+  applied: [],
+  remaining: [],
+  errors: [],
+  after: undefined,
+  moves: new Set(),
+  held: new Set(),
+};
 
-/**
- * Reads the rules of both families, or says what keeps it from it. A family stops neither the other nor the pass.
- * @param known variants of iptables that kvmnatd has used before
- */
-export async function readRulesets(
-  host: Host,
-  tool: Iptables,
-  known: ReadonlySet<Variant>,
-): Promise<readonly FamilyRulesets[]> {
-  const libvirt = host.readLibvirtTables();
-  return Promise.all(FAMILIES.map((family) => tryToRead(host, tool, family, known, libvirt)));
+/** @returns the outcome for rules that could not be read or reached */
+export function notApplied(error: KvmnatdError): Outcome {
+  return { ...NOTHING_DONE, errors: [error] };
 }
 
 /**
- * Reads iptables' rules of these families again.
- * @param before what was read last; nothing else has changed since
- */
-export async function rereadRulesets(
-  host: Host,
-  before: readonly FamilyRulesets[],
-  families: ReadonlySet<Family>,
-  known: ReadonlySet<Variant>,
-): Promise<readonly FamilyRulesets[]> {
-  const reading = before.map(async (each) => {
-    const { family, sides } = each;
-    const [used] = sides;
-    if (used === undefined || !families.has(family)) return each;
-    const { libvirt } = used.actual;
-    const tables = new Map(libvirt === undefined ? [] : [[family, libvirt]]);
-    return tryToRead(host, used.tool, family, known, Promise.resolve(tables));
-  });
-  return Promise.all(reading);
-}
-
-async function tryToRead(
-  host: Host,
-  tool: Iptables,
-  family: Family,
-  known: ReadonlySet<Variant>,
-  libvirtTables: Promise<ReadonlyMap<Family, LibvirtTable>>,
-): Promise<FamilyRulesets> {
-  try {
-    return { family, sides: await readSides(host, tool, family, known, libvirtTables) };
-  } catch (error) {
-    if (error instanceof KvmnatdError) return { family, sides: [], error };
-    throw error;
-  }
-}
-
-/** Of the variant in use, and of the other one where that has any rules. */
-async function readSides(
-  host: Host,
-  tool: Iptables,
-  family: Family,
-  known: ReadonlySet<Variant>,
-  libvirtTables: Promise<ReadonlyMap<Family, LibvirtTable>>,
-): Promise<readonly BackendRuleset[]> {
-  const [iptables, other, libvirt] = await Promise.all([
-    host.readRules(tool, family),
-    host.otherIptables(tool, family, known),
-    libvirtTables,
-  ]);
-  const used: BackendRuleset = { family, tool, actual: withLibvirt(iptables, libvirt.get(family)) };
-  if (other === undefined) return [used];
-  try {
-    return [used, { family, tool: other, actual: await host.readRules(other, family) }];
-  } catch (error) {
-    // What is not in use and cannot be read is not in the way.
-    if (error instanceof KvmnatdError) return [used];
-    throw error;
-  }
-}
-
-/**
- * Brings one side to what is desired: one restore, then the kernel is read again and compared.
- * @param contests what others keep moving is left alone for a while
+ * Makes the rules of one variant what is desired.
+ * @param history repairs of the last minute
+ * @throws KvmnatdError when the rules cannot be read back
  */
 export async function applyRuleset(
   host: Host,
   side: BackendRuleset,
   desired: Desired,
-  contests: RepairHistory = new Map(),
+  history: RepairHistory = new Map(),
 ): Promise<Outcome> {
   const whole = diffRulesets(desired, side.actual);
-  const held = deferredMoves(findMoves(whole), contests, host.now());
+  const held = deferredMoves(findMoves(whole), history, host.now());
   const diff = withoutMoves(whole, held);
   if (diff.length === 0) return { ...NOTHING_DONE, held };
-  let failure = await runOperations(host, side, diff);
-  let after = await rereadRules(host, side);
-  const missing = (): Diff => withoutMoves(diffRulesets(desired, after), held);
-  if (isRestoreRejected(failure)) {
-    // Most likely another program was at work: once more, from what is there now. A place could be another's by then.
-    failure = await runOperations(host, side, missing());
-    after = await rereadRules(host, side);
-  }
-  if (isRestoreRejected(failure)) {
-    // A rule may be one that iptables cannot delete by its own words. Other tables may have been changed already: from
-    // what is there now.
-    failure = await runOperations(host, side, removeByPlace(rewriteOwnChains(missing(), desired)));
-    after = await rereadRules(host, side);
-  }
-  if (isRestoreRejected(failure) && findObsoleteForeignChainRules(missing()).length > 0) {
-    // What cannot be removed at all keeps nothing else from its place.
-    await runOperations(host, side, rewriteOwnChains(withoutObsoleteForeignChainRules(missing()), desired));
-    after = await rereadRules(host, side);
-  }
-  const remaining = missing();
+  const missing = (actual: Actual): Diff => withoutMoves(diffRulesets(desired, actual), held);
+  const { failures, after } = await runWithRetries(host, side, diff, (actual) => ({
+    desired,
+    missing: missing(actual),
+  }));
+  const remaining = missing(after);
   const applied = subtract(diff, remaining);
-  // Whoever fights may have moved it again by now: a repair that was made counts, one that failed does not.
-  const moves = findMoves(failure === undefined ? diff : applied);
-  const [first] = remaining;
-  const done = { applied, remaining, after, moves, held };
-  return first === undefined
-    ? done
-    : { ...done, error: toApplyError(side.family, failure, remaining.length, first) };
+  // The other program may have moved the rule again by now: a repair that was made counts, a failed one does not.
+  const moves = findMoves(failures.length === 0 ? diff : applied);
+  const errors = toApplyErrors(side.family, failures, remaining);
+  return { applied, remaining, errors, after, moves, held };
 }
 
-/** @param first of what is not as it should be */
-function toApplyError(
+/** What is still to be done after an attempt, and what it leads to. */
+interface Rest {
+  readonly desired: Desired;
+  readonly missing: Diff;
+}
+
+/** Ways to write the rest after a rejected restore, see goal 5. */
+const RETRIES: readonly ((rest: Rest) => Diff)[] = [
+  ({ missing }) => missing,
+  ({ missing, desired }) => removeByPlace(rewriteOwnChains(missing, desired)),
+];
+
+/** @param restAfter what is still to be done, given what the kernel has */
+async function runWithRetries(
+  host: Host,
+  side: BackendRuleset,
+  diff: Diff,
+  restAfter: (actual: Actual) => Rest,
+): Promise<{ readonly failures: readonly KvmnatdError[]; readonly after: Actual }> {
+  let failures = await runOperations(host, side, diff);
+  let after = await rereadRules(host, side);
+  for (const retry of RETRIES) {
+    if (!failures.some(isRestoreRejected)) return { failures, after };
+    failures = await runOperations(host, side, retry(restAfter(after)));
+    after = await rereadRules(host, side);
+  }
+  const { missing, desired } = restAfter(after);
+  if (failures.some(isRestoreRejected) && findObsoleteForeignChainRules(missing).length > 0) {
+    await runOperations(host, side, rewriteOwnChains(withoutObsoleteForeignChainRules(missing), desired));
+    after = await rereadRules(host, side);
+  }
+  return { failures, after };
+}
+
+/** @returns why changes remain; nothing when none does */
+function toApplyErrors(
   family: Family,
-  failure: KvmnatdError | undefined,
-  count: number,
-  first: Change,
-): KvmnatdError {
-  const left = `${count} ${count === 1 ? "difference" : "differences"}, first \`${commandOf(family, first)}\``;
-  if (failure === undefined)
-    return new VerifyError(
-      `the kernel is not what was applied (${left}): another program changes the same rules; looking again`,
-    );
-  if (!isRestoreRejected(failure)) return failure;
-  return new KvmnatdError(failure.code, `${failure.message}; left undone: ${left}`, { cause: failure });
+  failures: readonly KvmnatdError[],
+  remaining: Diff,
+): readonly KvmnatdError[] {
+  const [first] = remaining;
+  if (first === undefined) return [];
+  const count = remaining.length === 1 ? "1 difference" : `${remaining.length} differences`;
+  const left = `${count}, first \`${commandOf(family, first)}\``;
+  if (failures.length === 0)
+    return [
+      new VerifyError(
+        `the kernel is not what was applied (${left}): another program changes the same rules; looking again`,
+      ),
+    ];
+  return failures.map((failure) =>
+    isRestoreRejected(failure)
+      ? new KvmnatdError(failure.code, `${failure.message}; left undone: ${left}`, { cause: failure })
+      : failure,
+  );
 }
 
-/** iptables-restore understood, and would not. */
-function isRestoreRejected(failure: KvmnatdError | undefined): boolean {
+/** Whether iptables-restore read its input and rejected it. */
+function isRestoreRejected(failure: KvmnatdError): boolean {
   return (
     failure instanceof CommandError &&
     failure.argv[0]?.endsWith("-restore") === true &&
@@ -191,55 +157,45 @@ function isRestoreRejected(failure: KvmnatdError | undefined): boolean {
   );
 }
 
-/** One program that fails does not keep the other from its work. */
+/** Runs each program. @returns the failures of all of them */
 async function runOperations(
   host: Host,
   { tool, family }: BackendRuleset,
   diff: Diff,
-): Promise<KvmnatdError | undefined> {
-  let failure: KvmnatdError | undefined;
-  for (const { program, input } of planOperations(family, diff)) {
+): Promise<readonly KvmnatdError[]> {
+  const failures: KvmnatdError[] = [];
+  for (const operation of planOperations(family, diff)) {
     try {
-      await (program === "nft" ? host.runNft(input) : host.restoreRules(tool, family, input));
+      await (operation.program === "nft"
+        ? host.runNft(operation)
+        : host.restoreRules(tool, family, operation));
     } catch (error) {
       if (!(error instanceof KvmnatdError)) throw error;
-      failure ??= error;
+      failures.push(error);
     }
   }
-  return failure;
+  return failures;
 }
 
-async function rereadRules(host: Host, { tool, family, actual }: BackendRuleset): Promise<Actual> {
-  const [iptables, libvirt] = await Promise.all([
-    host.readRules(tool, family),
-    actual.libvirt === undefined ? undefined : host.readLibvirtTables(),
-  ]);
-  return withLibvirt(iptables, libvirt?.get(family));
-}
-
-function withLibvirt(actual: Actual, libvirt: LibvirtTable | undefined): Actual {
-  return libvirt === undefined ? actual : { ...actual, libvirt };
-}
-
-/** Removes all that is ours from a side. */
+/** Removes every rule, chain and jump that kvmnatd owns from one variant. */
 export function removeOwnedRules(host: Host, side: BackendRuleset): Promise<Outcome> {
   return applyRuleset(host, side, NOTHING_DESIRED);
 }
 
-/** Those of `diff` that are not in `remaining`. */
+/** @returns the changes of `diff` that are not in `remaining` */
 function subtract(diff: Diff, remaining: Diff): Diff {
   const left = new Map<string, number>();
-  for (const change of remaining) left.set(keyOf(change), (left.get(keyOf(change)) ?? 0) + 1);
+  for (const change of remaining) left.set(changeKey(change), (left.get(changeKey(change)) ?? 0) + 1);
   return diff.filter((change) => {
-    const count = left.get(keyOf(change)) ?? 0;
-    if (count > 0) left.set(keyOf(change), count - 1);
+    const count = left.get(changeKey(change)) ?? 0;
+    if (count > 0) left.set(changeKey(change), count - 1);
     return count === 0;
   });
 }
 
-function keyOf(change: Change): string {
+function changeKey(change: Change): string {
   const rule = "rule" in change ? change.rule : "";
-  // ruleKey knows iptables' words only.
+  // ruleKey parses iptables' text only.
   const key = change.table === LIBVIRT_TABLE ? rule : ruleKey(rule);
   return [change.kind, change.table, change.chain, key].join(" ");
 }

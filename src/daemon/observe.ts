@@ -16,8 +16,8 @@ import { findAddressesOutsideNetworks } from "../forwards/check-subnets.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { ConfigError } from "../errors.ts";
 import type { Host, Iptables, Links } from "../host-interface.ts";
-import { FAMILIES, readRulesets, rereadRulesets } from "./apply.ts";
-import type { FamilyRulesets } from "./apply.ts";
+import { createRulesetReader, FAMILIES } from "./read-rulesets.ts";
+import type { FamilyRulesets } from "./read-rulesets.ts";
 import { mergeBridges, readPortMap, knownBridges } from "./inputs.ts";
 import type { RejectedConfig, Snapshot } from "./inputs.ts";
 
@@ -130,8 +130,9 @@ async function observeRules(
   { view, families }: RulesChange,
   known: ReadonlySet<Variant> = new Set(),
 ): Promise<View> {
-  const { snapshot, resolution, networks } = view;
-  const read = await rereadRulesets(host, view.families, families, known);
+  const { snapshot, resolution, networks, tool } = view;
+  if (tool === undefined) return view;
+  const read = await createRulesetReader(host, tool, known).reread(view.families, families);
   return { ...view, families: read.map((each) => toView(each, snapshot.portMap, resolution, networks)) };
 }
 
@@ -195,7 +196,7 @@ async function readKernel(
     const families = FAMILIES.map((family): FamilyRulesets => ({ family, sides: [], error }));
     return { tool: undefined, families, actual: new Map() };
   }
-  const families = await readRulesets(host, tool, known);
+  const families = await createRulesetReader(host, tool, known).readAll();
   const actual = families.flatMap(({ family, sides: [used] }) =>
     used === undefined ? [] : [[family, used.actual] as const],
   );
@@ -216,5 +217,5 @@ function toView(
 /** Where nothing is desired, rules that cannot be read are no fault: a host without IPv6 has no ip6tables. */
 function forgiveUnused(view: FamilyView): FamilyView {
   if (view.error === undefined || view.family === 4 || view.desired !== NOTHING_DESIRED) return view;
-  return { family: view.family, desired: view.desired, sides: [] };
+  return { ...view, error: undefined };
 }

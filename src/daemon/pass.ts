@@ -18,7 +18,7 @@ import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import { removeStaleFlows } from "./remove-stale-flows.ts";
 import type { FlowMemory } from "./remove-stale-flows.ts";
-import { applyRuleset, removeOwnedRules, NOTHING_DONE } from "./apply.ts";
+import { applyRuleset, notApplied, removeOwnedRules } from "./apply.ts";
 import { observe } from "./observe.ts";
 import type { FamilyView, ObservationState, View } from "./observe.ts";
 import {
@@ -26,7 +26,7 @@ import {
   failingGuests,
   findWaits,
   inputProblems,
-  describeFailure,
+  describeApplyErrors,
   rejectsElsewhere,
   checkShadowingRules,
   describeOverriddenGuard,
@@ -113,7 +113,7 @@ export async function reconcile(
     variant: view.tool?.variant,
     desired: view.families.map(({ desired }) => desired),
   };
-  const failed = outcomes.some(({ outcome }) => outcome.error !== undefined) || sysctls.failed;
+  const failed = outcomes.some(({ outcome }) => outcome.errors.length > 0) || sysctls.failed;
   return {
     view,
     memory: {
@@ -144,7 +144,7 @@ export async function reconcile(
       ...unguarded.problems,
       ...foreign.problems,
       ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
-      ...outcomes.flatMap(describeFailure),
+      ...outcomes.flatMap(describeApplyErrors),
       ...outcomes.flatMap((each) => describeOverriddenJump(view, each)),
       ...guards.flatMap((guard) => describeOverriddenGuard(view, guard)),
       ...sysctls.problems,
@@ -184,7 +184,7 @@ async function closeFirst(
 }
 
 function isInPlace(outcomes: readonly SideOutcome[]): boolean {
-  return outcomes.every(({ family, outcome }) => family !== 4 || outcome.error === undefined);
+  return outcomes.every(({ family, outcome }) => family !== 4 || outcome.errors.length === 0);
 }
 
 type ContestsByFamily = ReadonlyMap<Family, RepairHistory>;
@@ -206,7 +206,7 @@ async function applyFamily(
   contests: RepairHistory | undefined,
 ): Promise<readonly SideOutcome[]> {
   const { family, desired, error } = view;
-  if (error !== undefined) return [{ family, outcome: { ...NOTHING_DONE, error } }];
+  if (error !== undefined) return [{ family, outcome: notApplied(error) }];
   const [used, ...others] = view.sides;
   const outcomes: SideOutcome[] = [];
   try {
@@ -214,12 +214,12 @@ async function applyFamily(
       outcomes.push({ family, outcome: await applyRuleset(host, used, desired, contests) });
     // Ours in the variant that is not in use are left over from before the config was changed.
     // They do their work until the others do.
-    const isThere = outcomes.every(({ outcome }) => outcome.error === undefined);
+    const isThere = outcomes.every(({ outcome }) => outcome.errors.length === 0);
     if (isThere)
       for (const other of others) outcomes.push({ family, outcome: await removeOwnedRules(host, other) });
   } catch (failure) {
     if (!(failure instanceof KvmnatdError)) throw failure;
-    outcomes.push({ family, outcome: { ...NOTHING_DONE, error: failure } });
+    outcomes.push({ family, outcome: notApplied(failure) });
   }
   return outcomes;
 }

@@ -45,10 +45,9 @@ export function findWaits(host: Host, view: View): readonly Diagnostic[] {
   return waits.map((message) => createWarning("waiting", `waiting ${message}`));
 }
 
-/** Why a side is not as it should be. */
-export function describeFailure({ outcome: { error } }: SideOutcome): readonly Diagnostic[] {
-  if (error === undefined) return [];
-  return [{ ...error.toDiagnostic(), message: printable(error.message, 1000) }];
+/** Why a variant's rules are not what is desired. */
+export function describeApplyErrors({ outcome: { errors } }: SideOutcome): readonly Diagnostic[] {
+  return errors.map((each) => ({ ...each.toDiagnostic(), message: printable(each.message, 1000) }));
 }
 
 /** What rejects in the variant of iptables that is not in use. */
@@ -130,12 +129,13 @@ export function failingGuests(view: View, outcomes: readonly SideOutcome[]): Rea
   const failing = new Map<string, string>();
   for (const side of outcomes) {
     const { family, outcome } = side;
-    if (outcome.error === undefined && !isInTheWay(view, side)) continue;
+    if (outcome.errors.length === 0 && !isInTheWay(view, side)) continue;
     // Of ours there is merely more than there should be.
     if (outcome.remaining.length > 0 && withoutObsoleteForeignChainRules(outcome.remaining).length === 0)
       continue;
     const contested = "contested: another program keeps a rule that rejects before kvmnatd's jump";
-    const message = outcome.error === undefined ? contested : printable(outcome.error.message, 200);
+    const errors = outcome.errors.map((each) => printable(each.message, 200));
+    const message = errors.length === 0 ? contested : errors.join("; ");
     const owners = outcome.remaining.map((change) => ownerOfChange(change)?.name);
     const all = owners.length === 0 || owners.includes(undefined);
     for (const { forward, family: own } of view.resolution.forwards)

@@ -6,20 +6,31 @@ import type { NftChange } from "./libvirt-table.ts";
 import { isOwnedChain } from "./ruleset.ts";
 import type { Desired, RuleText, Table } from "./ruleset.ts";
 
-/** One run of a program, with its input. */
-export interface Operation {
-  readonly program: "iptables-restore" | "nft";
+/** Input for iptables-restore or nft. */
+export interface RestoreScript {
   readonly input: string;
+  /** Number of rules that it adds and removes; the kernel reports an event for each. */
+  readonly ruleCount: number;
 }
 
-/** What lets in comes before what redirects; on the way back the other way round. Nothing for an empty diff. */
+/** One run of a program. */
+export interface Operation extends RestoreScript {
+  readonly program: "iptables-restore" | "nft";
+}
+
+/** Orders the programs: accept before redirect, and the reverse when rules go. @returns nothing for an empty diff */
 export function planOperations(family: Family, diff: Diff): readonly Operation[] {
   const nft = diff.filter(isNft);
+  const iptables = diff.filter((change) => !isNft(change));
   const operations: readonly Operation[] = [
-    { program: "nft", input: renderNft(family, nft) },
-    { program: "iptables-restore", input: renderRestore(diff) },
+    { program: "nft", input: renderNft(family, nft), ruleCount: countRules(nft) },
+    { program: "iptables-restore", input: renderRestore(iptables), ruleCount: countRules(iptables) },
   ];
   return (isGrowing(nft) ? operations : operations.toReversed()).filter(({ input }) => input !== "");
+}
+
+function countRules(diff: Diff): number {
+  return diff.filter(({ kind }) => kind === "add" || kind === "remove").length;
 }
 
 /**

@@ -80,7 +80,7 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
     },
     readLibvirtTables: () => Promise.resolve(new Map()),
     runNft: () => Promise.resolve(),
-    restoreRules: async (_tool, _family, text) => {
+    restoreRules: async (_tool, _family, { input: text }) => {
       await fail("restoreRules");
       const { refused } = fake;
       if (refused === undefined || !refused.test(text)) return fake.rules.restore(text);

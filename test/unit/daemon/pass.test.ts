@@ -47,11 +47,11 @@ it("a refusal because another program was at work is answered by the rules' own 
   host.config = "guests: {}\n";
   const scripts: string[] = [];
   const { restoreRules } = { restoreRules: host.restoreRules.bind(host) };
-  host.restoreRules = async (tool, family, text) => {
-    scripts.push(text);
+  host.restoreRules = async (tool, family, script) => {
+    scripts.push(script.input);
     if (scripts.length === 1)
       throw commandError("iptables-restore", "Bad rule (does a matching rule exist in that chain?).");
-    await restoreRules(tool, family, text);
+    await restoreRules(tool, family, script);
   };
   expect(codes(await pass())).toEqual([]);
   expect(save().join()).not.toContain("KVMNATD");

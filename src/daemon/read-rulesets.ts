@@ -1,0 +1,109 @@
+import type { Family } from "../net/address.ts";
+import type { Actual, LibvirtTable, Variant } from "../rules/ruleset.ts";
+import { KvmnatdError } from "../errors.ts";
+import type { Host, Iptables } from "../host-interface.ts";
+
+/** The ruleset of one family in one variant of iptables; the variant in use has libvirt's own table too. */
+export interface BackendRuleset {
+  readonly family: Family;
+  readonly tool: Iptables;
+  readonly actual: Actual;
+}
+
+export const FAMILIES: readonly Family[] = [4, 6];
+
+/** The rulesets of one family. */
+export interface FamilyRulesets {
+  readonly family: Family;
+  /** The variant in use, then the other one if it has any rules; empty when the rules cannot be read. */
+  readonly sides: readonly BackendRuleset[];
+  /** Why the rules cannot be read. */
+  readonly error: KvmnatdError | undefined;
+}
+
+export interface RulesetReader {
+  /** Reads the rules of both families. A family that cannot be read stops neither the other one nor the pass. */
+  readAll(): Promise<readonly FamilyRulesets[]>;
+  /**
+   * Reads iptables' rules of these families again.
+   * @param before what was read last; nothing else has changed since then
+   */
+  reread(
+    before: readonly FamilyRulesets[],
+    families: ReadonlySet<Family>,
+  ): Promise<readonly FamilyRulesets[]>;
+}
+
+/**
+ * @param tool the variant of iptables in use
+ * @param usedVariants variants that kvmnatd has used before
+ */
+export function createRulesetReader(
+  host: Host,
+  tool: Iptables,
+  usedVariants: ReadonlySet<Variant>,
+): RulesetReader {
+  async function read(family: Family, libvirt: Promise<LibvirtTable | undefined>): Promise<FamilyRulesets> {
+    try {
+      return { family, sides: await readSides(family, libvirt), error: undefined };
+    } catch (error) {
+      if (error instanceof KvmnatdError) return { family, sides: [], error };
+      throw error;
+    }
+  }
+
+  async function readSides(
+    family: Family,
+    libvirt: Promise<LibvirtTable | undefined>,
+  ): Promise<readonly BackendRuleset[]> {
+    const [iptables, other, table] = await Promise.all([
+      host.readRules(tool, family),
+      host.otherIptables(tool, family, usedVariants),
+      libvirt,
+    ]);
+    const used: BackendRuleset = { family, tool, actual: withLibvirt(iptables, table) };
+    if (other === undefined) return [used];
+    try {
+      return [used, { family, tool: other, actual: await host.readRules(other, family) }];
+    } catch (error) {
+      // A variant that is not in use and cannot be read does not matter.
+      if (error instanceof KvmnatdError) return [used];
+      throw error;
+    }
+  }
+
+  return {
+    readAll: () => {
+      const tables = host.readLibvirtTables();
+      return Promise.all(
+        FAMILIES.map((family) =>
+          read(
+            family,
+            tables.then((each) => each.get(family)),
+          ),
+        ),
+      );
+    },
+    reread: (before, families) =>
+      Promise.all(
+        before.map((each) => {
+          const [used] = each.sides;
+          if (used === undefined || !families.has(each.family)) return each;
+          return read(each.family, Promise.resolve(used.actual.libvirt));
+        }),
+      ),
+  };
+}
+
+/** Reads the rules of one variant again, and libvirt's table if there is one. */
+export async function rereadRules(host: Host, { tool, family, actual }: BackendRuleset): Promise<Actual> {
+  const [iptables, libvirt] = await Promise.all([
+    host.readRules(tool, family),
+    actual.libvirt === undefined ? undefined : host.readLibvirtTables(),
+  ]);
+  return withLibvirt(iptables, libvirt?.get(family));
+}
+
+function withLibvirt(actual: Actual, libvirt: LibvirtTable | undefined): Actual {
+  return libvirt === undefined ? actual : { ...actual, libvirt };
+}
