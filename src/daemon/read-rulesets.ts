@@ -43,41 +43,14 @@ export function createRulesetReader(
   tool: Iptables,
   usedVariants: ReadonlySet<Variant>,
 ): RulesetReader {
-  async function read(family: Family, libvirt: Promise<LibvirtTable | undefined>): Promise<FamilyRulesets> {
-    try {
-      return { family, sides: await readSides(family, libvirt), error: undefined };
-    } catch (error) {
-      if (error instanceof KvmnatdError) return { family, sides: [], error };
-      throw error;
-    }
-  }
-
-  async function readSides(
-    family: Family,
-    libvirt: Promise<LibvirtTable | undefined>,
-  ): Promise<readonly BackendRuleset[]> {
-    const [iptables, other, table] = await Promise.all([
-      host.readRules(tool, family),
-      host.otherIptables(tool, family, usedVariants),
-      libvirt,
-    ]);
-    const used: BackendRuleset = { family, tool, actual: withLibvirt(iptables, table) };
-    if (other === undefined) return [used];
-    try {
-      return [used, { family, tool: other, actual: await host.readRules(other, family) }];
-    } catch (error) {
-      // A variant that is not in use and cannot be read does not matter.
-      if (error instanceof KvmnatdError) return [used];
-      throw error;
-    }
-  }
-
+  const source: Source = { host, tool, usedVariants };
   return {
     readAll: () => {
       const tables = host.readLibvirtTables();
       return Promise.all(
         FAMILIES.map((family) =>
-          read(
+          readFamily(
+            source,
             family,
             tables.then((each) => each.get(family)),
           ),
@@ -86,13 +59,54 @@ export function createRulesetReader(
     },
     reread: (before, families) =>
       Promise.all(
-        before.map((each) => {
+        before.map(async (each) => {
           const [used] = each.sides;
           if (used === undefined || !families.has(each.family)) return each;
-          return read(each.family, Promise.resolve(used.actual.libvirt));
+          return readFamily(source, each.family, Promise.resolve(used.actual.libvirt));
         }),
       ),
   };
+}
+
+/** Where rules are read from. */
+interface Source {
+  readonly host: Host;
+  readonly tool: Iptables;
+  readonly usedVariants: ReadonlySet<Variant>;
+}
+
+async function readFamily(
+  source: Source,
+  family: Family,
+  libvirt: Promise<LibvirtTable | undefined>,
+): Promise<FamilyRulesets> {
+  try {
+    return { family, sides: await readVariants(source, family, libvirt), error: undefined };
+  } catch (error) {
+    if (error instanceof KvmnatdError) return { family, sides: [], error };
+    throw error;
+  }
+}
+
+async function readVariants(
+  { host, tool, usedVariants }: Source,
+  family: Family,
+  libvirt: Promise<LibvirtTable | undefined>,
+): Promise<readonly BackendRuleset[]> {
+  const [iptables, other, table] = await Promise.all([
+    host.readRules(tool, family),
+    host.otherIptables(tool, family, usedVariants),
+    libvirt,
+  ]);
+  const used: BackendRuleset = { family, tool, actual: withLibvirt(iptables, table) };
+  if (other === undefined) return [used];
+  try {
+    return [used, { family, tool: other, actual: await host.readRules(other, family) }];
+  } catch (error) {
+    // A variant that is not in use and cannot be read does not matter.
+    if (error instanceof KvmnatdError) return [used];
+    throw error;
+  }
 }
 
 /** Reads the rules of one variant again, and libvirt's table if there is one. */
