@@ -17,6 +17,7 @@ export type Explained =
   | "forward-conflict"
   | "guest-removed"
   | "rules-changed"
+  | "rules-removed"
   | "conntrack-entries-removed"
   | "sysctl-set"
   | "problem-resolved"

@@ -172,7 +172,7 @@ async function leaveRules(
   const remove = async (): Promise<readonly KvmnatdError[]> => {
     const { failures } = await removeOwned(createHost(context.paths), variants, (entry) => {
       const message = "all rules of kvmnatd: removed (on_stop: remove)";
-      if (!isTold) logger.log({ level: "info", event: "rules-changed", message });
+      if (!isTold) logger.log({ level: "info", event: "rules-removed", message });
       isTold = true;
       logger.log(entry);
     });

@@ -143,6 +143,13 @@ export const MESSAGE_CATALOG: Readonly<Record<Explained, CatalogEntry>> = {
       "Nothing, once. If it comes again and again, something on this host rewrites the firewall: look what runs at these " +
       'times with `journalctl --since "-10min"`.',
   },
+  "rules-removed": {
+    id: "8b1cb8ed1abb4017a45d1075156e8bfd",
+    subject: "kvmnatd has removed its rules",
+    means: "The daemon stops, and its config says `on_stop: remove`: no port is forwarded any more.",
+    does: "It has removed every rule, chain and jump of its own. The entries after this one show each of them.",
+    todo: "Nothing. `systemctl start kvmnatd` puts the rules back; with `on_stop: keep` they stay when it stops.",
+  },
   "conntrack-entries-removed": {
     id: "3eabee56dbd44d4a8ddd948fe17f6485",
     subject: "Connections that led astray were removed",

@@ -91,5 +91,8 @@ describe("kvmnatd handover", () => {
     await world.isWell();
     expect(await second.stop()).toBe(0);
     expect(await world.rules("nat")).not.toContain("KVMNATD");
+    const events = second.log().map(({ event }) => event);
+    const removal = events.slice(events.lastIndexOf("rules-removed"));
+    expect([...new Set(removal)]).toEqual(["rules-removed", "rule", "stop"]);
   });
 });
