@@ -86,14 +86,8 @@ function buildDeb({ machine, runtime, version: npmVersion, fast }: Job): void {
   for (const script of ["postinst", "prerm", "postrm"])
     put(`DEBIAN/${script}`, fill(`deb/${script}`, {}), 0o755);
   const target = join(OUT, `kvmnatd_${version}_${machine.deb}.deb`);
-  run("dpkg-deb", [
-    "--root-owner-group",
-    fast ? "-Zgzip" : "-Zxz",
-    fast ? "-z1" : "-z1",
-    "--build",
-    tree,
-    target,
-  ]);
+  const compress = fast ? ["-Zgzip", "-z1"] : ["-Zxz", "-z6"];
+  run("dpkg-deb", ["--root-owner-group", ...compress, "--build", tree, target]);
 }
 
 function buildRpm({ machine, runtime, version: npmVersion, fast }: Job): void {
