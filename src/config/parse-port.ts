@@ -9,7 +9,7 @@ import { printable } from "../sanitize.ts";
 import type { DiagnosticCollector } from "./yaml/diagnostic-collector.ts";
 import type { RawPort } from "./schema/schema.ts";
 import type { ValidSubset } from "./schema/without-invalid.ts";
-import type { Path } from "./yaml/document.ts";
+import type { Path } from "./yaml/tree.ts";
 import type { Listen } from "./values/listen-address.ts";
 
 /** What holds for a port where it says nothing of its own. */

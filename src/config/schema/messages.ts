@@ -6,7 +6,7 @@ import { parsePortText } from "../values/port-syntax.ts";
 import { printable } from "../../sanitize.ts";
 import { checkSchema, knownKeys } from "./schema.ts";
 import type { SchemaIssue } from "./schema.ts";
-import type { Path } from "../yaml/document.ts";
+import type { Path } from "../yaml/tree.ts";
 
 /** A place where the value has not the shape of a config. */
 export interface ShapeError {

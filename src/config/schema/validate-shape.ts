@@ -4,7 +4,7 @@ import { findShapeErrors } from "./messages.ts";
 import type { RawConfig } from "./schema.ts";
 import { withoutInvalid } from "./without-invalid.ts";
 import type { ValidSubset } from "./without-invalid.ts";
-import type { Path } from "../yaml/document.ts";
+import type { Path } from "../yaml/tree.ts";
 
 /**
  * Reports every fault of the shape.

@@ -1,4 +1,4 @@
-import type { Path } from "../yaml/document.ts";
+import type { Path } from "../yaml/tree.ts";
 
 /** A value whose parts may be missing because they were found faulty. */
 export type ValidSubset<T> =

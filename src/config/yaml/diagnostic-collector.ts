@@ -1,6 +1,7 @@
 import type { ParseError, ParseResult } from "../values/result.ts";
 import type { Diagnostic, SourceLocation } from "../../diagnostic.ts";
-import type { Path, YamlDocument } from "./document.ts";
+import type { YamlDocument } from "./document.ts";
+import type { Path } from "./tree.ts";
 
 /** Collects what is wrong with a document while it is read. */
 export interface DiagnosticCollector {

@@ -113,3 +113,26 @@ describe("faults", () => {
     expect(diagnostics.map(({ code }) => code)).toEqual(["yaml-documents", "duplicate-key"]);
   });
 });
+
+describe("aliases", () => {
+  it("are resolved in linear time", () => {
+    const before = process.cpuUsage();
+    const { value } = document(`a: &a 1\nb: [${"*a, ".repeat(40_000)}]`);
+    expect(value).toMatchObject({ b: expect.objectContaining({ length: 40_000 }) as unknown });
+    expect(process.cpuUsage(before).user).toBeLessThan(5e6);
+  });
+
+  it("may stand for a value below a duplicate key", () => {
+    const { value, diagnostics } = parseYaml("a: 1\na: &x [2]\nb: *x\n", "f");
+    expect(value?.value).toEqual({ a: "1", b: ["2"] });
+    expect(diagnostics.map(({ code }) => code)).toEqual(["duplicate-key"]);
+  });
+
+  it("are an error with a place when they have no target or exceed the limit", () => {
+    const codes = (text: string): readonly string[] =>
+      parseYaml(text, "f").diagnostics.map(({ code, where }) => `${where?.line}:${where?.column} ${code}`);
+    expect(codes("a: 1\nb: *x\n")).toEqual(["2:4 yaml-alias"]);
+    expect(codes("a: &x {b: *x}\n")).toEqual(["1:11 yaml-alias"]);
+    expect(codes(`a: &x [${"1, ".repeat(60_000)}]\nb: *x\nc: *x\n`)).toEqual(["3:4 yaml-alias-bomb"]);
+  });
+});
