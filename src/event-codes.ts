@@ -1,7 +1,7 @@
-/** Names a kind of entry (KVMNATD_EVENT), problem or failure; stable. */
+/** The kind of a log entry (KVMNATD_EVENT), of a problem or of a failure. Programs rely on it: never rename one. */
 export type EventCode = Explained | Unexplained;
 
-/** Everything that the daemon logs, and every problem that `status` shows, but for rules. */
+/** Codes of log entries and problems that the message catalogue explains. */
 export type Explained =
   | "start"
   | "stop"
@@ -49,5 +49,5 @@ export type Explained =
   | "incompatible-table"
   | "teardown-incomplete";
 
-/** A rule says itself what it is; the others are told by a command, not logged by the daemon. */
+/** Codes without an explanation: a rule is its own, and only commands print the others. */
 type Unexplained = "rule" | "already-running" | "demo" | "journal";

@@ -1,9 +1,9 @@
 import { MESSAGE_CATALOG } from "./message-catalog.ts";
 
-/** Lines no longer than this fit beside what journalctl puts before them. */
+/** Maximum length of a line that fits on a terminal beside journalctl's indentation. */
 const WIDTH = 76;
 
-/** The catalogue of all explanations, in the format of systemd.io/CATALOG. */
+/** Renders the message catalogue in the format of systemd.io/CATALOG. */
 export function renderCatalog(): string {
   const entries = Object.values(MESSAGE_CATALOG).map(({ id, subject, means, does, todo }) =>
     [
@@ -22,10 +22,10 @@ export function renderCatalog(): string {
       "",
     ].join("\n"),
   );
-  return `# What kvmnatd's log entries mean: shown by journalctl -x. Made from src/core/explanations.ts.\n\n${entries.join("\n")}`;
+  return `# The meaning of kvmnatd's log entries, shown by journalctl -x. Made from src/log/message-catalog.ts.\n\n${entries.join("\n")}`;
 }
 
-/** Breaks at blanks, but not within a command. */
+/** Breaks a text at blanks, but not within a command. */
 function wrap(text: string): string {
   const words = text.match(/(?:`[^`]*`|[^\s`])+/g) ?? [];
   const lines: string[] = [];
