@@ -1,6 +1,6 @@
 import type { Family, HostAddresses } from "../net/address.ts";
 import { buildDesired } from "../rules/desired.ts";
-import type { ProbeResults, Incumbent, NeighbourProbe } from "../identity/lookup.ts";
+import type { ProbeResults, Incumbent } from "../identity/lookup.ts";
 import { readIncumbents, readServedBridges } from "../rules/read-incumbents.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createError } from "../diagnostic.ts";
@@ -15,18 +15,18 @@ import { NOTHING_DESIRED } from "../rules/ruleset.ts";
 import { findAddressesOutsideNetworks } from "../forwards/check-subnets.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { ConfigError } from "../errors.ts";
-import type { Host, Iptables, Links } from "../host-interface.ts";
+import type { Host, Iptables, LeaseFiles, Links } from "../host-interface.ts";
 import { createRulesetReader, FAMILIES } from "./read-rulesets.ts";
 import type { FamilyRulesets } from "./read-rulesets.ts";
 import { mergeBridges, readPortMap, knownBridges } from "./inputs.ts";
-import type { RejectedConfig, Snapshot } from "./inputs.ts";
+import type { ConfigReading, RejectedConfig, Snapshot } from "./inputs.ts";
 
 /** One family: what should be, and what the kernel has, or why it cannot be read. */
 export interface FamilyView extends FamilyRulesets {
   readonly desired: Desired;
 }
 
-/** Everything that a pass has read, and what follows from it. Nothing is changed yet. */
+/** Everything that a pass has read and computed before it changes anything. */
 export interface View {
   readonly snapshot: Snapshot;
   readonly networks: readonly Network[];
@@ -36,73 +36,109 @@ export interface View {
   readonly incumbents: readonly Incumbent[];
   readonly resolution: Resolution;
   readonly families: readonly FamilyView[];
-  readonly configError?: ConfigError;
-  readonly refused?: RejectedConfig;
+  readonly configError: ConfigError | undefined;
+  readonly refused: RejectedConfig | undefined;
   readonly leaseDiagnostics: readonly Diagnostic<LeaseFault>[];
-  /** Addresses in the config that can be no guest's. */
+  /** Addresses in the config that cannot be a guest's. */
   readonly unserved: readonly Diagnostic<"address-unserved">[];
-  readonly lookAgainAtMs?: number;
+  /** When the config file is to be read again, epoch ms. */
+  readonly lookAgainAtMs: number | undefined;
 }
 
 export interface ObservationState {
   readonly snapshot?: Snapshot;
   readonly refused?: RejectedConfig;
-  /** Absent before the first pass that could read the kernel. */
+  /** Absent before the first pass that could read the kernel's rules. */
   readonly incumbents?: readonly Incumbent[];
-  /** As they were read last. */
+  /** As the pass before read them. */
   readonly links?: Links;
-  /** Variants of iptables that kvmnatd has used: rules of its own may be left there. */
+  /** Variants of iptables that kvmnatd has used: they may still have owned rules. */
   readonly variants?: ReadonlySet<Variant>;
-  /** Nothing has told of a change of the links since then. */
+  /** No event has reported a change of the links since then. */
   readonly linksAreCurrent?: boolean;
-  /** Nothing but iptables' rules may have changed since the pass before. */
+  /** Set when only iptables rules can have changed since the pass before. */
   readonly onlyRules?: RulesChange;
 }
 
 interface RulesChange {
-  /** What the pass before saw, and left as it was. */
+  /** The view of the pass before, which changed nothing. */
   readonly view: View;
-  /** In which families. */
+  /** The families whose rules can have changed. */
   readonly families: ReadonlySet<Family>;
 }
 
 /**
  * read -> resolve -> desired.
- * @param lingers false: what vanished is gone at once (a single pass cannot come back for it)
+ * @param lingers false: a vanished lease ends at once (a single pass cannot come back for it)
  * @throws ConfigError without a good config, KvmnatdError when the host's links cannot be read
  */
 export async function observe(host: Host, memory: ObservationState, lingers: boolean): Promise<View> {
   if (memory.onlyRules !== undefined) return observeRules(host, memory.onlyRules, memory.variants);
+  const inputs = await readInputs(host, memory, lingers);
+  const resolved = await resolveWithProbes(host, memory, inputs);
+  return toView(host, inputs, resolved, await inputs.kernel);
+}
+
+/** What a pass reads. */
+interface Inputs {
+  readonly config: ConfigReading;
+  /** The port map of this pass. */
+  readonly portMap: PortMap;
+  readonly files: LeaseFiles;
+  readonly running: ReadonlySet<string> | undefined;
+  readonly links: Links;
+  readonly nowMs: number;
+  /** The slowest reading: neighbours are probed meanwhile. */
+  readonly kernel: Promise<Kernel>;
+}
+
+async function readInputs(host: Host, memory: ObservationState, lingers: boolean): Promise<Inputs> {
   const config = await readPortMap(host, memory.snapshot, memory.refused);
-  const { configText, warnings } = config;
   const portMap = lingers ? config.portMap : { ...config.portMap, lingerMs: 0 };
-  const kernelReading = readKernel(host, portMap.iptables, memory.variants ?? new Set());
-  const [files, running] = await Promise.all([
+  const kernel = readKernel(host, portMap.iptables, memory.variants ?? new Set());
+  const knownLinks = memory.linksAreCurrent === true ? memory.links : undefined;
+  const [files, running, links] = await Promise.all([
     host.readLeaseFiles(portMap.networks),
     host.readRunningDomains(),
+    knownLinks ?? host.readLinks(),
   ]);
-  const nowMs = host.now();
-  // Which networks there are, our own rules still tell: what cannot be read takes no working forward down.
-  const unlisted = files.folder === "read" ? NOBODY : readServedBridges((await kernelReading).actual);
-  const resolve = (links: Links, incumbents: readonly Incumbent[], answers: ProbeResults): Resolved => {
-    const bridges = mergeBridges(memory.snapshot, files, links, portMap.networks);
-    const networks = knownBridges(bridges, links, unlisted);
-    const { addresses } = links;
-    const resolution = resolveForwards(portMap, networks, addresses, incumbents, nowMs, {
-      answers,
-      running,
-    });
-    return { bridges, networks, resolution };
-  };
-  const { linksAreCurrent = false } = memory;
-  const [links, early] = await Promise.all([
-    linksAreCurrent && memory.links !== undefined ? memory.links : host.readLinks(),
-    askEarly(host, memory, (known, incumbents) => resolve(known, incumbents, new Map())),
-  ]);
-  const incumbents = memory.incumbents ?? readIncumbents(portMap, (await kernelReading).actual);
-  const answers = await ask(host, resolve(links, incumbents, early).resolution.questions, early);
-  const { bridges, networks, resolution } = resolve(links, incumbents, answers);
-  const kernel = await kernelReading;
+  return { config, portMap, files, running, links, nowMs: host.now(), kernel };
+}
+
+/** Where the forwards lead, and on what that is based. */
+interface Resolved {
+  readonly bridges: Snapshot["bridges"];
+  readonly networks: readonly Network[];
+  readonly incumbents: readonly Incumbent[];
+  readonly resolution: Resolution;
+}
+
+/** Resolves twice at most: the first result names the probes, the second one uses their results. */
+async function resolveWithProbes(host: Host, memory: ObservationState, inputs: Inputs): Promise<Resolved> {
+  const { portMap, files, links, running, nowMs, kernel } = inputs;
+  const incumbents = memory.incumbents ?? readIncumbents(portMap, (await kernel).actual);
+  // While libvirt's folder cannot be read, kvmnatd's own rules show which networks there are.
+  const unlisted = files.folder === "read" ? NO_BRIDGES : readServedBridges((await kernel).actual);
+  const bridges = mergeBridges(memory.snapshot, files, links, portMap.networks);
+  const networks = knownBridges(bridges, links, unlisted);
+  const hostAddresses = links.addresses;
+  const resolve = (probeResults: ProbeResults): Resolution =>
+    resolveForwards(portMap, incumbents, { networks, hostAddresses, nowMs, probeResults, running });
+  const first = resolve(new Map());
+  const resolution = first.probes.length === 0 ? first : resolve(await host.probeNeighbours(first.probes));
+  return { bridges, networks, incumbents, resolution };
+}
+
+const NO_BRIDGES: ReadonlySet<string> = new Set();
+
+function toView(
+  host: Host,
+  { config, portMap, files, links }: Inputs,
+  { bridges, networks, incumbents, resolution }: Resolved,
+  kernel: Kernel,
+): View {
+  const { configText, warnings } = config;
+  const isFolderMissing = files.folder === "missing" && networks.length > 0;
   return {
     snapshot: { portMap: config.portMap, configText, warnings, bridges },
     networks,
@@ -111,20 +147,20 @@ export async function observe(host: Host, memory: ObservationState, lingers: boo
     tool: kernel.tool,
     incumbents,
     resolution,
-    families: kernel.families.map((each) => toView(each, portMap, resolution, networks)),
-    unserved: findAddressesOutsideNetworks(portMap, networks, files.folder === "read").diagnostics,
-    ...(config.error === undefined ? {} : { configError: config.error }),
-    ...(config.refused === undefined ? {} : { refused: config.refused }),
+    families: kernel.families.map((each) => toFamilyView(each, portMap, resolution, networks)),
+    configError: config.error,
+    refused: config.refused,
     leaseDiagnostics: [
       ...files.diagnostics,
-      ...(files.folder === "missing" && networks.length > 0 ? [missingFolder(host.dnsmasqDir)] : []),
+      ...(isFolderMissing ? [missingFolder(host.dnsmasqDir)] : []),
       ...files.bridges.flatMap((each) => each.diagnostics),
     ],
-    ...(config.lookAgainAtMs === undefined ? {} : { lookAgainAtMs: config.lookAgainAtMs }),
+    unserved: findAddressesOutsideNetworks(portMap, networks, files.folder === "read").diagnostics,
+    lookAgainAtMs: config.lookAgainAtMs,
   };
 }
 
-/** What somebody does to the rules says nothing of guests: where leases lead is as it was. */
+/** A change of the rules alone does not concern the guests: where the forwards lead is as it was. */
 async function observeRules(
   host: Host,
   { view, families }: RulesChange,
@@ -133,48 +169,18 @@ async function observeRules(
   const { snapshot, resolution, networks, tool } = view;
   if (tool === undefined) return view;
   const read = await createRulesetReader(host, tool, known).reread(view.families, families);
-  return { ...view, families: read.map((each) => toView(each, snapshot.portMap, resolution, networks)) };
+  return {
+    ...view,
+    families: read.map((each) => toFamilyView(each, snapshot.portMap, resolution, networks)),
+  };
 }
 
-const NOBODY: ReadonlySet<string> = new Set();
-
-/** Before libvirt's first network there is none; afterwards it is another one, or has gone. */
+/** libvirt creates its folder with its first network. Later a missing folder is the wrong folder, or was deleted. */
 function missingFolder(file: string): Diagnostic<"lease-folder"> {
   const message =
     "does not exist: what was known of its networks stays in force, and no lease is followed; " +
     "is it libvirt's dnsmasq folder (--dnsmasq-dir)?";
   return createError("lease-folder", message, { file });
-}
-
-/** What follows from the leases, once the neighbours have answered. */
-interface Resolved {
-  readonly bridges: Snapshot["bridges"];
-  readonly networks: readonly Network[];
-  readonly resolution: Resolution;
-}
-
-/** Asks while links and rules are still being read, by what is known of them: the answers come in the same time. */
-async function askEarly(
-  host: Host,
-  { links, incumbents }: ObservationState,
-  resolve: (links: Links, incumbents: readonly Incumbent[]) => Resolved,
-): Promise<ProbeResults> {
-  if (links === undefined || incumbents === undefined) return new Map();
-  try {
-    return await ask(host, resolve(links, incumbents).resolution.questions);
-  } catch (error) {
-    // The bridge may have gone since; who is still in question is asked again.
-    if (error instanceof KvmnatdError) return new Map();
-    throw error;
-  }
-}
-
-async function ask(
-  host: Host,
-  questions: readonly NeighbourProbe[],
-  known: ProbeResults = new Map(),
-): Promise<ProbeResults> {
-  return questions.length === 0 ? known : new Map([...known, ...(await host.probeNeighbours(questions))]);
 }
 
 interface Kernel {
@@ -203,7 +209,7 @@ async function readKernel(
   return { tool, families, actual: new Map(actual) };
 }
 
-function toView(
+function toFamilyView(
   read: FamilyRulesets,
   portMap: PortMap,
   { forwards }: Resolution,
@@ -214,7 +220,7 @@ function toView(
   return forgiveUnused({ ...read, desired });
 }
 
-/** Where nothing is desired, rules that cannot be read are no fault: a host without IPv6 has no ip6tables. */
+/** Without desired rules, unreadable IPv6 rules are not an error: a host without IPv6 has no ip6tables. */
 function forgiveUnused(view: FamilyView): FamilyView {
   if (view.error === undefined || view.family === 4 || view.desired !== NOTHING_DESIRED) return view;
   return { ...view, error: undefined };

@@ -1,6 +1,7 @@
 import { familyOf } from "../net/address.ts";
 import type { Family, Ip, PortRange } from "../net/address.ts";
 import type { Target } from "../identity/lookup.ts";
+import type { Outcome } from "./outcome.ts";
 import { describeTaken } from "./host-addresses.ts";
 import type { ListenAssignments } from "./host-addresses.ts";
 import type { Forward, Guest } from "../config/port-map.ts";
@@ -11,16 +12,10 @@ export interface ResolvedForward {
   readonly family: Family;
   /** The host's addresses it is published on; empty: any. */
   readonly hostAddresses: readonly Ip[];
-  /** Absent: pending. */
-  readonly target?: Target;
+  /** Undefined: pending. */
+  readonly target: Target | undefined;
   /** Why it is pending, or what an admin should know of an active one. */
-  readonly why?: string;
-}
-
-/** What the guest's state means for its forwards. */
-export interface GuestOutcome {
-  readonly target?: Target;
-  readonly why?: string;
+  readonly why: string | undefined;
 }
 
 /** Families that a guest's ports are published in. */
@@ -38,32 +33,33 @@ export function resolveForward(
   forward: Forward,
   family: Family,
   places: ListenAssignments,
-  outcome: GuestOutcome,
+  outcome: Pick<Outcome, "target" | "why">,
 ): readonly ResolvedForward[] {
   const own = places.get(forward) ?? {};
   const place = own[family];
   if (place === undefined) return [];
   const { any, addresses, notes } = place;
   const taken = place.taken.map(describeTaken);
-  const base = { forward, family, hostAddresses: any ? [] : addresses };
+  const pending = { forward, family, hostAddresses: any ? [] : addresses, target: undefined };
   if (!letsIn(forward, family)) {
     const other = family === 4 ? 6 : 4;
-    const elsewhere = own[other] !== undefined && letsIn(forward, other);
-    return elsewhere ? [] : [{ ...base, why: `\`allow\` has no IPv${family} source` }];
+    const isElsewhere = own[other] !== undefined && letsIn(forward, other);
+    return isElsewhere ? [] : [{ ...pending, why: `\`allow\` has no IPv${family} source` }];
   }
   if (outcome.target === undefined) {
     // An interface's IPv6 address alone promises nothing: no line for a guest that has only IPv4.
-    const implied = family === 6 && forward.listen.every((listen) => listen.kind === "interface");
-    if (implied && own[4] !== undefined) return [];
-    return [{ ...base, ...toWhy([outcome.why, ...taken]) }];
+    const isImplied = family === 6 && forward.listen.every((listen) => listen.kind === "interface");
+    if (isImplied && own[4] !== undefined) return [];
+    return [{ ...pending, why: joinNotes([outcome.why, ...taken]) }];
   }
-  const why = toWhy([...taken, ...notes, outcome.why]);
-  return [any || addresses.length > 0 ? { ...base, target: outcome.target, ...why } : { ...base, ...why }];
+  const isPublished = any || addresses.length > 0;
+  const why = joinNotes([...taken, ...notes, outcome.why]);
+  return [{ ...pending, target: isPublished ? outcome.target : undefined, why }];
 }
 
-function toWhy(notes: readonly (string | undefined)[]): { readonly why?: string } {
-  const told = notes.filter((note) => note !== undefined);
-  return told.length === 0 ? {} : { why: told.join("; ") };
+function joinNotes(notes: readonly (string | undefined)[]): string | undefined {
+  const known = notes.filter((note) => note !== undefined);
+  return known.length === 0 ? undefined : known.join("; ");
 }
 
 function letsIn({ allow }: Forward, family: Family): boolean {

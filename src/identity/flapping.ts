@@ -1,21 +1,23 @@
 /*
- * A guest that has two leases and answers at both may renew them by turns: each time the other one is the newest, and its
- * forwards would move as often as it likes, with a line in the log for each of its rules. One that has moved so often
- * stays where it is for as long as it answers there.
+ * A guest that answers at two leases can renew them alternately. Each time the other lease is the newest, so its
+ * forwards would move without end, with log lines for each rule. A guest that has moved this often within a minute
+ * stays at its address as long as it answers there.
  */
 const MAX_MOVES_PER_MINUTE = 6;
-const WITHIN_MS = 60_000;
+const MINUTE_MS = 60_000;
 
-/** @returns when it moved lately, with the move that it makes now; a clock that was set back forgets */
-export function recentMoves(
-  before: readonly number[] = [],
-  moves: boolean,
-  nowMs: number,
-): readonly number[] {
-  const recent = before.filter((atMs) => atMs <= nowMs && nowMs - atMs < WITHIN_MS);
-  return moves ? [...recent, nowMs].slice(-MAX_MOVES_PER_MINUTE) : recent;
+/**
+ * The times of the moves within the last minute, including the one made now. Times after `nowMs` are dropped: the clock
+ * was set back.
+ * @param before times of earlier moves, epoch ms
+ * @param hasMoved whether the guest moves now
+ */
+export function recentMoves(before: readonly number[], hasMoved: boolean, nowMs: number): readonly number[] {
+  const recent = before.filter((atMs) => atMs <= nowMs && nowMs - atMs < MINUTE_MS);
+  return hasMoved ? [...recent, nowMs].slice(-MAX_MOVES_PER_MINUTE) : recent;
 }
 
-export function isFlapping(movedAtMs: readonly number[] = [], nowMs: number): boolean {
+/** Whether a guest with these earlier moves (epoch ms) stays at its address. */
+export function isFlapping(movedAtMs: readonly number[], nowMs: number): boolean {
   return recentMoves(movedAtMs, false, nowMs).length >= MAX_MOVES_PER_MINUTE;
 }

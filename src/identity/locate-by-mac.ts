@@ -1,136 +1,151 @@
 import { familyOf } from "../net/address.ts";
 import type { Family, Mac } from "../net/address.ts";
-import { chooseLease, stillAnswers } from "./choose-lease.ts";
-import type { LookupResult, Found, Incumbent, Target, LookupContext } from "./lookup.ts";
+import { formerAddresses, isAnsweredByGuest } from "./candidates.ts";
+import { chooseLease } from "./choose-lease.ts";
+import { found } from "./lookup.ts";
+import type { Found, Incumbent, Located, LookupContext, LookupResult, NeighbourProbe } from "./lookup.ts";
 import { isLive } from "../leases/lease.ts";
 import type { DomainMacs, Lease } from "../leases/lease.ts";
-import { checkGuestAddress } from "../leases/network.ts";
+import { networksOf } from "../leases/network.ts";
 import type { Network } from "../leases/network.ts";
 import { describeLeases, leasesOn, checkLease } from "../leases/usable-leases.ts";
 
-/** Network cards that a guest may have: a MAC counts on this bridge, and says nothing on any other. */
+/*
+ *   the incumbent's NIC has a lease on its network | chooseLease for this NIC; if it finds none, for the others
+ *   its lease vanished, and it answers             | the incumbent stays, though others of its NICs have leases
+ *   else                                           | chooseLease for each NIC in libvirt's order: the first found
+ *   no NIC has a usable lease                      | explained: unreadable, lease missing or absent
+ *
+ * A lease of the incumbent's MAC on another network does not count while it has one on its own: another guest has taken
+ * the MAC there.
+ */
+
+/** Where a guest is looked up, and what is known of it already. */
+export interface Search {
+  readonly family: Family;
+  /** The networks that count for this guest. They are up. */
+  readonly networks: readonly Network[];
+  readonly incumbent: Incumbent | undefined;
+  readonly context: LookupContext;
+}
+
+/** NICs of a guest. Each MAC is valid only on the given bridge. */
 export type GuestNics = Pick<DomainMacs, "bridge" | "macs">;
 
-/** A guest of which no more is known than its MACs may be on any of these networks. */
+/** The NICs of a guest of which only the MACs are known: each can be on any of these networks. */
 export function nicsOn(networks: readonly Network[], macs: readonly Mac[]): readonly GuestNics[] {
   return networks.map(({ bridge }) => ({ bridge, macs }));
 }
 
-/** Whether the incumbent's address is on a network where its MAC counts, if its MAC counts at all. */
-function isAtHome(
-  { mac, address }: Incumbent,
-  cards: readonly GuestNics[],
-  networks: readonly Network[],
-): boolean {
-  const homes = cards.filter(({ macs }) => mac !== undefined && macs.includes(mac));
-  const isHome = (network: Network): boolean => homes.some(({ bridge }) => bridge === network.bridge);
-  return (
-    homes.length === 0 ||
-    networks.some((each) => isHome(each) && checkGuestAddress(address, each) === undefined)
-  );
+/** Which address a guest with these NICs has. */
+export function locateByMacs(nics: readonly GuestNics[], wanted: Search): Located {
+  const search = { ...wanted, incumbent: incumbentOf(nics, wanted) };
+  const { family, networks, incumbent, context } = search;
+  const macs = [...new Set(nics.flatMap((each) => each.macs))];
+  const usable = macs
+    .flatMap((mac) => leasesOn(context.leases.ofMac(mac), networks, family))
+    .filter(({ bridge, mac }) => nics.some((each) => each.bridge === bridge && each.macs.includes(mac)));
+  if (usable.length === 0) return { ...explainAbsence(macs, search), probes: [] };
+  const { near, away } = divideLeases(usable, search);
+  if (near.some(({ mac }) => mac === incumbent?.mac)) return noteAway(chooseNic(near, search), away);
+  const chosen = chooseNic(usable, search);
+  if (incumbent?.mac === undefined || !macs.includes(incumbent.mac)) return chosen;
+  // Another guest may have released its lease.
+  const note = `its lease vanished, but ${incumbent.mac} still answers there: kept, though the guest has ${describeLeases(usable)}`;
+  const { kept, probes } = keepAnswering(incumbent, note, context);
+  return { ...(kept ?? chosen), probes: [...probes, ...chosen.probes] };
+}
+
+/** The incumbent, unless its address is on a network where its MAC does not count. */
+function incumbentOf(nics: readonly GuestNics[], { incumbent, networks }: Search): Incumbent | undefined {
+  if (incumbent?.mac === undefined) return incumbent;
+  const { mac, address } = incumbent;
+  const own = nics.filter(({ macs }) => macs.includes(mac));
+  const bridges = new Set(own.map(({ bridge }) => bridge));
+  const isHome = networksOf(address, networks).some(({ bridge }) => bridges.has(bridge));
+  return own.length === 0 || isHome ? incumbent : undefined;
+}
+
+/** Sets the leases of the incumbent's MAC apart that are on networks where its address cannot be. */
+function divideLeases(
+  leases: readonly Lease[],
+  { incumbent, networks }: Search,
+): { readonly near: readonly Lease[]; readonly away: readonly Lease[] } {
+  if (incumbent === undefined) return { near: leases, away: [] };
+  const homes = new Set(networksOf(incumbent.address, networks).map(({ bridge }) => bridge));
+  const isAway = ({ mac, bridge }: Lease): boolean => mac === incumbent.mac && !homes.has(bridge);
+  return { near: leases.filter((lease) => !isAway(lease)), away: leases.filter(isAway) };
+}
+
+/** The incumbent's NIC stays while its address is found; else libvirt's order decides. */
+function chooseNic(leases: readonly Lease[], { incumbent, context }: Search): Located {
+  const byMac = Map.groupBy(leases, ({ mac }) => mac);
+  const choose = ([mac, own]: readonly [Mac, readonly Lease[]]): Located =>
+    chooseLease(mac, own, incumbent, context);
+  const [held] = [...byMac].filter(([mac]) => mac === incumbent?.mac).map(choose);
+  // Without probes nothing can change this result.
+  if (held?.state === "found" && held.probes.length === 0) return held;
+  const others = [...byMac].filter(([mac]) => mac !== incumbent?.mac).map(choose);
+  const results = held === undefined ? others : [held, ...others];
+  const chosen = results.find(({ state }) => state === "found") ?? results[0];
+  if (chosen === undefined) throw new Error("a guest is chosen among its leases: there are none");
+  return { ...chosen, probes: results.flatMap(({ probes }) => probes) };
+}
+
+function noteAway(located: Located, away: readonly Lease[]): Located {
+  if (located.state !== "found" || away.length === 0) return located;
+  const note = `conflict: ${describeLeases(away)}, on another network, changes nothing`;
+  return { ...located, note: located.note ?? note };
 }
 
 /**
- * Which address a guest with these cards has.
- * @param networks those of the cards
+ * Keeps an incumbent whose lease vanished before its time, as long as it answers at its address.
+ * @returns the incumbent, if it answers, and the probes that this depends on
  */
-export function locateByMacs(
-  cards: readonly GuestNics[],
-  family: Family,
-  networks: readonly Network[],
-  remembered: Incumbent | undefined,
+export function keepAnswering(
+  incumbent: Incumbent,
+  note: string,
   context: LookupContext,
-): LookupResult {
-  const incumbent =
-    remembered !== undefined && isAtHome(remembered, cards, networks) ? remembered : undefined;
-  const macs = [...new Set(cards.flatMap((each) => each.macs))];
-  const usable = macs
-    .flatMap((mac) => leasesOn(context.leases.ofMac(mac), networks, family))
-    .filter(({ bridge, mac }) => cards.some((each) => each.bridge === bridge && each.macs.includes(mac)));
-  if (usable.length === 0) return explainAbsence(macs, family, networks, incumbent, context);
-  const holds = incumbent?.mac !== undefined && macs.includes(incumbent.mac);
-  // While the incumbent is there, its MAC on another network is somebody else's.
-  const homes = bridgesOf(incumbent, networks);
-  const isAway = (lease: Lease): boolean => lease.mac === incumbent?.mac && !homes.has(lease.bridge);
-  const away = usable.filter(isAway);
-  const atHome = usable.filter((lease) => !isAway(lease));
-  const isLeased = atHome.some((lease) => lease.mac === incumbent?.mac);
-  // Its lease may have been released by somebody else.
-  if (holds && !isLeased && stillAnswers(incumbent, context)) {
-    const note = `its lease vanished, but ${incumbent.mac} still answers there: kept, though the guest has ${describeLeases(usable)}`;
-    return keepIncumbent(incumbent, note);
-  }
-  const counting = isLeased ? atHome : usable;
-  const leasesOf = (mac: Mac): readonly Lease[] => counting.filter((lease) => lease.mac === mac);
-  const leased = macs.filter((mac) => leasesOf(mac).length > 0);
-  // Of a guest with several NICs the one that holds the forward stays; else libvirt's order decides.
-  const choose = (mac: Mac): LookupResult => chooseLease(mac, leasesOf(mac), incumbent, context);
-  const held = leased.filter((mac) => mac === incumbent?.mac).map(choose);
-  if (held[0]?.state === "found") return isLeased && away.length > 0 ? noteAway(held[0], away) : held[0];
-  const findings = [...held, ...leased.filter((mac) => mac !== incumbent?.mac).map(choose)];
-  const lookup = findings.find((each) => each.state === "found") ?? findings[0];
-  if (lookup === undefined) throw new Error("a usable lease belongs to one of these");
-  return lookup;
-}
-
-/** Networks that the incumbent's address can be on. */
-function bridgesOf(incumbent: Incumbent | undefined, networks: readonly Network[]): ReadonlySet<string> {
-  if (incumbent === undefined) return new Set();
-  const homes = networks.filter((each) => checkGuestAddress(incumbent.address, each) === undefined);
-  return new Set(homes.map(({ bridge }) => bridge));
-}
-
-function noteAway(found: Found, away: readonly Lease[]): Found {
-  const note = `conflict: ${describeLeases(away)}, on another network, changes nothing`;
-  return { ...found, note: found.note ?? note };
-}
-
-/** The incumbent stays, though its lease vanished, as long as it answers and its lease would have lasted. */
-export function keepIncumbent({ address, mac, expiresAtMs }: Incumbent, note: string): LookupResult {
-  const lease: Target = {
-    address,
-    ...(mac === undefined ? {} : { mac }),
-    ...(expiresAtMs === undefined ? {} : { expiresAtMs }),
+): { readonly kept: Found | undefined; readonly probes: readonly NeighbourProbe[] } {
+  const former = formerAddresses(incumbent, context);
+  const isThere = former.some((each) => isAnsweredByGuest(each, context));
+  return {
+    kept: isThere ? found(incumbent, { isAmbiguous: true, note }) : undefined,
+    probes: former.map(({ bridge, address }) => ({ bridge, address })),
   };
-  return { state: "found", lease, isAmbiguous: true, note };
 }
 
 function explainAbsence(
   macs: readonly Mac[],
-  family: Family,
-  networks: readonly Network[],
-  incumbent: Incumbent | undefined,
-  context: LookupContext,
+  { family, networks, incumbent, context }: Search,
 ): LookupResult {
   const unread = findUnreadableNetwork(networks, incumbent, "leases");
   if (unread !== undefined)
     return { state: "unreadable", why: `the lease file of ${unread.bridge} cannot be read` };
-  const names = macs.length === 0 ? "a guest without network card" : macs.join(", ");
-  // A guest that got another network card has not merely lost its lease.
-  const state = incumbent?.mac !== undefined && macs.includes(incumbent.mac) ? "lease-missing" : "absent";
+  // A guest that got another NIC has not merely lost its lease.
+  const isSameNic = incumbent?.mac !== undefined && macs.includes(incumbent.mac);
+  const explain = (why: string): LookupResult =>
+    isSameNic ? { state: "lease-missing", why, isContested: false } : { state: "absent", why };
   for (const lease of macs.flatMap((mac) => context.leases.rowsOf(mac))) {
     const network = networks.find((each) => each.bridge === lease.bridge);
     if (network === undefined || familyOf(lease.address) !== family) continue;
     const refusal = checkLease(lease, network, context);
-    if (refusal !== undefined) return { state, why: `leased address ${lease.address} refused: ${refusal}` };
-    // Of another address it may be another guest's doing, and says nothing of the incumbent's.
-    if (!isLive(lease, context.nowMs))
-      return {
-        state: lease.address === incumbent?.address ? "absent" : state,
-        why: `the lease of ${lease.address} has expired`,
-      };
+    if (refusal !== undefined) return explain(`leased address ${lease.address} refused: ${refusal}`);
+    if (isLive(lease, context.nowMs)) continue;
+    const why = `the lease of ${lease.address} has expired`;
+    // An expired lease of another address can be forged, and does not concern the incumbent's.
+    return lease.address === incumbent?.address ? { state: "absent", why } : explain(why);
   }
-  return { state, why: `no live ${family === 6 ? "IPv6 " : ""}lease of ${names}` };
+  const names = macs.length === 0 ? "a guest without network card" : macs.join(", ");
+  return explain(`no live ${family === 6 ? "IPv6 " : ""}lease of ${names}`);
 }
 
-/** The network that the incumbent is on, if libvirt's file of it cannot be read: others' files say nothing of it. */
+/** The network that the incumbent is on, if libvirt's file of it cannot be read. Files of other networks do not matter. */
 export function findUnreadableNetwork(
   up: readonly Network[],
   incumbent: Incumbent | undefined,
   list: "leases" | "domains",
 ): Network | undefined {
   if (incumbent === undefined) return undefined;
-  return up.find(
-    (network) => network[list] === undefined && checkGuestAddress(incumbent.address, network) === undefined,
-  );
+  return networksOf(incumbent.address, up).find((network) => network[list] === undefined);
 }

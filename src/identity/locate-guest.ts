@@ -1,159 +1,166 @@
 import type { Family, Ip } from "../net/address.ts";
-import { isGuestMac, stillAnswers } from "./choose-lease.ts";
-import { nicsOn, locateByMacs, findUnreadableNetwork, keepIncumbent } from "./locate-by-mac.ts";
-import type { LookupResult, Incumbent, LookupContext } from "./lookup.ts";
+import { isAnsweredByGuest } from "./candidates.ts";
+import { nicsOn, locateByMacs, findUnreadableNetwork, keepAnswering } from "./locate-by-mac.ts";
+import type { Search } from "./locate-by-mac.ts";
+import { found } from "./lookup.ts";
+import type { LookupResult, Incumbent, Located, LookupContext } from "./lookup.ts";
 import { isLive } from "../leases/lease.ts";
-import { checkGuestAddress, checkNotOwn } from "../leases/network.ts";
+import type { Lease } from "../leases/lease.ts";
+import { checkGuestAddress, checkNotOwn, networksOf } from "../leases/network.ts";
 import type { Network } from "../leases/network.ts";
 import type { Guest } from "../config/port-map.ts";
 import { printable } from "../sanitize.ts";
 import { describeLeases, leasesOn } from "../leases/usable-leases.ts";
 
-/** Which address a guest has now. */
+/**
+ * Which address a guest has now.
+ * @param incumbent the outcome of the pass before, in this family
+ * @returns what is known of the guest, and the probes that would confirm or change it
+ */
 export function locateGuest(
   guest: Guest,
   family: Family,
   incumbent: Incumbent | undefined,
   context: LookupContext,
-): LookupResult {
+): Located {
   const networks = context.networks.filter(
     (each) => guest.network === undefined || each.bridge === guest.network,
   );
-  if (networks.length === 0)
-    return {
-      state: "network-down",
-      why:
-        guest.network === undefined
-          ? "no network of libvirt's is there"
-          : `network ${guest.network} is not there`,
-    };
   const up = networks.filter((network) => network.subnets.length > 0);
-  if (up.length === 0) return { state: "network-down", why: networks.map(describeDown).join(", ") };
-  const { identity } = guest;
+  if (up.length === 0) return withoutProbes("network-down", describeAllDown(networks, guest));
+  const located = locateByIdentity(guest, networks, { family, networks: up, incumbent, context });
+  if (located.state !== "lease-missing" || incumbent === undefined) return located;
+  const note = `its lease vanished, but ${incumbent.mac} still answers there: kept`;
+  const { kept, probes } = keepAnswering(incumbent, note, context);
+  return { ...(kept ?? located), probes: [...probes, ...located.probes] };
+}
+
+function locateByIdentity({ identity }: Guest, networks: readonly Network[], search: Search): Located {
   switch (identity.kind) {
     case "address":
-      return findAddress(identity.address, up, context);
+      return { ...locateAddress(identity.address, search), probes: [] };
     case "mac":
-      return locateByMacs(nicsOn(up, [identity.mac]), family, up, incumbent, context);
+      return locateByMacs(nicsOn(search.networks, [identity.mac]), search);
     case "domain":
-      return findDomain(identity.domain, family, networks, incumbent, context);
+      return locateDomain(identity.domain, networks, search);
     case "hostname":
-      return findHostname(identity.hostname, family, up, incumbent, context);
+      return locateHostname(identity.hostname, search);
   }
 }
 
-/** Of a network that libvirt stopped its files remain. */
+function withoutProbes(state: "absent" | "unreadable" | "network-down", why: string): Located {
+  return { state, why, probes: [] };
+}
+
+function describeAllDown(networks: readonly Network[], { network }: Guest): string {
+  if (networks.length > 0) return networks.map(describeDown).join(", ");
+  return network === undefined ? "no network of libvirt's is there" : `network ${network} is not there`;
+}
+
+/** libvirt keeps the files of a stopped network. */
 function describeDown({ bridge, leases, domains }: Network): string {
   const isKnown = leases !== undefined || domains !== undefined;
   return `network ${bridge} ${isKnown ? "is down" : "is not there (yet): no bridge of that name is up"}`;
 }
 
-function findAddress(
-  address: Ip,
-  up: readonly Network[],
-  { ownAddresses: own }: LookupContext,
-): LookupResult {
-  const refusal = up.map((network) => checkGuestAddress(address, network));
-  const why = checkNotOwn(address, own);
-  if (refusal.includes(undefined))
-    return why === undefined ? { state: "found", lease: { address } } : { state: "network-down", why };
-  return { state: "network-down", why: `address ${address}: ${refusal.join("; ")}` };
+function locateAddress(address: Ip, { networks, context }: Search): LookupResult {
+  const refusals = networks.map((network) => checkGuestAddress(address, network));
+  const why = refusals.includes(undefined)
+    ? checkNotOwn(address, context.ownAddresses)
+    : `address ${address}: ${refusals.join("; ")}`;
+  return why === undefined
+    ? found({ address, mac: undefined, expiresAtMs: undefined })
+    : { state: "network-down", why };
 }
 
-function findDomain(
-  domain: string,
-  family: Family,
-  networks: readonly Network[],
-  incumbent: Incumbent | undefined,
-  context: LookupContext,
-): LookupResult {
-  const up = networks.filter((network) => network.subnets.length > 0);
-  const lists = (network: Network): boolean => network.domains?.some((row) => row.domain === domain) ?? false;
+/** @param all the guest's networks, those that are down as well */
+function locateDomain(domain: string, all: readonly Network[], search: Search): Located {
+  const { networks: up, incumbent, context } = search;
+  const isListed = (network: Network): boolean =>
+    network.domains?.some((row) => row.domain === domain) ?? false;
   const rows = up.flatMap((network) => network.domains ?? []).filter((row) => row.domain === domain);
   if (rows.length === 0) {
-    const down = networks.find((network) => network.subnets.length === 0 && lists(network));
-    if (down !== undefined) return { state: "network-down", why: `network ${down.bridge} is down` };
+    const down = all.find((network) => network.subnets.length === 0 && isListed(network));
+    if (down !== undefined) return withoutProbes("network-down", `network ${down.bridge} is down`);
     const unread = findUnreadableNetwork(up, incumbent, "domains");
     if (unread !== undefined)
-      return { state: "unreadable", why: `libvirt's list of domains on ${unread.bridge} cannot be read` };
-    return {
-      state: "absent",
-      why: `guest is off: libvirt has no running domain "${printable(domain)}" here`,
-    };
+      return withoutProbes("unreadable", `libvirt's list of domains on ${unread.bridge} cannot be read`);
+    const why = `guest is off: libvirt has no running domain "${printable(domain)}" here`;
+    return withoutProbes("absent", why);
   }
-  // A MAC of the domain counts only on the bridge that it is plugged into.
-  const plugged = up.filter((network) => rows.some((row) => row.bridge === network.bridge));
-  const found = locateByMacs(rows, family, plugged, incumbent, context);
-  return context.running?.has(domain) === false ? doubtRow(found, domain, plugged, context) : found;
+  // A MAC of the domain counts only on the bridge that its NIC is plugged into.
+  const networks = up.filter((network) => rows.some((row) => row.bridge === network.bridge));
+  const located = locateByMacs(rows, { ...search, networks });
+  return context.running?.has(domain) === false
+    ? demandAnswer(located, domain, { ...search, networks })
+    : located;
 }
 
-/** libvirt leaves the row of a domain that ended while its network was down: one that does not run must answer. */
-function doubtRow(
-  found: LookupResult,
-  domain: string,
-  networks: readonly Network[],
-  context: LookupContext,
-): LookupResult {
-  if (found.state !== "found") return found;
-  const { address, mac } = found.lease;
-  const network = networks.find((each) => checkGuestAddress(address, each) === undefined);
-  if (network !== undefined && mac !== undefined) {
-    const { bridge } = network;
-    if (isGuestMac(context.ask({ bridge, address }), { mac, bridge }, context)) return found;
-  }
+/**
+ * libvirt leaves the row of a domain that ended while its network was down. A domain that does not run must answer at
+ * its address.
+ */
+function demandAnswer(located: Located, domain: string, { networks, context }: Search): Located {
+  if (located.state !== "found") return located;
+  const { address, mac } = located.lease;
+  const [network] = networksOf(address, networks);
+  const own = network === undefined ? [] : [{ bridge: network.bridge, address }];
+  const probes = located.probes.length === 0 ? own : located.probes;
+  if (mac !== undefined && own.some((place) => isAnsweredByGuest({ ...place, mac }, context)))
+    return { ...located, probes };
   const why = `guest is off: libvirt still lists domain "${printable(domain)}" here, but does not run it`;
-  return { state: "absent", why };
+  return { state: "absent", why, probes };
 }
 
-function findHostname(
-  hostname: string,
-  family: Family,
-  up: readonly Network[],
-  incumbent: Incumbent | undefined,
-  context: LookupContext,
-): LookupResult {
-  const named = leasesOn(context.leases.named(hostname), up, family);
-  const claimants = [...new Set(named.map((lease) => lease.mac))];
-  // dnsmasq hands a name to whoever asked last: the incumbent keeps the forward while it has a live lease at all.
-  const incumbentMac = incumbent?.mac;
-  if (incumbentMac !== undefined && leasesOn(context.leases.ofMac(incumbentMac), up, family).length > 0) {
-    const rivals = named.filter((lease) => lease.mac !== incumbentMac);
-    const found = locateByMacs(nicsOn(up, [incumbentMac]), family, up, incumbent, context);
-    if (found.state !== "found" || rivals.length === 0) return found;
-    return {
-      ...found,
-      note: `conflict: the name is also claimed by ${describeLeases(rivals)}, which changes nothing`,
-    };
+/** dnsmasq gives a name to the guest that requested it last: the incumbent keeps the forward while it has a lease. */
+function locateHostname(hostname: string, search: Search): Located {
+  const { family, networks, incumbent, context } = search;
+  const named = leasesOn(context.leases.named(hostname), networks, family);
+  if (incumbent?.mac !== undefined) {
+    const own = leasesOn(context.leases.ofMac(incumbent.mac), networks, family);
+    if (own.length > 0) return locateIncumbent(incumbent.mac, named, search);
   }
-  // Who cannot be seen at the moment has not given up the name.
-  const unread = findUnreadableNetwork(up, incumbent, "leases");
+  // An incumbent whose network cannot be read or is down has not given up the name.
+  const unread = findUnreadableNetwork(networks, incumbent, "leases");
   if (unread !== undefined)
-    return { state: "unreadable", why: `the lease file of ${unread.bridge} cannot be read` };
+    return withoutProbes("unreadable", `the lease file of ${unread.bridge} cannot be read`);
   const down = context.networks.find((network) => isDownWith(network, incumbent, context.nowMs));
-  if (down !== undefined) return { state: "network-down", why: `network ${down.bridge} is down` };
-  // Its lease may have been released by somebody else, to get at the name.
-  if (incumbent !== undefined && claimants.length > 0 && stillAnswers(incumbent, context))
-    return keepIncumbent(
-      incumbent,
-      `conflict: its lease vanished, but ${incumbent.mac} still answers; the name is also claimed by ${describeLeases(named)}, which changes nothing`,
-    );
-  if (claimants.length > 1)
-    return {
-      state: "network-down",
-      why: `conflict: ${describeLeases(named)} claim this name; use \`mac\` or \`domain\` instead`,
-    };
-  if (claimants.length === 0) {
-    return { state: "lease-missing", why: `no live lease with hostname "${printable(hostname)}"` };
+  if (down !== undefined) return withoutProbes("network-down", `network ${down.bridge} is down`);
+  if (named.length === 0) {
+    const why = `no live lease with hostname "${printable(hostname)}"`;
+    return { state: "lease-missing", why, isContested: false, probes: [] };
   }
-  return locateByMacs(nicsOn(up, claimants), family, up, incumbent, context);
+  const claimed = locateClaimant(named, search);
+  if (incumbent === undefined) return claimed;
+  // Another guest may have released the incumbent's lease to get the name.
+  const note = `conflict: its lease vanished, but ${incumbent.mac} still answers; the name is also claimed by ${describeLeases(named)}, which changes nothing`;
+  const { kept, probes } = keepAnswering(incumbent, note, context);
+  return { ...(kept ?? claimed), probes: [...probes, ...claimed.probes] };
+}
+
+function locateIncumbent(
+  mac: NonNullable<Incumbent["mac"]>,
+  named: readonly Lease[],
+  search: Search,
+): Located {
+  const located = locateByMacs(nicsOn(search.networks, [mac]), search);
+  const rivals = named.filter((lease) => lease.mac !== mac);
+  if (located.state !== "found" || rivals.length === 0) return located;
+  const note = `conflict: the name is also claimed by ${describeLeases(rivals)}, which changes nothing`;
+  return { ...located, note };
+}
+
+function locateClaimant(named: readonly Lease[], search: Search): Located {
+  const macs = [...new Set(named.map(({ mac }) => mac))];
+  if (macs.length === 1) return locateByMacs(nicsOn(search.networks, macs), search);
+  const why = `conflict: ${describeLeases(named)} claim this name; use \`mac\` or \`domain\` instead`;
+  return withoutProbes("network-down", why);
 }
 
 /** Whether the incumbent has a lease on a network that is down now. */
 function isDownWith(network: Network, incumbent: Incumbent | undefined, nowMs: number): boolean {
-  return (
-    network.subnets.length === 0 &&
-    network.leases?.some(
-      (lease) => lease.mac === incumbent?.mac && lease.address === incumbent.address && isLive(lease, nowMs),
-    ) === true
+  if (network.subnets.length > 0 || network.leases === undefined) return false;
+  return network.leases.some(
+    (lease) => lease.mac === incumbent?.mac && lease.address === incumbent.address && isLive(lease, nowMs),
   );
 }

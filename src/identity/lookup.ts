@@ -3,67 +3,111 @@ import type { LeaseIndex, NetworkAddress } from "../leases/lease-index.ts";
 import type { LeaseContext } from "../leases/usable-leases.ts";
 import type { Unanswered } from "./recheck.ts";
 
-/** Who holds a guest's forwards now: the incumbent. Read back from the kernel at start. */
+/** The MAC and address that a guest's forwards lead to now, in one family. Read back from the kernel at start. */
 export interface Incumbent {
   readonly guest: string;
-  /** How the guest was found then (identityText): another way of lookup it starts without incumbent. */
+  /** How the guest was identified (identityText). A guest with another identity starts without an incumbent. */
   readonly identity: string;
   readonly address: Ip;
-  /** Absent for a guest with an address of its own. */
-  readonly mac?: Mac;
-  /** When its lease ends, epoch ms; absent: never, or unknown. */
-  readonly expiresAtMs?: number;
-  /** Since when nothing vouches for it (epoch ms); absent while a live lease does. */
-  readonly leaseLostAtMs?: number;
-  /** Since when it is not clear which address is the guest's (epoch ms); absent while it is. */
-  readonly ambiguousSinceMs?: number;
-  /** The address before, while nobody answers at this one: it may have been left wrongly. */
-  readonly previousAddress?: Ip;
-  /** Nobody has answered at its only address yet; absent once it did. */
-  readonly unanswered?: Unanswered;
-  /** When it moved lately (epoch ms), see restless.ts; absent: it did not. */
-  readonly recentMovesAtMs?: readonly number[];
+  /** Undefined for a guest that the config gives a fixed address. */
+  readonly mac: Mac | undefined;
+  /** End of its lease, epoch ms; undefined: the lease is infinite, or its end is unknown. */
+  readonly expiresAtMs: number | undefined;
+  /** When its lease was lost, epoch ms; undefined while a live lease or an answer confirms it. */
+  readonly leaseLostAtMs: number | undefined;
+  /** Since when more than one address can be the guest's, epoch ms; undefined while only this one can. */
+  readonly ambiguousSinceMs: number | undefined;
+  /** The address before this one, while no neighbour answers at this one: the move may have been wrong. */
+  readonly previousAddress: Ip | undefined;
+  /** Set while no neighbour has answered at its only address. */
+  readonly unanswered: Unanswered | undefined;
+  /** Times of the latest moves, epoch ms, see flapping.ts. */
+  readonly recentMovesAtMs: readonly number[];
 }
 
-/** Where a forward leads. */
+/** An incumbent of which only the kernel's rules are known. */
+export function createIncumbent(known: Pick<Incumbent, "guest" | "identity" | "address" | "mac">): Incumbent {
+  return {
+    ...known,
+    expiresAtMs: undefined,
+    leaseLostAtMs: undefined,
+    ambiguousSinceMs: undefined,
+    previousAddress: undefined,
+    unanswered: undefined,
+    recentMovesAtMs: [],
+  };
+}
+
+/** The guest address that a forward leads to. */
 export interface Target {
   readonly address: Ip;
-  readonly mac?: Mac;
-  readonly expiresAtMs?: number;
+  readonly mac: Mac | undefined;
+  /** End of the lease, epoch ms. */
+  readonly expiresAtMs: number | undefined;
 }
 
 export interface LookupContext extends LeaseContext {
   readonly leases: LeaseIndex;
   readonly lingerMs: number;
-  /** Domains that libvirt runs; absent where it does not say. */
-  readonly running?: ReadonlySet<string>;
-  /** Which MAC answers at an address; undefined: none, or nobody has asked yet. */
-  ask(question: NeighbourProbe): Mac | undefined;
+  /** Domains that libvirt runs; undefined where libvirt does not say. */
+  readonly running: ReadonlySet<string> | undefined;
+  readonly probeResults: ProbeResults;
 }
 
 /**
- * What is known of a guest in one family. `gone` waits for linger, `vanished` too unless the guest still answers,
- * `unknown` keeps the incumbent, `down` drops at once, `contested` too, to be asked again.
+ * What is known of a guest in one family.
+ *
+ *   found          the forwards lead to its address
+ *   lease-missing  the incumbent's lease vanished: lingers
+ *   absent         the guest is off, or its lease expired: lingers
+ *   unreadable     libvirt's files cannot be read: the incumbent stays
+ *   network-down   no forward, at once; the incumbent is remembered
+ *   mac-mismatch   another MAC answers at its lease: no forward, at once; probed again
  */
 export type LookupResult =
   | Found
-  | { readonly state: "lease-missing"; readonly why: string; readonly askAgain?: boolean }
+  | {
+      readonly state: "lease-missing";
+      readonly why: string;
+      /** Another MAC answers at the guest's other leases: probed again. */
+      readonly isContested: boolean;
+    }
   | { readonly state: "absent" | "unreadable" | "network-down" | "mac-mismatch"; readonly why: string };
 
 export interface Found {
   readonly state: "found";
   readonly lease: Target;
-  readonly note?: string;
-  /** Others than this one could be the guest's address: to be asked again. */
-  readonly isAmbiguous?: boolean;
+  readonly note: string | undefined;
+  /** Another address can be the guest's, too: probed again. */
+  readonly isAmbiguous: boolean;
   /** See {@link Incumbent.previousAddress}. */
-  readonly previousAddress?: Ip;
+  readonly previousAddress: Ip | undefined;
   /** See {@link Incumbent.unanswered}. */
-  readonly unanswered?: Unanswered;
+  readonly unanswered: Unanswered | undefined;
 }
 
-/** Somebody to be asked whether they have an address. */
+export function found(lease: Target, more: Partial<Omit<Found, "state" | "lease">> = {}): Found {
+  return {
+    state: "found",
+    lease: { address: lease.address, mac: lease.mac, expiresAtMs: lease.expiresAtMs },
+    note: undefined,
+    isAmbiguous: false,
+    previousAddress: undefined,
+    unanswered: undefined,
+    ...more,
+  };
+}
+
+/**
+ * A lookup result, and the probes whose results it depends on, the most important first. The probes are the same
+ * whatever their results are, so one round of probes suffices.
+ */
+export type Located<Result extends LookupResult = LookupResult> = Result & {
+  readonly probes: readonly NeighbourProbe[];
+};
+
+/** One ARP or NDP question: which MAC has this address on this bridge. */
 export type NeighbourProbe = NetworkAddress;
 
-/** Who answered at a place, by {@link placeKey}; undefined: nobody did. Those that were not asked are missing. */
+/** The MAC that answered each probe, by networkAddressKey; undefined: none did. Probes that were not made are missing. */
 export type ProbeResults = ReadonlyMap<string, Mac | undefined>;

@@ -1,37 +1,45 @@
+import { networkAddressKey } from "../leases/lease-index.ts";
+import type { NeighbourProbe } from "./lookup.ts";
+
 /*
- * Who is asked whether it has an address gets an entry in the kernel's neighbour table. That has room for about a
- * thousand, for all networks and namespaces of the host, and a hostile guest can take any number of leases. So there
- * are limits, and what is beyond them gets its turn: by the last digits of the clock, which is as good as chance, so
- * that nothing has to be remembered. All tries within a pass have the same time, and so the same turn.
+ * Each ARP or NDP probe creates an entry in the kernel's neighbour table. The table holds about 1,000 entries for all
+ * networks and namespaces of the host, and a hostile guest can take any number of leases. So the number of probes is
+ * limited, and those beyond the limit take turns. The turn follows from the time of the pass: no state is needed.
  */
 
-/** Of one MAC's live leases: these are asked in each pass, beside the address that the forward leads to. */
+/** Maximum number of newest leases of one MAC that every pass probes. */
 export const MAX_NEWEST_LEASES: number = 8;
-/** And so many of its others. */
+/** Maximum number of its other leases that one pass probes. */
 const MAX_ROTATED_LEASES = 4;
-/** Of all guests together. */
+/** Maximum number of probes per pass, for all guests together. */
 const MAX_PROBES_PER_PASS = 256;
 
-/** Those of the others whose turn it is. */
+/** The candidates whose turn it is in the pass at this time (epoch ms). */
 export function rotateCandidates<T>(others: readonly T[], nowMs: number): readonly T[] {
   return rotate(others, nowMs).slice(0, MAX_ROTATED_LEASES);
 }
 
 /**
- * What a pass asks of all that it would like to ask: what matters most to each guest, and a quarter at least of the rest.
- * @param asked how many have been asked in this pass already
+ * The probes that one pass makes: the first one of each guest, and a quarter of the room at least for the others.
+ * @param byGuest the probes of each guest, the most important first
+ * @param nowMs time of the pass, epoch ms
  */
-export function limitProbes<T extends { readonly isFirst: boolean }>(
-  wishes: readonly T[],
-  asked: number,
+export function limitProbes(
+  byGuest: readonly (readonly NeighbourProbe[])[],
   nowMs: number,
-): readonly T[] {
-  const room = Math.max(0, MAX_PROBES_PER_PASS - asked);
-  if (wishes.length <= room) return wishes;
-  const first = wishes.filter((wish) => wish.isFirst);
-  const others = wishes.filter((wish) => !wish.isFirst);
-  const turn = rotate(others, nowMs).slice(0, Math.max(room - first.length, Math.floor(room / 4)));
-  return [...rotate(first, nowMs).slice(0, room - turn.length), ...turn];
+): readonly NeighbourProbe[] {
+  const all = distinct(byGuest.flat());
+  if (all.length <= MAX_PROBES_PER_PASS) return all;
+  const first = distinct(byGuest.flatMap((probes) => probes.slice(0, 1)));
+  const firstKeys = new Set(first.map(networkAddressKey));
+  const others = all.filter((probe) => !firstKeys.has(networkAddressKey(probe)));
+  const room = Math.max(MAX_PROBES_PER_PASS - first.length, MAX_PROBES_PER_PASS / 4);
+  const turn = rotate(others, nowMs).slice(0, room);
+  return [...rotate(first, nowMs).slice(0, MAX_PROBES_PER_PASS - turn.length), ...turn];
+}
+
+function distinct(probes: readonly NeighbourProbe[]): readonly NeighbourProbe[] {
+  return [...new Map(probes.map((probe) => [networkAddressKey(probe), probe])).values()];
 }
 
 function rotate<T>(all: readonly T[], nowMs: number): readonly T[] {

@@ -33,6 +33,11 @@ export function checkGuestAddress(address: Ip, network: Network): string | undef
   return undefined;
 }
 
+/** The networks on which an address can be a guest's. */
+export function networksOf(address: Ip, networks: readonly Network[]): readonly Network[] {
+  return networks.filter((network) => checkGuestAddress(address, network) === undefined);
+}
+
 /** Which link has an address of the host. */
 export type OwnAddresses = ReadonlyMap<Ip, string>;
 

@@ -1,4 +1,5 @@
 import type { Family } from "../net/address.ts";
+import { createIncumbent } from "../identity/lookup.ts";
 import type { Incumbent } from "../identity/lookup.ts";
 import { parseDnatRule } from "./dnat-rule.ts";
 import { ownerName, sharedComment } from "./ownership.ts";
@@ -19,8 +20,8 @@ export function readIncumbents(portMap: PortMap, actual: ReadonlyMap<Family, Act
       const guest = names.get(rule?.owner.name ?? "");
       if (rule === undefined || guest === undefined) continue;
       const { identity, mac } = rule.owner;
-      const known = mac === undefined ? {} : { mac };
-      incumbents.set(`${family} ${guest}`, { guest, identity, address: rule.destination, ...known });
+      const address = rule.destination;
+      incumbents.set(`${family} ${guest}`, createIncumbent({ guest, identity, address, mac }));
     }
   return [...incumbents.values()];
 }

@@ -8,7 +8,7 @@ import type { PortMap } from "../../src/config/port-map.ts";
 import { resolveForwards } from "../../src/forwards/resolve.ts";
 import type { Desired } from "../../src/rules/ruleset.ts";
 import { isOwnedChain, isOwnedRule, ruleKey, TABLES } from "../../src/rules/ruleset.ts";
-import { domain, guest, lease, mac, network, NOW, portMap } from "../support/build-values.ts";
+import { domain, guest, lease, mac, network, portMap, resolveInputs } from "../support/build-values.ts";
 import { createFakeIptables } from "../support/fake-iptables.ts";
 import type { FakeIptables } from "../support/fake-iptables.ts";
 
@@ -82,7 +82,7 @@ function desiredOf({ guests, reach, hasTwoAddresses }: State): Desired {
       on ? [{ bridge: "virbr0", domain: `guest${index}`, macs: [macOf(index)] }] : [],
     ),
   });
-  const { forwards } = resolveForwards(map, [up], new Map(), [], NOW);
+  const { forwards } = resolveForwards(map, [], resolveInputs([up], new Map()));
   return buildDesired({ portMap: map, forwards, networks: [up] }, 4, new Set(["virbr0"]));
 }
 

@@ -12,7 +12,17 @@ import type { PortMap } from "../../src/config/port-map.ts";
 import { resolveForwards } from "../../src/forwards/resolve.ts";
 import { optionOf, splitOptions, targetOf } from "../../src/rules/ruleset.ts";
 import type { Desired, RuleText } from "../../src/rules/ruleset.ts";
-import { domain, guest, ip, lease, MAC_A, MAC_B, network, NOW, portMap } from "../support/build-values.ts";
+import {
+  domain,
+  guest,
+  ip,
+  lease,
+  MAC_A,
+  MAC_B,
+  network,
+  portMap,
+  resolveInputs,
+} from "../support/build-values.ts";
 import type { Listen } from "../../src/config/values/listen-address.ts";
 import { portTargets } from "../../src/forwards/resolved-forward.ts";
 
@@ -236,7 +246,7 @@ interface InForce {
 
 /** The rules of a config, and the judge that goes by the same config. */
 function inForce(map: PortMap, family: Family): InForce {
-  const { forwards } = resolveForwards(map, [UP], HOST, [], NOW);
+  const { forwards } = resolveForwards(map, [], resolveInputs([UP], HOST));
   const expectation = { forwards, reach: map.reach, addresses: HOST, networks: [UP] };
   const { ports } = allSuspects([], portTargets(forwards), family);
   const doubt = { ports, formerTargets: new Set(GUESTS) };

@@ -10,7 +10,7 @@ import { parseDomainMacs, parseLeases } from "../../src/leases/parse-lease-files
 import { parsePortMap } from "../../src/config/parse-port-map.ts";
 import { renderRestore } from "../../src/rules/restore.ts";
 import { resolveForwards } from "../../src/forwards/resolve.ts";
-import { ip, NOW } from "../support/build-values.ts";
+import { ip, NOW, resolveInputs } from "../support/build-values.ts";
 import { createFakeIptables } from "../support/fake-iptables.ts";
 
 /*
@@ -38,7 +38,7 @@ it.each(readdirSync(STORIES))("%s", (name) => {
   const kernel = createFakeIptables(section("before"));
   const incumbents = readIncumbents(portMap, new Map([[4, kernel.read()]]));
 
-  const { forwards } = resolveForwards(portMap, [network], host, incumbents, NOW);
+  const { forwards } = resolveForwards(portMap, incumbents, resolveInputs([network], host));
   const desired = buildDesired({ portMap, forwards, networks: [network] }, 4, new Set());
   const diff = diffRulesets(desired, kernel.read());
   const changes = diff.map((change) => ({ family: 4 as const, change }));

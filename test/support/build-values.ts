@@ -3,6 +3,10 @@ import type { Cidr, Ip, Mac, Protocol } from "../../src/net/address.ts";
 import type { Lease } from "../../src/leases/lease.ts";
 import type { Network } from "../../src/leases/network.ts";
 import type { Forward, Guest, Identity, PortMap } from "../../src/config/port-map.ts";
+import { createIncumbent } from "../../src/identity/lookup.ts";
+import type { Incumbent } from "../../src/identity/lookup.ts";
+import type { HostAddresses } from "../../src/net/address.ts";
+import type { ResolveInputs } from "../../src/forwards/resolve.ts";
 import type { Listen } from "../../src/config/values/listen-address.ts";
 
 /** Short ways to values for tests; each throws on a text that is none. */
@@ -93,4 +97,21 @@ export function portMap(guests: readonly Guest[], more: Partial<PortMap> = {}): 
     logLevel: "info",
     ...more,
   };
+}
+
+/** An incumbent of guest web, found by its domain's name, as the kernel's rules show it. */
+export function incumbent(address: string, owner: Mac | undefined, more: Partial<Incumbent> = {}): Incumbent {
+  return {
+    ...createIncumbent({ guest: "web", identity: "", address: ip(address), mac: owner }),
+    ...more,
+  };
+}
+
+/** What a pass at {@link NOW} has read, without probe results. */
+export function resolveInputs(
+  networks: readonly Network[],
+  hostAddresses: HostAddresses,
+  more: Partial<ResolveInputs> = {},
+): ResolveInputs {
+  return { networks, hostAddresses, nowMs: NOW, probeResults: new Map(), running: undefined, ...more };
 }

@@ -6,7 +6,16 @@ import type { Flow } from "../../../src/conntrack/flow.ts";
 import type { ForwardingState } from "../../../src/conntrack/expected-target.ts";
 import { findLateReplies, findStaleFlows } from "../../../src/conntrack/stale-flows.ts";
 import { resolveForwards } from "../../../src/forwards/resolve.ts";
-import { domain, guest, ip, lease, MAC_A, network, NOW, portMap } from "../../support/build-values.ts";
+import {
+  domain,
+  guest,
+  ip,
+  lease,
+  MAC_A,
+  network,
+  portMap,
+  resolveInputs,
+} from "../../support/build-values.ts";
 import { portTargets } from "../../../src/forwards/resolved-forward.ts";
 
 const HOST = "192.168.1.100";
@@ -50,7 +59,7 @@ function expectation(
     leases: [lease("192.168.122.11", MAC_A)],
     domains: [{ bridge: "virbr0", domain: "web", macs: [MAC_A] }],
   });
-  const { forwards } = resolveForwards(map, [up], HOSTS, [], NOW);
+  const { forwards } = resolveForwards(map, [], resolveInputs([up], HOSTS));
   return { forwards, reach, addresses: HOSTS, networks: [up] };
 }
 

@@ -4,12 +4,13 @@ import type { ProbeResults, Incumbent } from "../../../src/identity/lookup.ts";
 import { networkAddressKey } from "../../../src/leases/lease-index.ts";
 import type { Lease } from "../../../src/leases/lease.ts";
 import type { Network } from "../../../src/leases/network.ts";
-import type { Guest } from "../../../src/config/port-map.ts";
+import type { Guest, PortMap } from "../../../src/config/port-map.ts";
 import { resolveForwards } from "../../../src/forwards/resolve.ts";
-import type { Resolution } from "../../../src/forwards/resolve.ts";
+import type { Resolution, ResolveInputs } from "../../../src/forwards/resolve.ts";
 import {
   domain,
   guest,
+  incumbent,
   ip,
   lease,
   mac,
@@ -19,6 +20,7 @@ import {
   network,
   NOW,
   portMap,
+  resolveInputs,
 } from "../../support/build-values.ts";
 import type { Listen } from "../../../src/config/values/listen-address.ts";
 
@@ -33,9 +35,18 @@ function resolve(
   guests: readonly Guest[],
   networks: readonly Network[],
   incumbents: readonly Incumbent[] = [],
-  nowMs: number = NOW,
+  more: Partial<ResolveInputs> = {},
 ): Resolution {
-  return resolveForwards(portMap(guests), networks, HOST, incumbents, nowMs);
+  return resolveMap(portMap(guests), networks, incumbents, more);
+}
+
+function resolveMap(
+  map: PortMap,
+  networks: readonly Network[],
+  incumbents: readonly Incumbent[] = [],
+  more: Partial<ResolveInputs> = {},
+): Resolution {
+  return resolveForwards(map, incumbents, resolveInputs(networks, HOST, more));
 }
 
 /** Who answers at which address, on virbr0 if nothing else is said. */
@@ -87,9 +98,9 @@ describe("domain", () => {
   it("with two network cards keeps the one that holds the forward", () => {
     const domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A, MAC_B] }];
     const leases = [lease("192.168.122.11", MAC_A), lease("192.168.122.12", MAC_B)];
-    const incumbent: Incumbent = { guest: "web", identity: "", address: ip("192.168.122.12"), mac: MAC_B };
+    const held = incumbent("192.168.122.12", MAC_B);
     expect(outcome(resolve([web], [network({ domains, leases })])).at).toBe("192.168.122.11");
-    expect(outcome(resolve([web], [network({ domains, leases })], [incumbent])).at).toBe("192.168.122.12");
+    expect(outcome(resolve([web], [network({ domains, leases })], [held])).at).toBe("192.168.122.12");
   });
 });
 
@@ -99,12 +110,12 @@ describe("the lease of a network card that holds the forward vanished, another c
   const up = network({ domains, leases: [other] });
   const at = ip("192.168.122.11");
   const expiresAtMs = NOW + 3_600_000;
-  const incumbent: Incumbent = { guest: "web", identity: "", address: at, mac: MAC_A, expiresAtMs };
+  const held = incumbent(at, MAC_A, { expiresAtMs });
   const answering = (answer: Mac | undefined, nowMs = NOW): Resolution =>
-    resolveForwards(portMap([web]), [up], HOST, [incumbent], nowMs, { answers: answersAt([at, answer]) });
+    resolve([web], [up], [held], { nowMs, probeResults: answersAt([at, answer]) });
 
   it("the first is asked, and while it answers it keeps the forward until its time ends", () => {
-    expect(resolve([web], [up], [incumbent]).questions).toContainEqual({ bridge: "virbr0", address: at });
+    expect(resolve([web], [up], [held]).probes).toContainEqual({ bridge: "virbr0", address: at });
     const kept = answering(MAC_A);
     expect(outcome(kept)).toEqual({
       at,
@@ -162,14 +173,10 @@ describe("a guest that answers at two leases and renews them by turns", () => {
         lease(newer, MAC_A, { expiresAtMs: nowMs + 3_601_000 }),
       ];
       const answers = answersAt(...answering.map((address) => [address, MAC_A] as const));
-      const resolution = resolveForwards(
-        portMap([web]),
-        [network({ ...running, leases })],
-        HOST,
-        incumbents,
+      const resolution = resolve([web], [network({ ...running, leases })], incumbents, {
         nowMs,
-        { answers },
-      );
+        probeResults: answers,
+      });
       ({ incumbents } = resolution);
       if (index === times - 1 && times > 10)
         expect(outcome(resolution).why).toMatch(/^it moves again and again/);
@@ -201,9 +208,7 @@ describe("who answers at a lease that the guest did not have before", () => {
     answers: readonly Answer[],
     { by = web, incumbents = [], nowMs = NOW, domains = running.domains }: Partial<Asked> = {},
   ): Resolution =>
-    resolveForwards(portMap([by]), [network({ domains, leases })], HOST, incumbents, nowMs, {
-      answers: answersAt(...answers),
-    });
+    resolve([by], [network({ domains, leases })], incumbents, { nowMs, probeResults: answersAt(...answers) });
   interface Asked {
     readonly by: Guest;
     readonly incumbents: readonly Incumbent[];
@@ -222,7 +227,7 @@ describe("who answers at a lease that the guest did not have before", () => {
     ],
   ])("another MAC does: it is pending, says so, and is asked again (%s)", (_what, by, only) => {
     const { address } = only;
-    expect(answering([only], [], { by }).questions).toEqual([{ bridge: "virbr0", address }]);
+    expect(answering([only], [], { by }).probes).toEqual([{ bridge: "virbr0", address }]);
     const foreign = answering([only], [[address, MAC_B]], { by });
     const { at: pending, why } = outcome(foreign);
     expect(pending).toBe("pending");
@@ -235,7 +240,7 @@ describe("who answers at a lease that the guest did not have before", () => {
     const found = answering([newest], [[at, MAC_A]]);
     expect(outcome(found)).toEqual({ at, why: "" });
     expect(found.wakeAtMs).toBe(newest.expiresAtMs);
-    expect(answering([newest], [], { incumbents: found.incumbents }).questions).toEqual([]);
+    expect(answering([newest], [], { incumbents: found.incumbents }).probes).toEqual([]);
   });
 
   it("another network card of the guest does, on the same bridge: that is the guest", () => {
@@ -251,8 +256,8 @@ describe("who answers at a lease that the guest did not have before", () => {
     const askedAtMs: number[] = [];
     const leases = [lease(at, MAC_A, { expiresAtMs: NOW + 86_400_000 })];
     const wakes = (): number | undefined => {
-      const { questions } = answering(leases, [], { incumbents, nowMs });
-      if (questions.length > 0) askedAtMs.push(nowMs - NOW);
+      const { probes } = answering(leases, [], { incumbents, nowMs });
+      if (probes.length > 0) askedAtMs.push(nowMs - NOW);
       const resolution = answering(leases, [[at, undefined]], { incumbents, nowMs });
       expect(outcome(resolution)).toEqual({ at, why: "" });
       ({ incumbents } = resolution);
@@ -293,18 +298,16 @@ describe("who answers at a lease that the guest did not have before", () => {
     expect(outcome(none).why).toContain(`${at} is leased to ${MAC_A}, but ${MAC_B} answers there`);
   });
 
-  const incumbent: Incumbent = { guest: "web", identity: "", address: own, mac: MAC_A };
+  const held = incumbent(own, MAC_A);
 
   it("the incumbent's address is not asked about, and not left for one at which another MAC answers", () => {
-    expect(answering([lease(own, MAC_A)], [], { incumbents: [incumbent] }).questions).toEqual([]);
+    expect(answering([lease(own, MAC_A)], [], { incumbents: [held] }).probes).toEqual([]);
     const answers: readonly Answer[] = [
       [at, MAC_B],
       [own, undefined],
     ];
-    expect(outcome(answering([newest, lease(own, MAC_A)], answers, { incumbents: [incumbent] })).at).toBe(
-      own,
-    );
-    const released = answering([newest], answers, { incumbents: [incumbent] });
+    expect(outcome(answering([newest, lease(own, MAC_A)], answers, { incumbents: [held] })).at).toBe(own);
+    const released = answering([newest], answers, { incumbents: [held] });
     expect(outcome(released)).toEqual({
       at: own,
       why: expect.stringMatching(/but .* answers there.*; lingers/),
@@ -326,7 +329,7 @@ describe("who answers at a lease that the guest did not have before", () => {
   it("a guest with two network cards is found by the other one", () => {
     const domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A, MAC_B] }];
     const leases = [newest, lease(own, MAC_B)];
-    expect(answering(leases, [], { domains }).questions).toHaveLength(2);
+    expect(answering(leases, [], { domains }).probes).toHaveLength(2);
     expect(
       outcome(
         answering(
@@ -360,7 +363,7 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
   const byMac = guest("web", { kind: "mac", mac: MAC_A });
   const byName = guest("web", { kind: "hostname", hostname: "web" });
   const at = (by: Guest, networks: readonly Network[], incumbents: readonly Incumbent[] = []): object =>
-    outcome(resolveForwards(portMap([by]), networks, HOST, incumbents, NOW, { answers }));
+    outcome(resolve([by], networks, incumbents, { probeResults: answers }));
 
   it("the MAC of a domain counts on the bridge that this card is plugged into, whatever its other cards are", () => {
     const domains = [card("virbr0", MAC_A)];
@@ -368,7 +371,7 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
     expect(at(web, [first({ domains }), other])).toEqual({ at: own, why: "" });
     const off = at(web, [first({ domains, leases: [] }), other]);
     expect(off).toEqual({ at: "pending", why: expect.stringContaining("plugged into virbr0") });
-    const lured: Incumbent = { guest: "web", identity: "", address: taken, mac: MAC_A };
+    const lured = incumbent(taken, MAC_A);
     expect(at(web, [first({ domains }), other], [lured])).toEqual({ at: own, why: "" });
   });
 
@@ -400,8 +403,8 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
       });
       const released = [first({ leases: [] }), second()];
       const ownAnswers = (answer: Mac | undefined): Resolution =>
-        resolveForwards(portMap([by]), released, HOST, incumbents, NOW, {
-          answers: answersAt([own, answer], [taken, MAC_A, "virbr1"]),
+        resolve([by], released, incumbents, {
+          probeResults: answersAt([own, answer], [taken, MAC_A, "virbr1"]),
         });
       expect(outcome(ownAnswers(MAC_A))).toEqual({ at: own, why: expect.stringContaining("still answers") });
       expect(outcome(ownAnswers(undefined)).at).toBe(taken);
@@ -414,14 +417,14 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
       leases: [lease(own, MAC_B, { bridge: "virbr1" })],
     });
     const other = guest("far", { kind: "mac", mac: MAC_B });
-    const both = resolveForwards(portMap([byMac, other]), [first(), twin], HOST, [], NOW, {
-      answers: answersAt([own, MAC_A], [own, MAC_B, "virbr1"]),
+    const both = resolve([byMac, other], [first(), twin], [], {
+      probeResults: answersAt([own, MAC_A], [own, MAC_B, "virbr1"]),
     });
     expect([outcome(both), outcome(both, 1)]).toEqual([
       { at: own, why: "" },
       { at: own, why: "" },
     ]);
-    expect(resolve([byMac, other], [first(), twin]).questions).toEqual([
+    expect(resolve([byMac, other], [first(), twin]).probes).toEqual([
       { bridge: "virbr0", address: own },
       { bridge: "virbr1", address: own },
     ]);
@@ -431,11 +434,7 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
     const { incumbents } = resolve([byMac], [first()]);
     const row = lease(own, MAC_B, { bridge: "virbr1" });
     const kept = (networks: readonly Network[]): string =>
-      outcome(
-        resolveForwards(portMap([byMac]), networks, HOST, incumbents, NOW, {
-          answers: answersAt([own, MAC_A]),
-        }),
-      ).at;
+      outcome(resolve([byMac], networks, incumbents, { probeResults: answersAt([own, MAC_A]) })).at;
     expect(kept([first({ leases: [] }), second({ leases: [row] })])).toBe(own);
     expect(kept([first({ leases: [{ ...row, bridge: "virbr0" }] }), second({ leases: [] })])).toBe("pending");
   });
@@ -446,13 +445,13 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
   ])(
     "that lease (%s) takes no forward down, when the incumbent's vanished and it answers",
     (_what, expiresAtMs) => {
-      const incumbent: Incumbent = { guest: "web", identity: "", address: own, mac: MAC_A };
+      const held = incumbent(own, MAC_A);
       const networks = [
         first({ domains: [card("virbr0", MAC_A)], leases: [] }),
         second({ domains: [card("virbr1", MAC_B)], leases: [{ ...forged, expiresAtMs }] }),
       ];
-      const evidence = { answers: answersAt([own, MAC_A]) };
-      const kept = resolveForwards(portMap([web]), networks, HOST, [incumbent], NOW, evidence);
+      const evidence = { probeResults: answersAt([own, MAC_A]) };
+      const kept = resolve([web], networks, [held], { ...evidence });
       expect(outcome(kept)).toEqual({ at: own, why: expect.stringContaining("still answers there: kept") });
     },
   );
@@ -470,10 +469,10 @@ describe("more leases than can be asked about", () => {
   const flooded = network({ ...running, subnets, leases });
 
   it("the newest are asked, where the forward leads now, and the others in turn", () => {
-    const incumbent: Incumbent = { guest: "web", identity: "", address: ip(oldest), mac: MAC_A };
+    const held = incumbent(oldest, MAC_A);
     const asked = new Set<string>();
     for (let nowMs = NOW; nowMs < NOW + 600; nowMs += 1) {
-      const turn = resolve([web], [flooded], [incumbent], nowMs).questions.map((each) => each.address);
+      const turn = resolve([web], [flooded], [held], { nowMs }).probes.map((each) => each.address);
       expect(turn.length).toBeLessThan(16);
       expect(turn).toContain(oldest);
       expect(turn).toContain(address(299));
@@ -485,12 +484,12 @@ describe("more leases than can be asked about", () => {
   it("one that answers in its turn is the guest's, and stays it", () => {
     const own = address(150);
     const turnMs = Array.from({ length: 600 }, (_, index) => NOW + index).find((nowMs) =>
-      resolve([web], [flooded], [], nowMs).questions.some((each) => each.address === own),
+      resolve([web], [flooded], [], { nowMs }).probes.some((each) => each.address === own),
     );
-    const evidence = { answers: answersAt([own, MAC_A]) };
-    const found = resolveForwards(portMap([web]), [flooded], HOST, [], turnMs ?? 0, evidence);
+    const evidence = { probeResults: answersAt([own, MAC_A]) };
+    const found = resolve([web], [flooded], [], { nowMs: turnMs ?? 0, ...evidence });
     expect(outcome(found)).toEqual({ at: own, why: expect.stringContaining("and 4 more passed over") });
-    const later = resolveForwards(portMap([web]), [flooded], HOST, found.incumbents, NOW + 5000, evidence);
+    const later = resolve([web], [flooded], found.incumbents, { nowMs: NOW + 5000, ...evidence });
     expect(outcome(later)).toEqual(outcome(found));
   });
 
@@ -509,19 +508,19 @@ describe("more leases than can be asked about", () => {
     const up = network({ subnets, leases: indexes.flatMap((index) => many(macOf(index), index * 8, 8)) });
     const asked = new Set<string>();
     for (let nowMs = NOW; nowMs < NOW + 500; nowMs += 5) {
-      const { questions } = resolve(guests, [up], [], nowMs);
-      expect(questions).toHaveLength(256);
-      for (const each of questions) asked.add(each.address);
+      const { probes } = resolve(guests, [up], [], { nowMs });
+      expect(probes).toHaveLength(256);
+      for (const each of probes) asked.add(each.address);
     }
     expect(asked.size).toBe(count * 8);
-    const { questions } = resolve(guests, [up]);
+    const { probes } = resolve(guests, [up]);
     const askedOf = new Set(
-      questions.map((each) => up.leases?.find((row) => row.address === each.address)?.mac),
+      probes.map((each) => up.leases?.find((row) => row.address === each.address)?.mac),
     );
     expect(askedOf.size).toBe(count);
-    const answers = new Map(questions.map((each) => [networkAddressKey(each), undefined]));
-    const again = resolveForwards(portMap(guests), [up], HOST, [], NOW, { answers });
-    expect(again.questions).toEqual([]);
+    const answers = new Map(probes.map((each) => [networkAddressKey(each), undefined]));
+    const again = resolve(guests, [up], [], { probeResults: answers });
+    expect(again.probes).toEqual(probes);
   });
 });
 
@@ -549,15 +548,15 @@ describe("an address that the host itself has, on whatever link", () => {
     ["in the config", guest("web", { kind: "address", address: ip(at) })],
   ])("is no guest's: %s", (_what, by) => {
     const up = network({ ...running, leases: [lease(at, MAC_A)] });
-    expect(outcome(resolveForwards(portMap([by]), [up], host, [], NOW))).toEqual(refusal);
-    expect(outcome(resolveForwards(portMap([by]), [up], HOST, [], NOW)).at).toBe(at);
+    expect(outcome(resolve([by], [up], [], { hostAddresses: host }))).toEqual(refusal);
+    expect(outcome(resolve([by], [up])).at).toBe(at);
   });
 
   it("is left at once by the forward that led there, though a lease is still live", () => {
     const up = network({ ...running, leases: [lease(at, MAC_A)] });
     const { incumbents } = resolve([web], [up]);
     expect(incumbents).toHaveLength(1);
-    expect(outcome(resolveForwards(portMap([web]), [up], host, incumbents, NOW))).toEqual(refusal);
+    expect(outcome(resolve([web], [up], incumbents, { hostAddresses: host }))).toEqual(refusal);
   });
 });
 
@@ -578,26 +577,24 @@ describe("two rows for one address", () => {
     incumbents: readonly Incumbent[] = [],
   ): ReturnType<typeof outcome>[] =>
     [both({}), { ...both({}), leases: both({}).leases?.toReversed() }].map((up) =>
-      outcome(
-        resolveForwards(portMap([web]), [up], HOST, incumbents, NOW, { answers: answersAt([at, answer]) }),
-      ),
+      outcome(resolve([web], [up], incumbents, { probeResults: answersAt([at, answer]) })),
     );
-  const incumbent: Incumbent = { guest: "web", identity: "", address: at, mac: MAC_A };
+  const held = incumbent(at, MAC_A);
 
   it("of live ones that of the MAC that answers counts, in whatever order they stand", () => {
     for (const each of answering(MAC_A)) expect(each.at).toBe(at);
-    for (const each of answering(MAC_B, [incumbent]))
+    for (const each of answering(MAC_B, [held]))
       expect(each).toEqual({ at: "pending", why: expect.stringContaining(`and ${MAC_B} answers there`) });
   });
 
   it("while nobody answers the incumbent stays, and nobody else comes", () => {
-    for (const each of answering(undefined, [incumbent])) expect(each.at).toBe(at);
+    for (const each of answering(undefined, [held])) expect(each.at).toBe(at);
     for (const each of answering(undefined)) expect(each.at).toBe("pending");
   });
 
   it("both are asked again", () => {
-    const { questions, wakeAtMs } = resolve([web], [both({})]);
-    expect(questions).toEqual([{ bridge: "virbr0", address: at }]);
+    const { probes, wakeAtMs } = resolve([web], [both({})]);
+    expect(probes).toEqual([{ bridge: "virbr0", address: at }]);
     expect(wakeAtMs).toBe(NOW + 1000);
   });
 });
@@ -606,12 +603,7 @@ describe("hostname", () => {
   const laptop = guest("laptop", { kind: "hostname", hostname: "My-Laptop" });
   const named = (address: string, owner: typeof MAC_A): ReturnType<typeof lease> =>
     lease(address, owner, { hostname: "my-laptop" });
-  const incumbent: Incumbent = {
-    guest: "laptop",
-    identity: "hostname=My-Laptop",
-    address: ip("192.168.122.11"),
-    mac: MAC_A,
-  };
+  const held = incumbent("192.168.122.11", MAC_A, { guest: "laptop", identity: "hostname=My-Laptop" });
 
   it("finds the only one that says so, whatever the case", () => {
     expect(outcome(resolve([laptop], [network({ leases: [named("192.168.122.11", MAC_A)] })])).at).toBe(
@@ -629,7 +621,7 @@ describe("hostname", () => {
 
   it("stays with the incumbent when dnsmasq has given the name to another", () => {
     const leases = [lease("192.168.122.11", MAC_A), named("192.168.122.66", MAC_B)];
-    const { at, why } = outcome(resolve([laptop], [network({ leases })], [incumbent]));
+    const { at, why } = outcome(resolve([laptop], [network({ leases })], [held]));
     expect(at).toBe("192.168.122.11");
     expect(why).toContain("conflict");
     expect(why).toContain(MAC_B);
@@ -637,17 +629,17 @@ describe("hostname", () => {
 
   it("goes to the new one when the incumbent has no live lease any more", () => {
     const leases = [named("192.168.122.66", MAC_B)];
-    expect(outcome(resolve([laptop], [network({ leases })], [incumbent])).at).toBe("192.168.122.66");
+    expect(outcome(resolve([laptop], [network({ leases })], [held])).at).toBe("192.168.122.66");
   });
 
   it("forgets the incumbent when the config looks for another name", () => {
     const renamed = guest("laptop", { kind: "hostname", hostname: "other" });
     const leases = [lease("192.168.122.11", MAC_A), lease("192.168.122.12", MAC_B, { hostname: "other" })];
-    expect(outcome(resolve([renamed], [network({ leases })], [incumbent])).at).toBe("192.168.122.12");
+    expect(outcome(resolve([renamed], [network({ leases })], [held])).at).toBe("192.168.122.12");
   });
 
   it("remembers the incumbent while its network is down", () => {
-    const down = resolve([laptop], [network({ subnets: [] })], [incumbent]);
+    const down = resolve([laptop], [network({ subnets: [] })], [held]);
     expect(outcome(down).at).toBe("pending");
     const leases = [named("192.168.122.11", MAC_A), named("192.168.122.66", MAC_B)];
     expect(outcome(resolve([laptop], [network({ leases })], down.incumbents)).at).toBe("192.168.122.11");
@@ -655,13 +647,7 @@ describe("hostname", () => {
 });
 
 it("who has moved while in doubt is asked again soon at the new address", () => {
-  const incumbent: Incumbent = {
-    guest: "web",
-    identity: "",
-    address: ip("192.168.122.10"),
-    mac: MAC_A,
-    ambiguousSinceMs: NOW - 600_000,
-  };
+  const held = incumbent("192.168.122.10", MAC_A, { ambiguousSinceMs: NOW - 600_000 });
   const leases = [
     lease("192.168.122.11", MAC_A, { expiresAtMs: NOW + 2_000_000 }),
     lease("192.168.122.12", MAC_A, { expiresAtMs: NOW + 1_000_000 }),
@@ -672,34 +658,34 @@ it("who has moved while in doubt is asked again soon at the new address", () => 
     ["192.168.122.12", undefined],
     ["192.168.122.10", undefined],
   );
-  const moved = resolveForwards(portMap([web]), [up], HOST, [incumbent], NOW, { answers });
+  const moved = resolve([web], [up], [held], { probeResults: answers });
   expect(outcome(moved).at).toBe("192.168.122.11");
   expect(moved.incumbents[0]?.ambiguousSinceMs).toBe(NOW);
 });
 
 describe("a lease that vanished", () => {
-  const incumbent: Incumbent = { guest: "web", identity: "", address: ip("192.168.122.11"), mac: MAC_A };
+  const held = incumbent("192.168.122.11", MAC_A);
 
   it("lingers, then is pending", () => {
-    const first = resolve([web], [network(running)], [incumbent]);
+    const first = resolve([web], [network(running)], [held]);
     expect(outcome(first)).toEqual({ at: "192.168.122.11", why: expect.stringContaining("lingers") });
     expect(first.wakeAtMs).toBe(NOW + 5000);
-    const still = resolve([web], [network(running)], first.incumbents, NOW + 4999);
+    const still = resolve([web], [network(running)], first.incumbents, { nowMs: NOW + 4999 });
     expect(outcome(still).at).toBe("192.168.122.11");
-    const over = resolve([web], [network(running)], still.incumbents, NOW + 5000);
+    const over = resolve([web], [network(running)], still.incumbents, { nowMs: NOW + 5000 });
     expect(outcome(over).at).toBe("pending");
     expect(over.incumbents).toEqual([]);
   });
 
   it("does not linger when another MAC holds the address", () => {
     const up = network({ ...running, leases: [lease("192.168.122.11", MAC_B)] });
-    expect(outcome(resolve([web], [up], [incumbent])).at).toBe("pending");
+    expect(outcome(resolve([web], [up], [held])).at).toBe("pending");
   });
 
   it("that comes back in time has not vanished", () => {
-    const first = resolve([web], [network(running)], [incumbent]);
+    const first = resolve([web], [network(running)], [held]);
     const up = network({ ...running, leases: [lease("192.168.122.11", MAC_A)] });
-    const back = resolve([web], [up], first.incumbents, NOW + 1000);
+    const back = resolve([web], [up], first.incumbents, { nowMs: NOW + 1000 });
     expect(outcome(back)).toEqual({ at: "192.168.122.11", why: "" });
     expect(back.incumbents[0]).not.toHaveProperty("lostAtMs");
   });
@@ -708,15 +694,15 @@ describe("a lease that vanished", () => {
     const up = network({ ...running, leases: [lease("192.168.122.11", MAC_A, { expiresAtMs: NOW + 10 })] });
     const live = resolve([web], [up]);
     expect(live.wakeAtMs).toBe(NOW + 10);
-    expect(outcome(resolve([web], [up], live.incumbents, NOW + 10)).why).toContain("expired");
-    expect(outcome(resolve([web], [up], [], NOW + 10)).at).toBe("pending");
+    expect(outcome(resolve([web], [up], live.incumbents, { nowMs: NOW + 10 })).why).toContain("expired");
+    expect(outcome(resolve([web], [up], [], { nowMs: NOW + 10 })).at).toBe("pending");
   });
 });
 
 it("keeps the incumbent as long as the lease file was never readable", () => {
-  const incumbent: Incumbent = { guest: "web", identity: "", address: ip("192.168.122.11"), mac: MAC_A };
+  const held = incumbent("192.168.122.11", MAC_A);
   const unread = network({ ...running, leases: undefined });
-  const much = resolve([web], [unread], [incumbent], NOW + 86_400_000);
+  const much = resolve([web], [unread], [held], { nowMs: NOW + 86_400_000 });
   expect(outcome(much)).toEqual({ at: "192.168.122.11", why: expect.stringContaining("cannot be read") });
   expect(outcome(resolve([web], [unread])).at).toBe("pending");
 });
@@ -751,7 +737,7 @@ describe("where ports are published", () => {
       const web2 = guest("web", domain("web"), [{ listen: [{ kind: "interface", name: "lo" }] }]);
       const map = portMap([web2], { reach: { guests: true, host: true, loopback } });
       const host: HostAddresses = new Map([["lo", [ip("127.0.0.1"), ip("127.0.0.2"), ip("::1")]]]);
-      const { forwards } = resolveForwards(map, [up], host, [], NOW);
+      const { forwards } = resolveMap(map, [up], [], { hostAddresses: host });
       expect(
         forwards.map((each) => [each.family, each.hostAddresses, each.target?.address, each.why]),
       ).toEqual([[4, addresses, target, why]]);
@@ -781,10 +767,9 @@ describe("where ports are published", () => {
         guest(name, domain(name), [{ published, target: published, listen }]),
       );
       const map = portMap(guests, { reach: { guests: true, host: true, loopback } });
-      return resolveForwards(map, [both], host, [], NOW).forwards.map(({ hostAddresses, target, why }) => [
-        target === undefined ? ["pending"] : hostAddresses,
-        why,
-      ]);
+      return resolveMap(map, [both], [], { hostAddresses: host }).forwards.map(
+        ({ hostAddresses, target, why }) => [target === undefined ? ["pending"] : hostAddresses, why],
+      );
     };
 
     it("the later one is pending, and says whose it is", () => {
@@ -860,7 +845,7 @@ describe("where ports are published", () => {
   ])("on interface %s it is pending, and says why", (name, why) => {
     const later = guest("web", domain("web"), [{ listen: [{ kind: "interface", name }] }]);
     const addresses = new Map([...HOST, ["eth1", []]]);
-    const { forwards } = resolveForwards(portMap([later]), [up], addresses, [], NOW);
+    const { forwards } = resolve([later], [up], [], { hostAddresses: addresses });
     expect(forwards.map((each) => each.why)).toEqual([why]);
   });
 

@@ -17,8 +17,8 @@ function publish(first: number, last: number, more: Partial<ResolvedForward> = {
   const ports = [{ published: [first, last], target: [first, last] }] as const;
   const [forward] = guest("web", { kind: "domain", domain: "web" }, ports).forwards;
   if (forward === undefined) throw new Error("no forward");
-  const target = { address: ip("192.168.122.11") };
-  return { forward, family: 4, hostAddresses: [], target, ...more };
+  const target = { address: ip("192.168.122.11"), mac: undefined, expiresAtMs: undefined };
+  return { forward, family: 4, hostAddresses: [], target, why: undefined, ...more };
 }
 
 const FORWARD = publish(1122, 1130);
@@ -169,7 +169,7 @@ describe("before ours", () => {
   });
 
   it("a pending forward loses nothing", () => {
-    const { target: _, ...pending } = FORWARD;
+    const pending = { ...FORWARD, target: undefined };
     expect(messages(["-A PREROUTING -j ACCEPT", JUMP], [pending])).toEqual([]);
   });
 

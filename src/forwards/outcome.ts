@@ -1,0 +1,137 @@
+import { isTaken } from "../identity/candidates.ts";
+import { recentMoves } from "../identity/flapping.ts";
+import type { Found, Incumbent, LookupContext, LookupResult, Target } from "../identity/lookup.ts";
+import { recheckAtMs } from "../identity/recheck.ts";
+import { checkNotOwn } from "../leases/network.ts";
+import type { Guest } from "../config/port-map.ts";
+import { identityText } from "../config/port-map.ts";
+
+/*
+ *   lookup result | forward                                  | incumbent
+ *   found         | to the address                           | the address
+ *   mac-mismatch  | pending; probed again                    | stays
+ *   network-down  | pending                                  | stays: its name must not become free
+ *   unreadable    | as before, unless another MAC leases it  | stays
+ *   lease-missing | as before for linger, unless leased      | stays for linger
+ *   absent        | the same                                 | the same
+ */
+
+/** What a lookup result means for the guest's forwards and for the next pass. */
+export interface Outcome {
+  /** Undefined: pending. */
+  readonly target: Target | undefined;
+  /** Why it is pending, or what an admin should know of it. */
+  readonly why: string | undefined;
+  readonly incumbent: Incumbent | undefined;
+  /** When time alone changes the outcome, epoch ms. */
+  readonly wakeAtMs: number | undefined;
+}
+
+/** @param incumbent the outcome of the pass before */
+export function toOutcome(
+  lookup: LookupResult,
+  incumbent: Incumbent | undefined,
+  guest: Guest,
+  context: LookupContext,
+): Outcome {
+  switch (lookup.state) {
+    case "found":
+      return toFound(lookup, incumbent, guest, context);
+    case "mac-mismatch":
+      return { ...pending(lookup.why, incumbent), wakeAtMs: context.nowMs + RECHECK_MISMATCH_MS };
+    case "network-down":
+      return pending(lookup.why, incumbent);
+    case "unreadable":
+      if (incumbent === undefined || !canStay(incumbent, context)) return pending(lookup.why);
+      return keepUnreadable(lookup.why, incumbent);
+    case "lease-missing":
+    case "absent": {
+      if (incumbent === undefined || !canStay(incumbent, context)) return pending(lookup.why);
+      const isContested = lookup.state === "lease-missing" && lookup.isContested;
+      return linger(lookup.why, isContested, incumbent, context);
+    }
+  }
+}
+
+function toFound(
+  { lease, note, isAmbiguous, previousAddress, unanswered }: Found,
+  before: Incumbent | undefined,
+  guest: Guest,
+  { nowMs }: LookupContext,
+): Outcome {
+  const { address, mac, expiresAtMs } = lease;
+  const hasMoved = before !== undefined && before.address !== address;
+  // After a move the guest is probed again soon, however long its address was ambiguous before.
+  const sinceMs = hasMoved ? undefined : before?.ambiguousSinceMs;
+  const ambiguousSinceMs = isAmbiguous ? (sinceMs ?? nowMs) : undefined;
+  const incumbent: Incumbent = {
+    guest: guest.name,
+    identity: identityText(guest),
+    address,
+    mac,
+    expiresAtMs,
+    leaseLostAtMs: undefined,
+    ambiguousSinceMs,
+    previousAddress,
+    unanswered,
+    recentMovesAtMs: recentMoves(before?.recentMovesAtMs ?? [], hasMoved, nowMs),
+  };
+  const wakeAtMs = earliest(
+    expiresAtMs,
+    ambiguousSinceMs === undefined ? undefined : askAgainAt(ambiguousSinceMs, nowMs),
+    unanswered === undefined ? undefined : recheckAtMs(unanswered),
+  );
+  return { target: lease, why: note, incumbent, wakeAtMs };
+}
+
+function pending(why: string, incumbent?: Incumbent): Outcome {
+  return { target: undefined, why, incumbent, wakeAtMs: undefined };
+}
+
+/** Whether the incumbent's address can still be the guest's: it is not the host's own, and no other MAC leases it. */
+function canStay(incumbent: Incumbent, context: LookupContext): boolean {
+  return checkNotOwn(incumbent.address, context.ownAddresses) === undefined && !isTaken(incumbent, context);
+}
+
+function keepUnreadable(why: string, incumbent: Incumbent): Outcome {
+  return { target: toTarget(incumbent), incumbent, why: `kept as it was: ${why}`, wakeAtMs: undefined };
+}
+
+function linger(
+  why: string,
+  isContested: boolean,
+  incumbent: Incumbent,
+  { nowMs, lingerMs }: LookupContext,
+): Outcome {
+  const recheckMs = isContested ? nowMs + RECHECK_MISMATCH_MS : undefined;
+  // A clock that was set back must not make it linger for longer.
+  const leaseLostAtMs = Math.min(incumbent.leaseLostAtMs ?? nowMs, nowMs);
+  const endsAtMs = leaseLostAtMs + lingerMs;
+  if (nowMs >= endsAtMs) return { ...pending(why), wakeAtMs: recheckMs };
+  return {
+    target: toTarget(incumbent),
+    why: `${why}; lingers`,
+    incumbent: { ...incumbent, leaseLostAtMs },
+    wakeAtMs: earliest(endsAtMs, recheckMs),
+  };
+}
+
+/** Without the end of a lease that is lost or cannot be read. */
+function toTarget({ address, mac }: Incumbent): Target {
+  return { address, mac, expiresAtMs: undefined };
+}
+
+/** The first of these times; undefined without any. */
+export function earliest(...times: readonly (number | undefined)[]): number | undefined {
+  const known = times.filter((atMs) => atMs !== undefined);
+  return known.length === 0 ? undefined : Math.min(...known);
+}
+
+const RECHECK_MISMATCH_MS = 1000;
+const ASK_AGAIN_MIN_MS = 50;
+const ASK_AGAIN_MAX_MS = 5000;
+
+/** Soon at first, a guest may just be setting up its address; then ever more rarely. */
+function askAgainAt(inDoubtSinceMs: number, nowMs: number): number {
+  return nowMs + Math.min(Math.max(nowMs - inDoubtSinceMs, ASK_AGAIN_MIN_MS), ASK_AGAIN_MAX_MS);
+}
