@@ -60,7 +60,6 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
     identity,
     previousTargets: readPortTargets(before?.forwards ?? []),
     usedVariants: variants,
-    guarded: before?.guarded ?? [],
     changeDetectionProblem: (variant) => watches.unheard(variant),
     onPortMap: (now) => {
       logger.setLevel(now.logLevel);

@@ -11,7 +11,6 @@ import {
 } from "./schedule.ts";
 import type { Schedule } from "./schedule.ts";
 import type { PassReport } from "../status/metrics.ts";
-import type { BridgeWithLibvirtRules } from "../libvirt/flushed-rules.ts";
 import type { PortMap } from "../config/port-map.ts";
 import type { ResolvedForward, PortTarget } from "../forwards/resolved-forward.ts";
 import type { Variant } from "../rules/ruleset.ts";
@@ -85,8 +84,6 @@ export interface LoopOptions {
   readonly previousTargets: readonly PortTarget[];
   /** Which variants of iptables kvmnatd has used before. */
   readonly usedVariants: ReadonlySet<Variant>;
-  /** For which bridges it saw rules of libvirt's. */
-  readonly guarded: readonly BridgeWithLibvirtRules[];
   /** Why changes of the rules are not told of, for the variant in use; undefined when they are. */
   readonly changeDetectionProblem: (variant: Variant | undefined) => string | undefined;
   /** Called with the config in force, at start and when it has changed. */
@@ -108,7 +105,6 @@ export function createLoop(options: LoopOptions): Loop {
   const {
     logger,
     previousTargets: leads,
-    guarded,
     changeDetectionProblem: unheard,
     externalProblems: problemsBeside,
     onPortMap,
@@ -121,7 +117,7 @@ export function createLoop(options: LoopOptions): Loop {
   const hints = createHints("start");
   const nap = createInterruptibleSleep();
   let cadence: Schedule = onHint(IDLE, host.now());
-  let memory: PassState = { flows: { leads }, guarded, variants: options.usedVariants };
+  let memory: PassState = { flows: { leads }, variants: options.usedVariants };
   let pass = 0;
   let occupied: readonly Diagnostic[] = [];
   let seen: Pick<PassReport, "configErrors" | "leaseErrors"> = { configErrors: [], leaseErrors: [] };
@@ -242,7 +238,6 @@ export function createLoop(options: LoopOptions): Loop {
         ...(cadence.fought ? [FOUGHT] : []),
         ...(unlogged === undefined ? [] : [unlogged]),
       ],
-      guarded: result.memory.guarded ?? [],
     };
     await publisher.publish(pass, found, isAsBefore);
   }

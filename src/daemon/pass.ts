@@ -44,8 +44,8 @@ export interface PassState extends ObservationState {
   readonly flows?: FlowMemory;
   /** Whom we repaired after lately, by family. */
   readonly contests?: ReadonlyMap<Family, RepairHistory>;
-  /** At start what the daemon before this one knew. */
-  readonly guarded?: readonly BridgeWithLibvirtRules[];
+  /** Bridges for which libvirt has, or had, rules since this daemon started. */
+  readonly bridgesWithLibvirtRules?: readonly BridgeWithLibvirtRules[];
 }
 
 interface Wanted {
@@ -101,8 +101,13 @@ export async function reconcile(
     outcome.applied.map((change): FamilyChange => ({ family, change })),
   );
   const flows = await removeStaleFlows(host, view, changes, memory.flows ?? { leads: [] });
-  const guarded = trackLibvirtRules(memory.guarded ?? [], actualOf(view), view.links.indexes, host.now());
-  const unguarded = findFlushedBridges(guarded, host.now());
+  const bridgesWithLibvirtRules = trackLibvirtRules(
+    memory.bridgesWithLibvirtRules ?? [],
+    actualOf(view),
+    view.links.indexes,
+    host.now(),
+  );
+  const flushed = findFlushedBridges(bridgesWithLibvirtRules, host.now());
   const before = memory.told ?? describeIncumbents(view.incumbents);
   const failing = failingGuests(view, outcomes);
   const foreign = checkShadowingRules(view, outcomes);
@@ -129,7 +134,7 @@ export async function reconcile(
       ...(failed ? {} : { wanted }),
       flows: flows.memory,
       contests,
-      guarded,
+      bridgesWithLibvirtRules,
     },
     entries: [
       ...buildAuditEntries(before, told, changes, trigger, pass),
@@ -141,7 +146,7 @@ export async function reconcile(
       ...inputProblems(view),
       ...findWaits(host, view),
       ...view.families.flatMap(({ sides: [used] }) => findMissingJump(used?.actual)),
-      ...unguarded.problems,
+      ...flushed.problems,
       ...foreign.problems,
       ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
       ...outcomes.flatMap(describeApplyErrors),
@@ -155,7 +160,7 @@ export async function reconcile(
     changed: changes.length > 0,
     work: countWork(changes, wanted, memory.wanted),
     failed,
-    ...wakeAt(view, contests, [flows, unguarded]),
+    ...wakeAt(view, contests, [flows, flushed]),
   };
 }
 

@@ -12,7 +12,7 @@ import type { Diagnostic } from "../diagnostic.ts";
 export type DaemonIdentity = Pick<DaemonStatus, "version" | "pid" | "startTicks" | "config" | "startedAt">;
 
 /** What a whole pass found. */
-export interface Found extends Pick<DaemonStatus, "iptables" | "forwards" | "guarded"> {
+export interface Found extends Pick<DaemonStatus, "iptables" | "forwards"> {
   readonly problems: readonly Diagnostic[];
 }
 
@@ -33,14 +33,12 @@ interface PublisherOptions {
   readonly host: Pick<Host, "now" | "writeStatus">;
   readonly logger: Logger;
   readonly identity: DaemonIdentity;
-  /** What is known at the start. */
-  readonly guarded: DaemonStatus["guarded"];
   /** Called with each state that is published. */
   readonly onStatus: (status: DaemonStatus) => void;
 }
 
-export function createPublisher({ host, logger, identity, guarded, onStatus }: PublisherOptions): Publisher {
-  let known: Found = { iptables: null, forwards: [], problems: [], guarded };
+export function createPublisher({ host, logger, identity, onStatus }: PublisherOptions): Publisher {
+  let known: Found = { iptables: null, forwards: [], problems: [] };
   /** Whether that is in the status file. */
   let isPublished = false;
   let problemLog: ProblemLog = EMPTY_PROBLEM_LOG;

@@ -24,7 +24,7 @@ export interface BridgeWithLibvirtRules {
 export const GONE_MS = 5000;
 
 /**
- * @param before what the pass before found, or the daemon before this one
+ * @param before what the previous pass found; empty at start: rules flushed before the start cannot be noticed
  * @param sides of each family what the kernel has in either variant of iptables; none where it cannot be read
  * @param up bridges that are up, with their numbers
  */

@@ -55,15 +55,6 @@ const forwardSchema = z.looseObject({
   bytes: count().nullable().optional().describe("`status --json` alone: the bytes of these packets."),
 }) satisfies z.ZodType<Omit<CountedForward, "packets" | "bytes">>;
 
-const guardedSchema = z.looseObject({
-  family: z.union([z.literal(4), z.literal(6)]).describe("4 for IPv4, 6 for IPv6."),
-  bridge: z.string().describe("Name of the bridge."),
-  ifindex: count().describe("Its number, which tells it from one that is made anew."),
-  goneAtMs: count()
-    .optional()
-    .describe("Since when the rules are gone, in ms since 1970; absent: they are there."),
-});
-
 const daemonSchema = z.looseObject({
   running: z.literal(true).optional().describe("`status --json` alone: the daemon runs."),
   schema: z.literal(STATUS_SCHEMA).describe("Version of this shape: a field is added under the same number."),
@@ -78,13 +69,8 @@ const daemonSchema = z.looseObject({
   pass: count().describe("Number of the pass that wrote this."),
   iptables: z.enum(["nft", "legacy"]).nullable().describe("Which iptables is in use; null: none could be."),
   problems: z.array(problemSchema).describe("What an admin should act on."),
-  guarded: z
-    .array(guardedSchema)
-    .describe("Bridges for which libvirt has, or had, rules: for the daemon that comes after this one."),
   forwards: z.array(forwardSchema).describe("Every published port, a row for each protocol and family."),
-}) satisfies z.ZodType<
-  Omit<DaemonStatus, "problems" | "guarded"> & { readonly problems: readonly CodedProblem[] }
->;
+}) satisfies z.ZodType<Omit<DaemonStatus, "problems"> & { readonly problems: readonly CodedProblem[] }>;
 
 const noDaemonSchema = z
   .looseObject({

@@ -2,7 +2,6 @@ import { familyOf, formatPorts } from "../net/address.ts";
 import type { Family, Protocol } from "../net/address.ts";
 import { describeDiagnostic } from "../diagnostic.ts";
 import type { Diagnostic } from "../diagnostic.ts";
-import type { BridgeWithLibvirtRules } from "../libvirt/flushed-rules.ts";
 import type { Forward } from "../config/port-map.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
 import type { Variant } from "../rules/ruleset.ts";
@@ -48,8 +47,6 @@ export interface DaemonStatus {
   readonly pass: number;
   readonly iptables: Variant | null;
   readonly problems: readonly PublishedProblem[];
-  /** Bridges for which libvirt had rules: the next daemon knows by it when they are gone. */
-  readonly guarded: readonly BridgeWithLibvirtRules[];
   readonly forwards: readonly ForwardStatus[];
 }
 

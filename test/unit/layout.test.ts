@@ -20,7 +20,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   libvirt: ["rules"],
   conntrack: ["config", "forwards", "leases", "rules"],
   log: ["config", "forwards", "rules"],
-  status: ["config", "forwards", "libvirt", "rules"],
+  status: ["config", "forwards", "rules"],
   history: ["rules", "status"],
   "host-interface": ["config", "conntrack", "identity", "leases", "log", "rules", "status"],
   daemon: [

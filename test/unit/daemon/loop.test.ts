@@ -30,7 +30,6 @@ beforeEach(async () => {
     identity: { version: "0", pid: 1, startTicks: "1", config: "kvmnatd.yaml", startedAt: "" },
     previousTargets: [],
     usedVariants: new Set(),
-    guarded: [],
     changeDetectionProblem: () => undefined,
     onPortMap: () => undefined,
     onStatus: (now) => (status = now),

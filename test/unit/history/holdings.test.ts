@@ -255,7 +255,6 @@ describe("a forward that is active now", () => {
     pass: 1,
     iptables: "nft",
     problems: [],
-    guarded: [],
     forwards: [{ ...forward, ...more }],
   });
 

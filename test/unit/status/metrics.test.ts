@@ -43,7 +43,6 @@ const status = (more: Partial<DaemonStatus> = {}): DaemonStatus => ({
   version: "1.2.3",
   pid: 1,
   startTicks: "1",
-  guarded: [],
   config: "/etc/kvmnatd.yaml",
   startedAt: "2026-01-02T03:04:05.000Z",
   updatedAt: "2026-01-02T03:04:06.000Z",
