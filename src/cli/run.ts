@@ -10,7 +10,6 @@ import type { DaemonIdentity } from "../daemon/publisher.ts";
 import { ConfigError, EXIT, KvmnatdError } from "../errors.ts";
 import { serveControl } from "../host/control-socket.ts";
 import type { Answer } from "../host/control-socket.ts";
-import { lockFolder } from "../host/files/lock.ts";
 import { chooseFormat, createLogger } from "../host/log/logger.ts";
 import { readStat } from "../host/network/proc.ts";
 import { describeProcess } from "../host/network/listening-sockets.ts";
@@ -20,6 +19,7 @@ import { createServiceManager, inheritSockets } from "../host/systemd/notify.ts"
 import type { Logger } from "../host-interface.ts";
 import { VERSION } from "../version.ts";
 import { createHost } from "../host/create-host.ts";
+import type { LocalHost } from "../host/create-host.ts";
 import type { Context } from "./context.ts";
 import { createMetricsEndpoint } from "./metrics-endpoint.ts";
 import { removeOwned } from "./teardown.ts";
@@ -36,7 +36,8 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   const sockets = inheritSockets(process.env, process.pid);
   const manager = createServiceManager(process.env, sockets, process.pid);
   const before = await readStatus(paths.runtimeDir);
-  await claim(context, before);
+  const local = createHost(paths);
+  await claim(local, context, before);
   const identity = identify(context);
   await describeProcess("kvmnatd");
   const format = chooseFormat(process.env, process.stdout.isTTY);
@@ -52,7 +53,7 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   let portMap: PortMap | undefined;
   let handsOver = false;
   let stopResync: () => void = () => undefined;
-  const watches = createWatchers(paths, () => loop.isInSync());
+  const watches = createWatchers(local, paths, () => loop.isInSync());
   const metrics = createMetricsEndpoint(logger, () => loop.hint("metrics endpoint"));
   const loop = createLoop({
     host: watches.host,
@@ -94,7 +95,7 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   try {
     await Promise.race([loop.run(signal), watching.failed]);
     manager.stopping();
-    await stop(context, logger, handsOver ? "keep" : portMap?.onStop, variants);
+    await stop(local, logger, handsOver ? "keep" : portMap?.onStop, variants);
   } catch (error) {
     // For people there is the code frame that `main` prints.
     if (!(error instanceof ConfigError) || format === "pretty") throw error;
@@ -148,12 +149,12 @@ function explain({ diagnostics, source }: ConfigError): string {
 }
 
 async function stop(
-  context: Context,
+  local: LocalHost,
   logger: Logger,
   onStop: PortMap["onStop"] | undefined,
   variants: ReadonlySet<Variant>,
 ): Promise<void> {
-  const message = `kvmnatd stops; ${await leaveRules(context, logger, onStop, variants)}`;
+  const message = `kvmnatd stops; ${await leaveRules(local, logger, onStop, variants)}`;
   logger.log({ level: "info", event: "stop", message });
 }
 
@@ -161,7 +162,7 @@ const REMOVE_TRIES = 3;
 const REMOVE_AGAIN_MS = 200;
 
 async function leaveRules(
-  context: Context,
+  local: LocalHost,
   logger: Logger,
   onStop: PortMap["onStop"] | undefined,
   variants: ReadonlySet<Variant>,
@@ -169,7 +170,7 @@ async function leaveRules(
   if (onStop !== "remove") return "rules stay (on_stop: keep)";
   let isTold = false;
   const remove = async (): Promise<readonly KvmnatdError[]> => {
-    const { failures } = await removeOwned(createHost(context.paths), variants, (entry) => {
+    const { failures } = await removeOwned(local, variants, (entry) => {
       const message = "all rules of kvmnatd: removed (on_stop: remove)";
       if (!isTold) logger.log({ level: "info", event: "rules-removed", message });
       isTold = true;
@@ -194,8 +195,12 @@ async function leaveRules(
 }
 
 /** @throws KvmnatdError when another daemon has the runtime folder */
-async function claim({ paths: { runtimeDir } }: Context, before: DaemonStatus | undefined): Promise<void> {
-  if (await lockFolder(runtimeDir)) return;
+async function claim(
+  local: LocalHost,
+  { paths: { runtimeDir } }: Context,
+  before: DaemonStatus | undefined,
+): Promise<void> {
+  if (await local.lockRuntimeDir()) return;
   const who = before === undefined ? "" : ` as process ${before.pid} with ${before.config}`;
   const message = `kvmnatd runs already${who} in ${runtimeDir}; stop it first (systemctl stop kvmnatd)`;
   throw new KvmnatdError("already-running", message);

@@ -2,12 +2,10 @@ import { resolve } from "node:path";
 import type { Variant } from "../rules/ruleset.ts";
 import type { Loop } from "../daemon/loop.ts";
 import { nameLeaseFile } from "../host/files/lease-files.ts";
-import { watchLinks } from "../host/network/links.ts";
 import { missingCapabilities } from "../host/exec/capabilities.ts";
 import { watchFiles } from "../host/files/watch-files.ts";
-import { createRuleMonitor } from "../host/netfilter/rule-monitor.ts";
 import type { Host } from "../host-interface.ts";
-import { createHost } from "../host/create-host.ts";
+import type { LocalHost } from "../host/create-host.ts";
 import { LIBVIRT_NETWORKS } from "../paths.ts";
 import type { Paths } from "../paths.ts";
 
@@ -31,7 +29,7 @@ interface Watching {
 }
 
 /** @param isCalm whether all was as it should be when it was looked at last */
-export function createWatchers(paths: Paths, isCalm: () => boolean): Watchers {
+export function createWatchers(local: LocalHost, paths: Paths, isCalm: () => boolean): Watchers {
   /** Absent: it is being started. */
   const runs: { links?: boolean; rules?: boolean } = {};
   let tell: Hint = () => undefined;
@@ -47,20 +45,19 @@ export function createWatchers(paths: Paths, isCalm: () => boolean): Watchers {
     fileFault = fault;
     tell(fault === undefined ? "files are watched" : "files are not watched", "file");
   };
-  const rules = createRuleMonitor(
+  const rules = local.createRuleMonitor(
     (family) => tell("ruleset changed", "rules", family),
     onState("rules"),
     isCalm,
   );
-  const host = createHost(paths);
   return {
     host: {
-      ...host,
+      ...local,
       restoreRules: (tool, family, script) => {
-        const restore = (): Promise<void> => host.restoreRules(tool, family, script);
+        const restore = (): Promise<void> => local.restoreRules(tool, family, script);
         return tool.variant === "legacy" ? restore() : rules.expecting(script.ruleCount, restore);
       },
-      runNft: (script) => rules.expecting(script.ruleCount, () => host.runNft(script)),
+      runNft: (script) => rules.expecting(script.ruleCount, () => local.runNft(script)),
     },
     unheard: (variant) => {
       if (fileFault !== undefined) return fileFault;
@@ -81,7 +78,10 @@ export function createWatchers(paths: Paths, isCalm: () => boolean): Watchers {
         onFiles,
       );
       const monitors = [
-        watchLinks(() => hint("address or link changed", "file"), onState("links"), stop.signal),
+        local.watchLinks(
+          { onChange: () => hint("address or link changed", "file"), onState: onState("links") },
+          stop.signal,
+        ),
         rules.watch(stop.signal),
       ];
       return {

@@ -1,22 +1,42 @@
+import { createFollowCommand } from "./exec/follow-command.ts";
+import { createLauncher } from "./exec/launcher.ts";
 import { readConfigFile } from "./files/config-file.ts";
+import { readLeaseFiles, readRunningDomains } from "./files/lease-files.ts";
+import { createFolderLock } from "./files/lock.ts";
+import { writeStatus } from "./files/status-file.ts";
 import { listFlows, removeFlows } from "./netfilter/conntrack.ts";
 import { chooseIptables, otherIptables, readRules, restoreRules } from "./netfilter/iptables.ts";
-import { readLeaseFiles, readRunningDomains } from "./files/lease-files.ts";
 import { readLibvirtTables, runNft } from "./netfilter/nftables.ts";
-import { probeNeighbours } from "./network/neighbours.ts";
-import { readLinks } from "./network/links.ts";
+import { createRuleMonitor } from "./netfilter/rule-monitor.ts";
+import type { RuleMonitor } from "./netfilter/rule-monitor.ts";
+import { readLinks, watchLinks } from "./network/links.ts";
+import type { LinkWatcher } from "./network/links.ts";
 import { readListeners } from "./network/listening-sockets.ts";
-import { isCron } from "./cron.ts";
-import { writeStatus } from "./files/status-file.ts";
+import { createNeighbours } from "./network/neighbours.ts";
 import { readSysctl, writeSysctl } from "./network/sysctl.ts";
+import { isCron } from "./cron.ts";
 import type { Host } from "../host-interface.ts";
 import type { Paths } from "../paths.ts";
 
-/** Its state of running domains, by driver: a file each, readable by root alone, but its name by everybody. */
+/** Folders of libvirt's drivers with a file for each running domain; root can read the files, every user their names. */
 const LIBVIRT_DOMAINS = ["qemu", "lxc", "libxl", "ch"].map((driver) => `/run/libvirt/${driver}`);
 
-/** The real host. */
-export function createHost(paths: Paths): Host {
+/** The host that this process runs on. It owns everything that outlives a call: programs, locks, what it has seen. */
+export interface LocalHost extends Host {
+  /** Locks the runtime folder until this process ends. @returns false when another process holds the lock */
+  lockRuntimeDir(): Promise<boolean>;
+  watchLinks(watcher: LinkWatcher, signal: AbortSignal): Promise<void>;
+  createRuleMonitor(
+    onChange: Parameters<typeof createRuleMonitor>[1],
+    onState: Parameters<typeof createRuleMonitor>[2],
+    isCalm: () => boolean,
+  ): RuleMonitor;
+}
+
+export function createHost(paths: Paths): LocalHost {
+  const launcher = createLauncher();
+  const followCommand = createFollowCommand();
+  const lock = createFolderLock();
   return {
     configPath: paths.config,
     dnsmasqDir: paths.dnsmasqDir,
@@ -25,20 +45,23 @@ export function createHost(paths: Paths): Host {
     readConfig: () => readConfigFile(paths.config),
     readLeaseFiles: (bridges) => readLeaseFiles(paths.dnsmasqDir, bridges),
     readRunningDomains: () => readRunningDomains(LIBVIRT_DOMAINS),
-    readLinks,
-    probeNeighbours: probeNeighbours,
+    readLinks: () => readLinks(launcher),
+    ...createNeighbours(launcher),
     readListeners,
     chooseIptables,
     otherIptables,
-    readRules,
-    restoreRules: (tool, family, { input }) => restoreRules(tool, family, input),
-    readLibvirtTables,
-    runNft: ({ input }) => runNft(input),
-    listFlows,
-    removeFlows,
+    readRules: (tool, family) => readRules(launcher, tool, family),
+    restoreRules: (tool, family, { input }) => restoreRules(launcher, tool, family, input),
+    readLibvirtTables: () => readLibvirtTables(launcher),
+    runNft: ({ input }) => runNft(launcher, input),
+    listFlows: (family) => listFlows(launcher, family),
+    removeFlows: (stale, family) => removeFlows(launcher, stale, family),
     readSysctl,
     writeSysctl,
     writeStatus: (status) => writeStatus(paths.runtimeDir, status),
     isCron,
+    lockRuntimeDir: () => lock.acquire(paths.runtimeDir),
+    watchLinks: (watcher, signal) => watchLinks(followCommand, watcher, signal),
+    createRuleMonitor: (...given) => createRuleMonitor(followCommand, ...given),
   };
 }

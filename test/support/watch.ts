@@ -1,6 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { createWatchers } from "../../src/cli/watchers.ts";
+import { createHost } from "../../src/host/create-host.ts";
 
 /*
  * The daemon's watches alone, in a user namespace of their own, whose limit of inotify watches can be set without
@@ -10,6 +11,7 @@ import { createWatchers } from "../../src/cli/watchers.ts";
 const [config = "", dnsmasqDir = ""] = process.argv.slice(2);
 const setLimit = (count: string): void => writeFileSync("/proc/sys/user/max_inotify_watches", count);
 setLimit("0");
-const watches = createWatchers({ config, dnsmasqDir, runtimeDir: "/nowhere" }, () => true);
+const paths = { config, dnsmasqDir, runtimeDir: "/nowhere" };
+const watches = createWatchers(createHost(paths), paths, () => true);
 watches.start((trigger) => console.log(`hint: ${trigger}; ${watches.unheard("nft") ?? "all is heard"}`));
 createInterface({ input: process.stdin }).on("line", setLimit);

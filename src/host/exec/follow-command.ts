@@ -3,6 +3,7 @@ import { CommandError } from "../../errors.ts";
 import { ExecaError, programs } from "./programs.ts";
 import { runCommand } from "./run-command.ts";
 
+/** Interval between the end of a followed program and its restart. */
 const RESTART_MS = 5000;
 
 /** A program that is being followed. */
@@ -20,30 +21,35 @@ export interface Follower {
   readonly onEnd: () => void;
 }
 
-/** A program that has not been told that we have ended would stay. util-linux can do so since 2.33. */
+/** Without this a monitor would outlive a kvmnatd that is killed. util-linux supports it since 2.33. */
 const DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"];
-let canDieWithUs: boolean | undefined;
 
 /**
- * Hands on each line of a program that never ends by itself; it is started again when it does, until the signal.
+ * Passes on each line of a program that does not end by itself; restarts it when it ends, until the signal.
  * @throws what a follower throws
  */
-export async function followCommand(
+export type FollowCommand = (
   argv: readonly string[],
   follower: Follower,
   signal: AbortSignal,
-): Promise<void> {
-  while (!signal.aborted) {
-    canDieWithUs ??= await probe();
-    await followOnce(argv, canDieWithUs === true, follower, signal);
-    follower.onEnd();
-    // It was killed or is missing: not in a circle.
-    await setTimeout(RESTART_MS, undefined, { signal, ref: false }).catch(() => undefined);
-  }
+) => Promise<void>;
+
+/** The result finds out once whether setpriv can be used. */
+export function createFollowCommand(): FollowCommand {
+  let canDieWithUs: boolean | undefined;
+  return async (argv, follower, signal) => {
+    while (!signal.aborted) {
+      canDieWithUs ??= await canUseSetpriv();
+      await followOnce(argv, canDieWithUs === true, follower, signal);
+      follower.onEnd();
+      // The program was killed or is missing: no busy loop.
+      await setTimeout(RESTART_MS, undefined, { signal, ref: false }).catch(() => undefined);
+    }
+  };
 }
 
-/** @returns undefined where it could not be found out */
-async function probe(): Promise<boolean | undefined> {
+/** @returns undefined when the attempt failed for another reason, such as too many processes */
+async function canUseSetpriv(): Promise<boolean | undefined> {
   try {
     await runCommand([...DIES_WITH_US, "true"]);
     return true;

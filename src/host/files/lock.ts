@@ -7,25 +7,32 @@ import { runCommand } from "../exec/run-command.ts";
 /** flock(1)'s exit code when another process holds the lock. */
 const HELD = 1;
 
-/** Open for as long as this process lives. */
-let held: ReadStream | undefined;
+export interface FolderLock {
+  /** @returns false when another process holds the lock; true also when locks do not work: read-only folder, no util-linux */
+  acquire(folder: string): Promise<boolean>;
+}
 
 /**
- * Takes the folder for this process, until it ends in whatever way: a lock belongs to an open file (flock(2)), so
- * flock(1), which gets ours, locks it for us. (Node has no call for that, and a file with a pid in it is neither taken
- * in one step nor given back by kill -9.) Only root can open the file: no other user can keep the daemon from starting.
- * @returns false when another process has it; true, too, where nobody can: the folder is read-only, or util-linux is missing
+ * Locks folders for this process until the process ends in any way. A lock belongs to an open file (flock(2)), so
+ * flock(1), which inherits our open file, locks it for us. Node has no call for that; a file with a PID in it cannot be
+ * taken in one step, and survives kill -9. Only root can open the file, so no other user can block the daemon's start.
  */
-export async function lockFolder(folder: string): Promise<boolean> {
-  try {
-    await mkdir(folder, { recursive: true, mode: 0o755 });
-    const file = await open(join(folder, "lock"), "a+", 0o600);
-    held = file.createReadStream();
-    await runCommand(["flock", "--nonblock", "0"], { stdin: held });
-    return true;
-  } catch (error) {
-    if (error instanceof CommandError) return error.exitCode !== HELD;
-    if (errnoOf(error) === undefined) throw error;
-    return true;
-  }
+export function createFolderLock(): FolderLock {
+  /** Kept open: the kernel releases a lock when its file is closed. */
+  const held = new Set<ReadStream>();
+  return {
+    acquire: async (folder) => {
+      try {
+        await mkdir(folder, { recursive: true, mode: 0o755 });
+        const file = (await open(join(folder, "lock"), "a+", 0o600)).createReadStream();
+        held.add(file);
+        await runCommand(["flock", "--nonblock", "0"], { stdin: file });
+        return true;
+      } catch (error) {
+        if (error instanceof CommandError) return error.exitCode !== HELD;
+        if (errnoOf(error) === undefined) throw error;
+        return true;
+      }
+    },
+  };
 }

@@ -1,16 +1,17 @@
 import type { Family } from "../../net/address.ts";
 import type { StaleFlows } from "../../conntrack/stale-flows.ts";
 import { CommandError } from "../../errors.ts";
-import { launchCommand } from "../exec/launcher.ts";
+import type { Launcher } from "../exec/launcher.ts";
 
 /** The lines of `conntrack -L`. @throws CommandError where the program is missing or has no right to read */
-export async function listFlows(family: Family): Promise<readonly string[]> {
-  const { stdout } = await launchCommand(["conntrack", "-L", ...familyOption(family)]);
+export async function listFlows(launcher: Launcher, family: Family): Promise<readonly string[]> {
+  const { stdout } = await launcher.run(["conntrack", "-L", ...familyOption(family)]);
   return stdout.split("\n");
 }
 
 /** @returns how many were removed: some may have ended since they were listed */
 export async function removeFlows(
+  launcher: Launcher,
   { flow, beginner, byPort, bySource, byState }: StaleFlows,
   family: Family,
 ): Promise<number> {
@@ -35,7 +36,7 @@ export async function removeFlows(
   const argv = ["conntrack", "-D", ...familyOption(family), ...flows, ...only];
   try {
     // It fails where there was none.
-    return deletedCount((await launchCommand(argv)).stderr) ?? 1;
+    return deletedCount((await launcher.run(argv)).stderr) ?? 1;
   } catch (error) {
     // Exit code 1 says both that it failed and that there was none.
     if (error instanceof CommandError && deletedCount(error.stderr) === 0) return 0;

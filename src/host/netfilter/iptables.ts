@@ -5,7 +5,7 @@ import { parseSave } from "../../rules/parse-save.ts";
 import { TABLES } from "../../rules/ruleset.ts";
 import type { Actual, Variant } from "../../rules/ruleset.ts";
 import { errnoOf, KvmnatdError } from "../../errors.ts";
-import { launchCommand, readCommand } from "../exec/launcher.ts";
+import type { Launcher } from "../exec/launcher.ts";
 import { findProgram } from "../exec/programs.ts";
 import { runCommand } from "../exec/run-command.ts";
 import type { Iptables } from "../../host-interface.ts";
@@ -61,12 +61,12 @@ export async function otherIptables(
 }
 
 /** @throws KvmnatdError when a table that kvmnatd needs cannot be read by iptables */
-export async function readRules(tool: Iptables, family: Family): Promise<Actual> {
+export async function readRules(launcher: Launcher, tool: Iptables, family: Family): Promise<Actual> {
   const save = program(tool, family, "save");
   const isClosed = tool.variant === "legacy" && readLegacyTables(family) === undefined;
   // iptables-legacy-save finds its tables by that list; without it each must be named.
   const argvs = isClosed ? TABLES.map((table) => [save, "-t", table]) : [[save]];
-  const stdout = (await Promise.all(argvs.map((argv) => readCommand(argv)))).join("");
+  const stdout = (await Promise.all(argvs.map((argv) => launcher.read(argv)))).join("");
   const { incompatible, ...actual } = parseSave(stdout);
   const table = TABLES.find((each) => incompatible.includes(each));
   if (table === undefined) return actual;
@@ -85,9 +85,14 @@ export async function readCounters(tool: Iptables, family: Family): Promise<stri
 }
 
 /** Applies the text; each table in it is all or nothing. */
-export async function restoreRules(tool: Iptables, family: Family, text: string): Promise<void> {
+export async function restoreRules(
+  launcher: Launcher,
+  tool: Iptables,
+  family: Family,
+  text: string,
+): Promise<void> {
   const argv = [program(tool, family, "restore"), "--noflush", "-w", LOCK_WAIT_S];
-  await launchCommand(argv, { input: text, timeoutMs: RESTORE_TIMEOUT_MS });
+  await launcher.run(argv, { input: text, timeoutMs: RESTORE_TIMEOUT_MS });
 }
 
 /**

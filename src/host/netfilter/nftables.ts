@@ -2,7 +2,7 @@ import type { Family } from "../../net/address.ts";
 import { LIBVIRT_TABLE, parseLibvirtTable } from "../../rules/libvirt-table.ts";
 import type { LibvirtTable } from "../../rules/ruleset.ts";
 import { CommandError } from "../../errors.ts";
-import { launchCommand, readCommand } from "../exec/launcher.ts";
+import type { Launcher } from "../exec/launcher.ts";
 
 const FAMILIES: readonly (readonly [family: Family, ip: "ip" | "ip6"])[] = [
   [4, "ip"],
@@ -27,20 +27,20 @@ const NONE = /No such file|not supported/;
  * libvirt's own tables, where its nftables backend is in use.
  * @throws CommandError when nft says anything else
  */
-export async function readLibvirtTables(): Promise<ReadonlyMap<Family, LibvirtTable>> {
-  const chains = await readNft(LIST_CHAINS);
+export async function readLibvirtTables(launcher: Launcher): Promise<ReadonlyMap<Family, LibvirtTable>> {
+  const chains = await readNft(launcher, LIST_CHAINS);
   const there = FAMILIES.filter(([, ip]) => chains.includes(`table ${ip} ${LIBVIRT_TABLE} {`));
   const texts = await Promise.all(
-    there.map(async ([family, ip]) => [family, await readNft(listTable(ip))] as const),
+    there.map(async ([family, ip]) => [family, await readNft(launcher, listTable(ip))] as const),
   );
   const known = texts.filter(([, text]) => text !== "");
   return new Map(known.map(([family, text]) => [family, parseLibvirtTable(text)]));
 }
 
 /** @returns empty where there is no such table, or no nft */
-async function readNft(argv: readonly string[]): Promise<string> {
+async function readNft(launcher: Launcher, argv: readonly string[]): Promise<string> {
   try {
-    return await readCommand(argv);
+    return await launcher.read(argv);
   } catch (error) {
     if (error instanceof CommandError && (error.isMissing || NONE.test(error.stderr))) return "";
     throw error;
@@ -48,6 +48,6 @@ async function readNft(argv: readonly string[]): Promise<string> {
 }
 
 /** Applies the text as one transaction. */
-export async function runNft(text: string): Promise<void> {
-  await launchCommand(["nft", "-f", "-"], { input: text });
+export async function runNft(launcher: Launcher, text: string): Promise<void> {
+  await launcher.run(["nft", "-f", "-"], { input: text });
 }

@@ -4,8 +4,7 @@ import { createForeignRules, parseRuleEvent } from "../../rules/monitor-events.t
 import { readSocket, untilListens } from "./netlink-sockets.ts";
 import { createOwnWrites } from "./own-writes.ts";
 import { REST_MS, restWhileBusy } from "./throttle-monitor.ts";
-import { followCommand } from "../exec/follow-command.ts";
-import type { Followed } from "../exec/follow-command.ts";
+import type { FollowCommand, Followed } from "../exec/follow-command.ts";
 
 /**
  * So many rules came at once that the kernel dropped some of the events, ours perhaps among them: `# ERROR: We lost ...`.
@@ -44,6 +43,7 @@ export interface RuleMonitor {
  * wake nobody
  */
 export function createRuleMonitor(
+  followCommand: FollowCommand,
   onChange: (family?: Family) => void,
   onState: (listens: boolean) => void,
   isCalm: () => boolean,

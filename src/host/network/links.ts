@@ -1,9 +1,9 @@
 import { networkOf, parseIp } from "../../net/address.ts";
 import type { Ip } from "../../net/address.ts";
 import type { Subnet } from "../../leases/network.ts";
+import type { Launcher } from "../exec/launcher.ts";
 import { readIpJson } from "./ip-json.ts";
-import { followCommand } from "../exec/follow-command.ts";
-import type { Follower } from "../exec/follow-command.ts";
+import type { FollowCommand, Follower } from "../exec/follow-command.ts";
 import { untilListens } from "../netfilter/netlink-sockets.ts";
 import type { Links } from "../../host-interface.ts";
 
@@ -21,11 +21,11 @@ interface LinkRow {
 }
 
 /** Node's os.networkInterfaces() leaves out bridges without carrier, and a bridge without guests has none. */
-export async function readLinks(): Promise<Links> {
+export async function readLinks(launcher: Launcher): Promise<Links> {
   const addresses = new Map<string, readonly Ip[]>();
   const indexes = new Map<string, number>();
   const subnets = new Map<string, readonly Subnet[]>();
-  for (const link of await readIpJson<LinkRow>("address", "show")) {
+  for (const link of await readIpJson<LinkRow>(launcher, "address", "show")) {
     const { ifname: name, ifindex, addr_info: rows = [], flags } = link;
     if (name === undefined) continue;
     const own = rows.flatMap(toSubnet);
@@ -45,13 +45,17 @@ function toSubnet(row: AddressRow): readonly Subnet[] {
   return [{ cidr: networkOf(own, row.prefixlen), own }];
 }
 
-/**
- * Calls `onChange` whenever a link, an address or the forwarding of the host changes, until the signal.
- * @param onState whether the monitor listens; what happened before it does, nobody tells
- */
+export interface LinkWatcher {
+  /** A link, an address or the forwarding of the host has changed. */
+  readonly onChange: () => void;
+  /** Whether the monitor listens; changes before it listens are not reported. */
+  readonly onState: (listens: boolean) => void;
+}
+
+/** Watches the host's links, addresses and forwarding until the signal. */
 export async function watchLinks(
-  onChange: () => void,
-  onState: (listens: boolean) => void,
+  followCommand: FollowCommand,
+  { onChange, onState }: LinkWatcher,
   signal: AbortSignal,
 ): Promise<void> {
   const follower: Follower = {

@@ -6,18 +6,19 @@ import { promisify } from "node:util";
 import { array, assert, asyncProperty, constantFrom, oneof, string } from "fast-check";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import type { CommandError } from "../../../../src/errors.ts";
-import type * as Launcher from "../../../../src/host/exec/launcher.ts";
+import { createLauncher } from "../../../../src/host/exec/launcher.ts";
+import type { Launcher } from "../../../../src/host/exec/launcher.ts";
 
-let launchCommand: typeof Launcher.launchCommand;
+let launcher: Launcher;
 
 const LAUNCHER = resolve(import.meta.dirname, "../../../../src/host/exec/launcher.ts");
 
 const withoutZero = (text: string): string => text.replaceAll("\0", "");
-/** The shell takes ends of lines at the end of what is said for none. */
+/** The shell drops line ends at the end of standard error. */
 const withoutEnd = (text: string): string => text.replace(/\n*$/, "");
 
 const sh = (script: string, ...words: readonly string[]): Promise<{ stdout: string; stderr: string }> =>
-  launchCommand(["/bin/sh", "-c", script, "sh", ...words]);
+  launcher.run(["/bin/sh", "-c", script, "sh", ...words]);
 
 const failure = async (running: Promise<unknown>): Promise<CommandError> => {
   const error = await running.then(
@@ -28,22 +29,21 @@ const failure = async (running: Promise<unknown>): Promise<CommandError> => {
   return error as CommandError;
 };
 
-/** What `sh` is on Debian and on Fedora. */
-describe.each(["dash", "bash"])("what is launched by %s", (name) => {
+/** `sh` of Debian and of Fedora. */
+describe.each(["dash", "bash"])("the launcher with %s", (name) => {
   let folder: string;
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), "kvmnatd-sh-"));
     await symlink(`/bin/${name}`, join(folder, "sh"));
     vi.stubEnv("PATH", `${folder}:${process.env["PATH"] ?? ""}`);
-    vi.resetModules();
-    ({ launchCommand } = await import("../../../../src/host/exec/launcher.ts"));
+    launcher = createLauncher();
   });
   afterAll(async () => {
     vi.unstubAllEnvs();
     await rm(folder, { recursive: true });
   });
 
-  it("prints to both outputs, reads its input, and gets its words as they are", async () => {
+  it("passes arguments and input unchanged, and returns both outputs", async () => {
     const special = [
       "'",
       '"',
@@ -67,12 +67,12 @@ describe.each(["dash", "bash"])("what is launched by %s", (name) => {
     ];
     const piece = oneof(constantFrom(...special), string({ unit: "grapheme-ascii", maxLength: 5 }));
     const text = array(piece, { maxLength: 12 }).map((pieces) => pieces.join(""));
-    // What is not plain is started another way.
+    // Other bytes than plain ASCII are started without the shell.
     const word = oneof({ weight: 9, arbitrary: text }, string({ unit: "binary" })).map(withoutZero);
     await assert(
       asyncProperty(word, word, constantFrom(0, 4000, 5000), async (argument, said, length) => {
         const input = `${said}${"x".repeat(length)}\n`;
-        const done = await launchCommand(["/bin/sh", "-c", 'cat; printf %s "$1" >&2', "sh", argument], {
+        const done = await launcher.run(["/bin/sh", "-c", 'cat; printf %s "$1" >&2', "sh", argument], {
           input,
         });
         expect([done.stdout, withoutEnd(done.stderr)]).toEqual([input, withoutEnd(argument)]);
@@ -81,11 +81,11 @@ describe.each(["dash", "bash"])("what is launched by %s", (name) => {
     );
   });
 
-  it("has nothing to read where no input is given", async () => {
+  it("gives a program empty input when there is none", async () => {
     expect(await sh("cat; echo end")).toEqual({ stdout: "end\n", stderr: "" });
   });
 
-  it("runs beside others, more of them than there is room for, each with its own output", async () => {
+  it("runs more programs at a time than it has outputs, each with its own output", async () => {
     const all = Array.from({ length: 60 }, (_, index) => `${index}`);
     const script = 'for i in $(seq 50); do echo "$1"; done; echo "$1" >&2';
     const done = await Promise.all(all.map((word) => sh(script, word)));
@@ -94,19 +94,19 @@ describe.each(["dash", "bash"])("what is launched by %s", (name) => {
     expect(all.filter((word, index) => !isOwn(word, index))).toEqual([]);
   });
 
-  it("may print much", async () => {
+  it("returns a large output", async () => {
     const { stdout } = await sh("seq 1000000");
     expect(stdout).toHaveLength(6_888_896);
     expect(stdout.endsWith("\n1000000\n")).toBe(true);
   });
 
-  it("is told apart by how it fails", async () => {
-    const failed = await failure(launchCommand(["/bin/sh", "-c", "echo no >&2; exit 3"], { input: "x" }));
+  it("reports how a program failed", async () => {
+    const failed = await failure(launcher.run(["/bin/sh", "-c", "echo no >&2; exit 3"], { input: "x" }));
     expect(failed).toMatchObject({ exitCode: 3, stderr: "no", isMissing: false });
-    const missing = await failure(launchCommand(["nosuchprogram"]));
+    const missing = await failure(launcher.run(["nosuchprogram"]));
     expect(missing).toMatchObject({ isMissing: true, exitCode: undefined });
     expect(missing.message).toBe("nosuchprogram: not found; install the package nosuchprogram");
-    const closed = await failure(launchCommand(["/etc/passwd"]));
+    const closed = await failure(launcher.run(["/etc/passwd"]));
     expect(closed.message).toBe("/etc/passwd: /etc/passwd: Permission denied (exit code 126)");
     const notItself = await failure(sh("echo host not found >&2; exit 127"));
     expect(notItself).toMatchObject({ isMissing: false, exitCode: 127 });
@@ -119,10 +119,10 @@ describe.each(["dash", "bash"])("what is launched by %s", (name) => {
     await expect.poll(() => sh("echo well").catch(() => undefined)).toEqual({ stdout: "well\n", stderr: "" });
   });
 
-  it("is stopped when it takes too long, whatever it does, and the next one runs", async () => {
+  it("kills a program that ignores SIGTERM after the timeout, and runs the next one", async () => {
     const began = performance.now();
     const late = await failure(
-      launchCommand(["sh", "-c", "trap '' TERM; sleep 4321 & wait"], { timeoutMs: 200 }),
+      launcher.run(["sh", "-c", "trap '' TERM; sleep 4321 & wait"], { timeoutMs: 200 }),
     );
     expect(late.message).toMatch(/did not end within 0.2 s and was stopped$/);
     expect(performance.now() - began).toBeLessThan(5000);
@@ -130,41 +130,41 @@ describe.each(["dash", "bash"])("what is launched by %s", (name) => {
     await expect.poll(commandLines).not.toContain("sleep 4321");
   });
 
-  it("ends when all processes of a service are told to, and the next one runs", async () => {
+  it("reports a program that SIGTERM to all processes of the service ended, and runs the next one", async () => {
     const ended = await failure(sh("kill 0; sleep 10"));
     expect(ended.message).toContain("ended by signal 15");
     expect(await sh("echo well")).toEqual({ stdout: "well\n", stderr: "" });
   });
 
-  it("ends with who launched it", async () => {
-    const script = `import { launchCommand } from ${JSON.stringify(LAUNCHER)};
-      void launchCommand(["sleep", "4322"]).catch(() => undefined);
+  it("ends its programs when the process of the launcher exits", async () => {
+    const script = `import { createLauncher } from ${JSON.stringify(LAUNCHER)};
+      void createLauncher().run(["sleep", "4322"]).catch(() => undefined);
       setTimeout(() => process.exit(0), 300);`;
     await promisify(execFile)(process.execPath, ["--input-type=module", "--eval", script]);
     await expect.poll(commandLines).not.toContain("sleep 4322");
   });
 
-  it("that runs beside one that takes too long is stopped with it, and says so", async () => {
-    const late = failure(launchCommand(["sleep", "50"], { timeoutMs: 300 }));
-    const other = await failure(launchCommand(["sleep", "40"]));
+  it("reports a program that was killed because the one beside it exceeded its timeout", async () => {
+    const late = failure(launcher.run(["sleep", "50"], { timeoutMs: 300 }));
+    const other = await failure(launcher.run(["sleep", "40"]));
     expect(other.message).toBe("sleep 40: stopped together with sleep 50, which did not end within 0.3 s");
     expect((await late).message).toBe("sleep 50: did not end within 0.3 s and was stopped");
   });
 
-  it("outlives the shell that started it, and the next one runs", async () => {
+  it("returns the output of a program that outlives the shell, and runs the next one", async () => {
     const killer = sh("kill -9 $(ps -o sid= $$); sleep 0.3; echo done");
-    // Until its end is known, it is asked in vain.
+    // Programs fail until the end of the shell is known.
     await expect.poll(() => sh("echo well").catch(() => undefined)).toEqual({ stdout: "well\n", stderr: "" });
     expect((await killer).stdout).toBe("done\n");
   });
 
-  it("that is killed with all that the shell has started fails, and the next one runs", async () => {
+  it("reports a program that was killed together with the shell, and runs the next one", async () => {
     const failed = await failure(sh("kill -9 0"));
     expect(failed.message).toContain("the shell that starts programs ended");
     expect(await sh("echo well")).toEqual({ stdout: "well\n", stderr: "" });
   });
 
-  it("leaves no ended process behind", async () => {
+  it("leaves no zombie behind", async () => {
     await Promise.all(Array.from({ length: 20 }, () => sh("exit 0")));
     await expect.poll(ownZombies).toEqual([]);
   });

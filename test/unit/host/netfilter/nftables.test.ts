@@ -2,6 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
+import { createLauncher } from "../../../../src/host/exec/launcher.ts";
 import { readLibvirtTables } from "../../../../src/host/netfilter/nftables.ts";
 
 let folder: string;
@@ -37,7 +38,9 @@ printf 'table %s libvirt_network {\n\tchain forward {\n\t\tjump guest_input # ha
   await writeFile(join(folder, "nft"), script, { mode: 0o755 });
 }
 
-const families = async (): Promise<readonly number[]> => [...(await readLibvirtTables()).keys()];
+const families = async (): Promise<readonly number[]> => [
+  ...(await readLibvirtTables(createLauncher())).keys(),
+];
 
 describe("libvirt's own tables", () => {
   it("are there or not", async () => {
@@ -51,7 +54,9 @@ describe("libvirt's own tables", () => {
     await nft("chains", "Protocol not supported", 100);
     expect(await families()).toEqual([]);
     await nft("chains", "Operation not permitted", 100);
-    await expect(readLibvirtTables()).rejects.toThrow(/nft list chains: Error: Operation not permitted/);
+    await expect(readLibvirtTables(createLauncher())).rejects.toThrow(
+      /nft list chains: Error: Operation not permitted/,
+    );
   });
 
   it("are asked for by one start of nft where there are none", async () => {
@@ -67,7 +72,7 @@ describe("libvirt's own tables", () => {
 
   it.each(["ip", "ip6"])("that cannot be read are named, and are not taken for none: %s", async (family) => {
     await nft(family, "Operation not permitted", 100);
-    await expect(readLibvirtTables()).rejects.toThrow(
+    await expect(readLibvirtTables(createLauncher())).rejects.toThrow(
       new RegExp(`table ${family} libvirt_network: Error: Operation not permitted`),
     );
   });
