@@ -1,8 +1,7 @@
 #!/bin/sh
-# Makes a tree of a newer Debian with the neighbours that the tests meet: a libvirt with the nftables backend, QEMU,
-# Docker, firewalld, ufw; and Podman, for the tests' own container, with the image that it is made from. None of them is
-# installed on this machine; the tests run them by chroot, in namespaces of their own. Kept between runs in
-# KVMNATD_TEST_CACHE (default /var/cache/kvmnatd-test); prints the tree's folder.
+# Makes a tree of a newer Debian for the tests: libvirt with the nftables backend, QEMU, Docker, firewalld, ufw, and Podman
+# with the base image of the tests' container. It installs nothing on this machine; the tests run the programs by chroot, in
+# their own namespaces. The tree stays in KVMNATD_TEST_CACHE (default /var/cache/kvmnatd-test). Prints the tree's folder.
 set -eu
 
 SUITE=trixie
@@ -16,7 +15,7 @@ stamp=$tree/.kvmnatd-packages
 
 up_to_date() { [ "$(cat "$stamp" 2>/dev/null)" = "$PACKAGES" ]; }
 
-mirror() { # the one that this machine installs its own packages from
+mirror() { # the mirror of this machine's own packages
   found=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1)
   [ -n "$found" ] || {
     apt-get update -q >&2
@@ -32,10 +31,10 @@ build() {
   echo "deb $from $SUITE main" >"$tree.new/etc/apt/sources.list"
   rm -f "$tree.new/etc/apt/sources.list.d/"*
   chroot "$tree.new" apt-get clean
-  # As it is now it stands for what Docker Hub calls debian:$SUITE. What was made from an older one goes, when nobody uses it.
+  # At this point the tree equals Docker Hub's image debian:$SUITE. Remove containers of an older one when no test uses them.
   flock "$cache/.containers" rm -rf "$cache/containers"
   tar -C "$tree.new" -cf "$cache/base.tar" .
-  # No maintainer's script may start anything.
+  # Maintainer scripts must not start services.
   printf '#!/bin/sh\nexit 101\n' >"$tree.new/usr/sbin/policy-rc.d"
   chmod 755 "$tree.new/usr/sbin/policy-rc.d"
   cp /etc/resolv.conf "$tree.new/etc/resolv.conf" 2>/dev/null || :
@@ -64,13 +63,13 @@ if [ "${1-}" = build ]; then
 fi
 
 mkdir -p "$cache"
-# Two that want it at once: the second finds it made.
+# If two runs start at once, the second waits and finds the tree.
 exec 9>"$cache/.lock"
 flock 9
 if ! up_to_date; then
-  echo "Making a tree of Debian $SUITE in $cache (once, a minute or some) ..." >&2
+  echo "Making a tree of Debian $SUITE in $cache (once, a minute or more) ..." >&2
   log=$(mktemp)
-  # In a shell of its own: as a condition, a function goes on after what fails.
+  # In a separate shell: in a condition, set -e does not stop a function.
   if ! sh "$0" build >"$log" 2>&1; then
     cat "$log" >&2
     echo "the Debian tree could not be made; see above" >&2

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Makes sure that what a command of the README needs is here.
+# Installs the packages that a command of the README needs.
 #   ensure.sh npm             node_modules as package-lock.json says
-#   ensure.sh debian demo     Debian packages that the demo needs (root installs them; others are told)
+#   ensure.sh debian demo     Debian packages that the demo needs (as root; other users get a list)
 #   ensure.sh debian test     ... that the tests need
 #   ensure.sh debian package  ... that `npm run package` needs
 set -eu
 cd "$(dirname "$0")/.."
 
-# What a program's name says about its package, for hosts without dpkg.
+# PACKAGE:PROGRAM. The program shows whether the package is installed, also on hosts without dpkg.
 DEMO="iptables:iptables iproute2:ip dnsmasq-base:dnsmasq conntrack:conntrack udhcpc:udhcpc
   util-linux:unshare"
 PACKAGE="dpkg:dpkg-deb rpm:rpmbuild binutils-x86-64-linux-gnu:x86_64-linux-gnu-strip
@@ -22,13 +22,13 @@ ensure_npm() {
   echo "Installing npm packages ..." >&2
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT
-  # npm silently leaves out optional packages, the platforms' binaries, whose `engines` the Node that it runs under
-  # does not fit. Debian's is such a one: then a newer pair of both does the work.
+  # npm silently omits optional packages (the platforms' binaries) whose `engines` exclude the Node.js that it runs under.
+  # They exclude Debian's: then a newer pair of npm and Node.js installs the packages.
   if ! node -e "$FITS"; then
     quietly npm install --prefix "$scratch" --no-save --no-audit --no-fund node@24 npm@11
     PATH=$scratch/node_modules/.bin:$PATH
   fi
-  # EBADENGINE warnings mean nothing here: what is installed runs under the `node` package, which comes along.
+  # EBADENGINE warnings do not matter: the installed programs run under the `node` package, a dev dependency.
   quietly npm ci --no-audit --no-fund
   cp package-lock.json "$stamp"
 }
@@ -60,7 +60,7 @@ ensure_debian() { # PACKAGE:PROGRAM...
   log=$(mktemp)
   policy=/usr/sbin/policy-rc.d
   made=
-  # Installing libvirt or dnsmasq for a test must not start them on this machine.
+  # The installation must not start libvirt or dnsmasq on this machine.
   if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod 755 "$policy"
@@ -71,7 +71,7 @@ ensure_debian() { # PACKAGE:PROGRAM...
   export DEBIAN_FRONTEND=noninteractive
   # shellcheck disable=SC2086 # a list of names
   if ! apt-get install -y -q --no-install-recommends $missing >"$log" 2>&1; then
-    # The package lists may be old, or not be there at all.
+    # The package lists may be old or missing.
     if ! { apt-get update -q && apt-get install -y -q --no-install-recommends $missing; } >"$log" 2>&1; then
       cat "$log" >&2
       exit 1

@@ -1,4 +1,4 @@
-/* Writes the man pages, kvmnatd(8) and kvmnatd.yaml(5), to the folder that is named: what help and schema say. */
+/* Writes the man pages kvmnatd(8) and kvmnatd.yaml(5), made from help and schema, to the folder of the first argument. */
 import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -10,7 +10,7 @@ import { renderPage } from "./man/roff.ts";
 const [folder = "dist/man"] = process.argv.slice(2);
 const checkout = new URL("..", import.meta.url);
 
-/** Of the last commit, so that the same source makes the same page; a tarball has none. */
+/** Date of the last commit, so that the same source makes the same page; the present day without a repository. */
 function lastChange(): string {
   const epoch = process.env["SOURCE_DATE_EPOCH"];
   if (epoch !== undefined && /^\d{1,11}$/.test(epoch))

@@ -1,6 +1,6 @@
-// Builds the installable packages into dist/packages; docs/packaging.md tells what is in them.
+// Builds the installable packages into dist/packages; docs/packaging.md describes them.
 //   npm run package [-- [--fast] [--version X.Y.Z] [--out FOLDER] [amd64] [arm64]]
-// --fast compresses little (tests); without a machine's name all are built.
+// --fast compresses less (for tests). Without an architecture it builds the packages of all.
 import { execFileSync } from "node:child_process";
 import {
   cpSync,
@@ -26,22 +26,22 @@ const MAINTAINER = "kvmnatd maintainers <maintainers@kvmnatd.invalid>";
 interface Job {
   readonly machine: Machine;
   readonly runtime: Runtime;
-  /** As npm writes it. */
+  /** In npm's format. */
   readonly version: string;
   readonly fast: boolean;
 }
 
-/** A template with its @NAME@s replaced. @throws on a name without a value */
+/** Reads a template and replaces each @NAME@. @throws on a name without a value */
 function fill(file: string, values: Readonly<Record<string, string>>): string {
   const all = { ...values, LIFECYCLE: readFileSync(`${FILES}/lifecycle.sh`, "utf8").trim() };
   return readFileSync(`${FILES}/${file}`, "utf8").replaceAll(/@([A-Z_]+)@/g, (_, name: string) => {
     const value = all[name as keyof typeof all];
-    if (value === undefined) throw new Error(`${file}: nobody says what @${name}@ is`);
+    if (value === undefined) throw new Error(`${file}: @${name}@ has no value`);
     return value;
   });
 }
 
-/** An empty work folder, and in it a folder `tree` with all files. */
+/** Makes a work folder with a folder `tree` that contains all files. */
 function layOut(name: string, runtime: Runtime, taste: Taste): { work: string; tree: string } {
   const work = join(WORK, name);
   const tree = join(work, "tree");
@@ -50,13 +50,13 @@ function layOut(name: string, runtime: Runtime, taste: Taste): { work: string; t
   return { work, tree };
 }
 
-/** What is below a folder, relative to it, sorted. */
+/** Lists the files below a folder, relative to it, sorted. */
 function listFiles(folder: string): readonly string[] {
   const all = readdirSync(folder, { recursive: true, encoding: "utf8" });
   return all.filter((each) => !statSync(join(folder, each)).isDirectory()).toSorted();
 }
 
-/** 1.0.0-rc.1 comes before 1.0.0; dpkg and rpm know that by the tilde. */
+/** Converts a version: dpkg and rpm sort 1.0.0~rc.1 before 1.0.0. */
 function distributionVersion(version: string): string {
   return version.replace("-", "~");
 }
@@ -116,7 +116,7 @@ function buildRpm({ machine, runtime, version: npmVersion, fast }: Job): void {
   cpSync(join(work, name), join(OUT, name), { preserveTimestamps: true });
 }
 
-/** What other packages that may not be there own too, and what is ours. */
+/** Folders that belong to this package, some of them also to packages that may not be installed. */
 const RPM_FOLDERS = [
   "/usr/share/fish",
   "/usr/share/fish/vendor_completions.d",
@@ -146,14 +146,14 @@ function buildTarball({ machine, runtime, version, fast }: Job): void {
   run("tar", ["-C", work, ...owner, ...compress, ...move, "-cf", join(OUT, `${name}.tar.gz`), "tree"]);
 }
 
-/** The same sources make the same packages: all times are those of the last commit. */
+/** Time of the last commit. All files get it, so that the same sources make the same packages. */
 function lastChange(): string {
   const given = process.env["SOURCE_DATE_EPOCH"];
   if (given !== undefined) return given;
   try {
     return execFileSync("git", ["log", "-1", "--format=%ct"], { encoding: "utf8", stdio: "pipe" }).trim();
   } catch {
-    // Not from a repository: as old as what is built.
+    // Without a repository: the time of the source.
     return `${Math.floor(statSync("package.json").mtimeMs / 1000)}`;
   }
 }
@@ -196,7 +196,7 @@ const { values: options, positionals } = readArguments();
 
 process.umask(0o022);
 const OUT = resolve(options.out);
-// In dist, as the runtime is: a link is as good as a copy of it.
+// In dist, like the runtime, so that a hard link to it can replace a copy.
 const WORK = mkdtempSync(resolve("dist/packaging-"));
 process.on("exit", () => rmSync(WORK, { recursive: true }));
 mkdirSync(OUT, { recursive: true });

@@ -1,9 +1,9 @@
 import type { Plugin, RolldownOptions } from "rolldown";
 
-// What chokidar needs; package.json's engines say the same.
+// The minimum version of chokidar; `engines` in package.json repeats it.
 const OLDEST = "22.22";
 
-/** One file that runs alone. Its first lines run before all others: an old Node would fail later with riddles. */
+/** First lines of the bundle. They run before all others, because an old Node.js would fail later with an obscure error. */
 const BANNER = `#!/usr/bin/env -S node --max-semi-space-size=2
 {
   const [major, minor] = process.versions.node.split(".").map(Number);
@@ -13,7 +13,7 @@ const BANNER = `#!/usr/bin/env -S node --max-semi-space-size=2
   }
 }`;
 
-/** Writes down whose code is in the bundle, by folder: their licenses go with it (third-party.ts). */
+/** Lists the npm packages in the bundle, by folder, because their licenses go with it (third-party.ts). */
 const listPackages: Plugin = {
   name: "list-packages",
   generateBundle(_options, files) {
@@ -29,7 +29,7 @@ const options: RolldownOptions = {
   platform: "node",
   logLevel: "warn",
   plugins: [listPackages],
-  // What is imported later is in the same file, and not run before.
+  // Code behind import() stays in the same file, and does not run before.
   output: { file: "dist/kvmnatd.js", format: "esm", banner: BANNER, codeSplitting: false },
 };
 

@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
-/** A kind of machine, in the words of those who name it. */
+/** An architecture, by its name in each packaging system. */
 export interface Machine {
   readonly deb: string;
   readonly rpm: string;
@@ -14,15 +14,15 @@ export const MACHINES: readonly Machine[] = [
   { deb: "arm64", rpm: "aarch64", node: "arm64" },
 ];
 
-/** The Node.js runtime of a machine, without what only a debugger wants. */
+/** The Node.js runtime of an architecture, without debugging symbols. */
 export interface Runtime {
   readonly program: string;
   readonly license: string;
 }
 
 /**
- * Brings the runtime of the version that the project is tested with, from the package that `node` itself brings it
- * from. It is kept in the cache, stripped: 126 MB become 109.
+ * Provides the Node.js runtime, in the version of the dev dependency `node` that the tests run with.
+ * It is stripped (126 MB become 109) and kept in the cache.
  */
 export function bringRuntime(machine: Machine, cache: string): Runtime {
   const { version } = JSON.parse(readFileSync("node_modules/node/package.json", "utf8")) as {
@@ -45,7 +45,7 @@ export function bringRuntime(machine: Machine, cache: string): Runtime {
   return { program: join(folder, "node"), license: join(folder, "LICENSE") };
 }
 
-/** npm has it here for the own machine; another's comes from the registry, which npm checks by its digest. */
+/** Finds the runtime of this architecture in node_modules, and downloads another's by npm, which checks its digest. */
 function unpack(name: string, version: string, scratch: string): string {
   const here = join("node_modules/node/node_modules", name);
   if (existsSync(join(here, "bin/node"))) return here;

@@ -9,7 +9,7 @@ const BUNDLE = "dist/kvmnatd.js";
 const FILES = "packaging/files";
 const DOC = "usr/share/doc/kvmnatd";
 
-/** What a script of ours writes, and where it goes. */
+/** Generated files: the script that writes each, and its target. */
 const GENERATED = [
   { by: "packaging/man.ts", writes: "dist/man/kvmnatd.8", to: "usr/share/man/man8/kvmnatd.8.gz" },
   { by: "packaging/man.ts", writes: "dist/man/kvmnatd.yaml.5", to: "usr/share/man/man5/kvmnatd.yaml.5.gz" },
@@ -20,21 +20,21 @@ const GENERATED = [
   },
 ];
 
-/** Runs the scripts of ours that write files for the packages. */
+/** Runs the scripts that generate files for the packages. */
 export function generate(): void {
   for (const script of new Set(GENERATED.map(({ by }) => by)))
     execFileSync(process.execPath, [script], { stdio: ["ignore", "ignore", "inherit"] });
 }
 
-/** Where distributions differ. */
+/** Differences between distributions. */
 export interface Taste {
-  /** The folder of completions that zsh looks in. */
+  /** zsh's folder of completions. */
   readonly zsh: string;
 }
 
 /**
- * Lays all files of the packages out below a folder, in the places where they are installed.
- * @throws when one is missing
+ * Copies all files of the packages below a folder, to their installed paths.
+ * @throws when a file is missing
  */
 export function stage(root: string, runtime: Runtime, { zsh }: Taste): void {
   const put = (to: string, content: string | Uint8Array, mode = 0o644): void => {
@@ -49,7 +49,7 @@ export function stage(root: string, runtime: Runtime, { zsh }: Taste): void {
     execFileSync(process.execPath, [BUNDLE, ...args], { encoding: "utf8" });
 
   copy(`${FILES}/launcher`, "usr/bin/kvmnatd", 0o755);
-  // It is the launcher that says which node runs it.
+  // Without the interpreter line: the launcher chooses the Node.js runtime.
   put("usr/lib/kvmnatd/kvmnatd.js", readFileSync(BUNDLE, "utf8").replace(/^#!.*/, ""));
   copy(`${FILES}/with-sockets`, "usr/lib/kvmnatd/with-sockets", 0o755);
   linkSync(runtime.program, join(root, "usr/lib/kvmnatd/node"));

@@ -3,15 +3,15 @@ import { join } from "node:path";
 
 function licenseOf(folder: string): string {
   const file = readdirSync(folder).find((each) => /^licen[cs]e/i.test(each));
-  if (file === undefined) throw new Error(`code of ${folder} is in the bundle, and there is no license`);
+  if (file === undefined) throw new Error(`the bundle contains code of ${folder}, which has no license file`);
   return readFileSync(join(folder, file), "utf8").trim();
 }
 
 /**
- * Whose work is in the packages beside ours, and on what terms.
+ * Lists the third-party code in the packages, with its licenses.
  * @param bundled folders of the npm packages whose code is in the bundle
- * @param runtimeLicense of Node.js and what is in it
- * @throws when one of them has no license
+ * @param runtimeLicense the license text of Node.js and its libraries
+ * @throws when a package has no license file
  */
 export function thirdPartyText(bundled: readonly string[], runtimeLicense: string): string {
   const parts = bundled.map((folder) => {

@@ -11,7 +11,7 @@ interface Schema {
   readonly enum?: readonly string[];
 }
 
-/** kvmnatd.yaml(5), from the schema that the config is checked with. @param example the commented config */
+/** Builds kvmnatd.yaml(5) from the schema that validates the config. @param example the commented config */
 export function configPage(example: URL): readonly Block[] {
   const schema = configJsonSchema() as Schema;
   return [
@@ -20,19 +20,19 @@ export function configPage(example: URL): readonly Block[] {
     { kind: "section", title: "Description" },
     {
       kind: "text",
-      text: "`/etc/kvmnatd.yaml` says which ports of this host lead to which guests. It is YAML 1.2, in the shape of a Compose file. A saved change applies at once; a file with a fault changes nothing: `kvmnatd check` shows every fault with its place. The file must belong to root and be writable by nobody else, and the user `kvmnatd` must be able to read it.",
+      text: "`/etc/kvmnatd.yaml` maps ports of this host to guests. It is YAML 1.2, in the shape of a Compose file. kvmnatd applies a saved change at once. A file with an error changes nothing; `kvmnatd check` shows every error with its line and column. The file must belong to root, must not be writable by other users, and must be readable for the user `kvmnatd`.",
     },
     { kind: "section", title: "Keys" },
     ...describeKeys(schema, ""),
     { kind: "section", title: "Ports" },
     {
       kind: "text",
-      text: "The short form is `[HOST_IP:]PUBLISHED[-END]:TARGET[-END][/tcp|udp|sctp|both]`, tcp when nothing is said; IPv6 addresses stand in brackets, and then the whole in quotes. A range is as long as the one it leads to. The long form is a mapping of the keys `guests.NAME.ports[]` above.",
+      text: "The short form is `[HOST_IP:]PUBLISHED[-END]:TARGET[-END][/tcp|udp|sctp|both]`, tcp is the default. IPv6 addresses need brackets, and then quotes around the whole. Both ranges of a port have the same length. The long form is a mapping with the keys `guests.NAME.ports[]` above.",
     },
     { kind: "section", title: "Values" },
     {
       kind: "text",
-      text: "Values that YAML 1.1 tools read as something else are taken as a person means them: `22:22` is two ports, not a number to the base 60, and `on` is true.",
+      text: "Values that YAML 1.1 reads in a surprising way have their plain meaning: `22:22` is two ports, not a number to the base 60, and `on` is true.",
     },
     { kind: "section", title: "Example" },
     { kind: "example", text: readFileSync(example, "utf8").trimEnd() },
@@ -48,7 +48,7 @@ export function configPage(example: URL): readonly Block[] {
   ];
 }
 
-/** Every key below a mapping, by its path. */
+/** Describes every key below a mapping, by its path. */
 function describeKeys(schema: Schema, path: string): readonly Block[] {
   return Object.entries(schema.properties ?? {}).flatMap(([key, value]) => {
     const own = path === "" ? key : `${path}.${key}`;
@@ -71,7 +71,7 @@ function describeInner(schema: Schema, path: string): readonly Block[] {
   });
 }
 
-/** The mappings that a value may be. */
+/** Lists the mappings that a value may be. */
 function variants(schema: Schema | undefined): readonly Schema[] {
   if (schema === undefined) return [];
   return [schema, ...(schema.anyOf ?? [])].filter((each) => each.properties !== undefined);

@@ -2,7 +2,7 @@ import { describeCommands, HELP } from "../../src/cli/arguments.ts";
 import type { CommandSpec } from "../../src/cli/completion.ts";
 import type { Block } from "./roff.ts";
 
-/** kvmnatd(8), from what the program's own help says. */
+/** Builds kvmnatd(8) from the program's own help. */
 export function programPage(): readonly Block[] {
   const commands = describeCommands();
   return [
@@ -13,11 +13,11 @@ export function programPage(): readonly Block[] {
     { kind: "section", title: "Description" },
     {
       kind: "text",
-      text: "kvmnatd keeps the iptables rules true that lead ports of this host to guests on libvirt's NAT networks. The port map `/etc/kvmnatd.yaml` names guests and ports; kvmnatd follows the guests' DHCP leases, puts the rules right when somebody else changes them, and writes every rule that it adds or removes to the journal.",
+      text: "kvmnatd keeps the iptables rules up to date that forward ports of this host to guests on libvirt's NAT networks. The port map `/etc/kvmnatd.yaml` names guests and ports. kvmnatd follows the guests' DHCP leases, repairs the rules when another program changes them, and writes every rule that it adds or removes to the journal.",
     },
     {
       kind: "text",
-      text: "Its own are the chains whose names begin with `KVMNATD-`, the jumps to them and, where libvirt uses nftables, a chain `kvmnatd` in libvirt's table; each of its rules carries a comment that begins with `kvmnatd:`. Nothing else is touched, but for `net.ipv4.ip_forward`, which it sets to 1, and with `reach.loopback` the bridge's `route_localnet`.",
+      text: "It owns the chains whose names begin with `KVMNATD-`, the jumps to them and, where libvirt uses nftables, a chain `kvmnatd` in libvirt's table. Each of its rules has a comment that begins with `kvmnatd:`. It changes no other rule. It sets `net.ipv4.ip_forward` to 1, and with `reach.loopback` the bridge's `route_localnet`.",
     },
     { kind: "section", title: "Commands" },
     ...commands.flatMap(describeCommand),
@@ -33,7 +33,7 @@ export function programPage(): readonly Block[] {
     { kind: "section", title: "Journal" },
     {
       kind: "text",
-      text: "`journalctl -u kvmnatd` shows one line that says why, then one line a rule. As a service, each entry has fields to search by, as in `journalctl KVMNATD_GUEST=web KVMNATD_ACTION=add`:",
+      text: "`journalctl -u kvmnatd` shows one line with the reason, then one line a rule. Each entry of the service has fields to filter by, as in `journalctl KVMNATD_GUEST=web KVMNATD_ACTION=add`:",
     },
     ...FIELDS.map(([term, text]): Block => ({ kind: "term", term, text })),
     { kind: "section", title: "Files" },
@@ -72,7 +72,7 @@ function commonOptions(commands: readonly CommandSpec[]): CommandSpec["options"]
   ];
 }
 
-/** "Environment:" and "Signals of the daemon:" of the help, so that they are written once. */
+/** Converts the last sections of the help ("Environment:", "Signals of the daemon:"), so that they are written once. */
 function helpSections(): readonly Block[] {
   const blocks: Block[] = [];
   for (const part of HELP.trim().split("\n\n")) {
@@ -90,30 +90,33 @@ function helpSections(): readonly Block[] {
   return blocks;
 }
 
-/** As sysexits.h has them, where it has a name for it. */
+/** The values of src/errors.ts, which takes them from sysexits.h where it has one. */
 const EXIT_CODES = [
-  ["0", "done; of a question: all is well"],
-  ["1", "it failed; the message says what to do"],
+  ["0", "success"],
+  ["1", "failure; the message says what to do"],
   ["2", "`plan`: there are changes"],
   ["3", "`status`: some forwards are pending or degraded, or there is an error"],
   ["4", "the daemon does not run"],
   ["64", "wrong usage"],
-  ["70", "a bug"],
-  ["78", "the config is bad; rules that are there stay"],
+  ["70", "a bug in kvmnatd"],
+  ["78", "the config is invalid; existing rules stay"],
 ] as const;
 
 const FIELDS = [
-  ["KVMNATD_EVENT", "what it is, such as `forward-moved` or `rule`"],
-  ["KVMNATD_GUEST", "the guest, by its name in the port map"],
-  ["KVMNATD_RULE", "the rule, as a command of iptables or nft"],
+  ["KVMNATD_EVENT", "the kind of entry, such as `forward-moved` or `rule`"],
+  ["KVMNATD_GUEST", "the name of the guest in the port map"],
+  ["KVMNATD_RULE", "the rule, as an iptables or nft command"],
   ["KVMNATD_ACTION", "`add` or `remove`"],
-  ["KVMNATD_PASS", "number of the pass; entries of one pass belong together"],
-  ["KVMNATD_REASON", "what made the daemon look"],
+  ["KVMNATD_PASS", "number of the pass, the same for all entries of one pass"],
+  ["KVMNATD_REASON", "the trigger of the pass"],
 ] as const;
 
 const FILES = [
   ["/etc/kvmnatd.yaml", "the port map"],
-  ["/run/kvmnatd/status.json", "what the daemon knows; `kvmnatd status --json` adds the counters"],
-  ["/var/lib/libvirt/dnsmasq/BRIDGE.status", "libvirt's leases of a network; read"],
-  ["/var/lib/libvirt/dnsmasq/BRIDGE.macs", "libvirt's list of running domains and their MAC addresses; read"],
+  ["/run/kvmnatd/status.json", "the state of the daemon; `kvmnatd status --json` adds the counters"],
+  ["/var/lib/libvirt/dnsmasq/BRIDGE.status", "libvirt's leases of a network; read only"],
+  [
+    "/var/lib/libvirt/dnsmasq/BRIDGE.macs",
+    "libvirt's list of running domains and their MAC addresses; read only",
+  ],
 ] as const;

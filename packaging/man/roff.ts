@@ -2,25 +2,25 @@
 export type Block =
   | { readonly kind: "section" | "subsection"; readonly title: string }
   | { readonly kind: "text"; readonly text: string }
-  /** A term and what it means, indented. */
+  /** A term and its meaning, indented. */
   | { readonly kind: "term"; readonly term: string; readonly text: string }
   | { readonly kind: "example"; readonly text: string };
 
 export interface Page {
   readonly name: string;
   readonly section: number;
-  /** In the middle of the head. */
+  /** Name of the manual, in the middle of the header line. */
   readonly manual: string;
   readonly version: string;
-  /** Day of the last change, `2026-11-24`. */
+  /** Date of the last change, such as `2026-11-24`. */
   readonly date: string;
   readonly blocks: readonly Block[];
 }
 
-/** Renders a page in groff's man macros (groff_man(7)). In running text `x` is bold, as code is in other documents. */
+/** Renders a page in groff's man macros (groff_man(7)). Text between backticks is bold. */
 export function renderPage({ name, section, manual, version, date, blocks }: Page): string {
   const head = `.TH ${quote(name.toUpperCase())} ${section} ${quote(date)} ${quote(`kvmnatd ${version}`)} ${quote(manual)}`;
-  // Not hyphenated, not justified: commands and addresses are to be read as they are typed.
+  // No hyphenation and no justification: readers copy commands and addresses.
   return `${[head, ".nh", ".ad l", ...blocks.flatMap(renderBlock)].join("\n")}\n`;
 }
 
@@ -45,7 +45,7 @@ function renderText(text: string): readonly string[] {
   return [protect(marked)];
 }
 
-/** Minus signs, not hyphens: what is shown can be pasted into a shell. */
+/** Escapes a text. A hyphen becomes a minus sign, so that a reader can paste a command into a shell. */
 function escape(text: string): string {
   return text
     .replaceAll("\\", "\\e")
@@ -59,7 +59,7 @@ function escapeLine(line: string): string {
   return protect(escape(line));
 }
 
-/** A dot at the start of a line begins a macro. */
+/** Protects a dot or quote at the start of a line, which would begin a macro. */
 function protect(line: string): string {
   return /^[.']/.test(line) ? `\\&${line}` : line;
 }

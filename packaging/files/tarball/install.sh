@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs kvmnatd from this folder, or a newer version over an older one. An /etc/kvmnatd.yaml that is there stays.
-#   PREFIX=/usr/local   where the program goes; also /usr, or a folder of its own such as /opt/kvmnatd
-#   DESTDIR=            for packagers: all goes below that folder, and nothing of this host is touched
+# Installs kvmnatd from this folder, or upgrades an older version. An existing /etc/kvmnatd.yaml stays.
+#   PREFIX=/usr/local   folder of the program; also /usr, or a separate folder such as /opt/kvmnatd
+#   DESTDIR=            for packagers: installs below that folder and changes nothing else on this host
 set -eu
 [ $# = 0 ] || { echo "usage: [PREFIX=/usr/local] [DESTDIR=] ./install.sh" >&2; exit 64; }
 PREFIX=${PREFIX:-/usr/local}
@@ -18,7 +18,7 @@ case $PREFIX in
     ;;
 esac
 
-# systemd looks in these two alone, beside /etc, which is the admin's.
+# systemd reads only these two folders and /etc, which belongs to the admin.
 case $PREFIX in
   /usr | /usr/local) systemd=$PREFIX ;;
   /home | /home/* | /root | /root/*)
@@ -29,7 +29,7 @@ case $PREFIX in
   *) echo "install.sh: PREFIX must begin with /, not be $PREFIX" >&2; exit 64 ;;
 esac
 
-# What is made here, for uninstall.sh: files, and folders with a / at the end.
+# The list of files and folders (with a / at the end) that this script makes, for uninstall.sh.
 list=$(mktemp)
 trap 'rm -f "$list"' EXIT
 
@@ -40,7 +40,7 @@ make_folder() {
   echo "$1/" >>"$list"
 }
 
-# FILE TARGET: the file with the paths of this PREFIX; a program that runs is replaced, not written into.
+# FILE TARGET: installs the file with the paths of this PREFIX. Renames it into place, because the program may be running.
 place() {
   make_folder "$(dirname "$2")"
   case $1 in
@@ -51,7 +51,7 @@ place() {
   mv "$DESTDIR$2.new" "$DESTDIR$2"
 }
 
-# FILE: where it goes.
+# FILE: prints its target.
 target_of() {
   case $1 in
     uninstall.sh) echo "$home/$1" ;;
@@ -72,7 +72,7 @@ done
 
 before=$DESTDIR$home/installed-files
 if [ -e "$before" ]; then
-  # What the version before had and this one has not; the folders are there since then.
+  # Removes files that only the previous version had. Its folders stay in the list.
   { grep -v '/$' "$before" | grep -vxFf "$list" || :; } | while read -r gone; do rm -f "$DESTDIR$gone"; done
   grep '/$' "$before" >>"$list" || :
 fi

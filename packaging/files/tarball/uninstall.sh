@@ -1,5 +1,5 @@
 #!/bin/sh
-# Removes what install.sh has installed, and the rules; with --purge /etc/kvmnatd.yaml and the user kvmnatd too.
+# Removes the files that install.sh has installed, and the rules; with --purge also /etc/kvmnatd.yaml and the user kvmnatd.
 # PREFIX and DESTDIR as for install.sh.
 set -eu
 case $#${1-} in
@@ -11,7 +11,7 @@ DESTDIR=${DESTDIR:-}
 program=$PREFIX/bin/kvmnatd
 @LIFECYCLE@
 list=$DESTDIR$PREFIX/lib/kvmnatd/installed-files
-[ -e "$list" ] || { echo "uninstall.sh: nothing is installed in $DESTDIR$PREFIX: $list is not there" >&2; exit 1; }
+[ -e "$list" ] || { echo "uninstall.sh: nothing is installed in $DESTDIR$PREFIX: $list does not exist" >&2; exit 1; }
 [ -n "$DESTDIR" ] || [ "$(id -u)" = 0 ] || { echo "uninstall.sh: must be run as root" >&2; exit 1; }
 
 [ -n "$DESTDIR" ] || retire
