@@ -1,6 +1,6 @@
 import type { Family } from "../net/address.ts";
-import { findMoves, deferredMoves, withoutMoves } from "../rules/repair-limit.ts";
-import type { RepairHistory } from "../rules/repair-limit.ts";
+import { deferredMoves, findMoves, NO_REPAIRS, withoutMoves } from "../rules/repair-limit.ts";
+import type { Move, RepairHistory } from "../rules/repair-limit.ts";
 import { diffRulesets } from "../rules/diff.ts";
 import type { Change, Diff } from "../rules/diff.ts";
 import { LIBVIRT_TABLE } from "../rules/libvirt-table.ts";
@@ -44,9 +44,10 @@ export interface Outcome {
   readonly errors: readonly KvmnatdError[];
   /** The rules afterwards; undefined when there was nothing to do. */
   readonly after: Actual | undefined;
-  /** Rules of ours that stood where they do not help: those put right, and those left there. */
-  readonly moves: ReadonlySet<string>;
-  readonly held: ReadonlySet<string>;
+  /** Rules that were moved back to their position. */
+  readonly repositioned: readonly Move[];
+  /** Rules that were not moved because of the repair limit. */
+  readonly deferred: readonly Move[];
 }
 
 const NOTHING_DONE: Outcome = {
@@ -54,8 +55,8 @@ const NOTHING_DONE: Outcome = {
   remaining: [],
   errors: [],
   after: undefined,
-  moves: new Set(),
-  held: new Set(),
+  repositioned: [],
+  deferred: [],
 };
 
 /** @returns the outcome for rules that could not be read or reached */
@@ -72,13 +73,13 @@ export async function applyRuleset(
   host: Host,
   side: BackendRuleset,
   desired: Desired,
-  history: RepairHistory = new Map(),
+  history: RepairHistory = NO_REPAIRS,
 ): Promise<Outcome> {
   const whole = diffRulesets(desired, side.actual);
-  const held = deferredMoves(findMoves(whole), history, host.now());
-  const diff = withoutMoves(whole, held);
-  if (diff.length === 0) return { ...NOTHING_DONE, held };
-  const missing = (actual: Actual): Diff => withoutMoves(diffRulesets(desired, actual), held);
+  const deferred = deferredMoves(findMoves(whole), history, host.now());
+  const diff = withoutMoves(whole, deferred);
+  if (diff.length === 0) return { ...NOTHING_DONE, deferred };
+  const missing = (actual: Actual): Diff => withoutMoves(diffRulesets(desired, actual), deferred);
   const { failures, after } = await runWithRetries(host, side, diff, (actual) => ({
     desired,
     missing: missing(actual),
@@ -86,9 +87,9 @@ export async function applyRuleset(
   const remaining = missing(after);
   const applied = subtract(diff, remaining);
   // The other program may have moved the rule again by now: a repair that was made counts, a failed one does not.
-  const moves = findMoves(failures.length === 0 ? diff : applied);
+  const repositioned = findMoves(failures.length === 0 ? diff : applied);
   const errors = toApplyErrors(side.family, failures, remaining);
-  return { applied, remaining, errors, after, moves, held };
+  return { applied, remaining, errors, after, repositioned, deferred };
 }
 
 /** What is still to be done after an attempt, and what it leads to. */

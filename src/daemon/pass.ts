@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from "node:util";
 import type { Family } from "../net/address.ts";
-import { isBackedOff, nextTryMs, recordRepairs } from "../rules/repair-limit.ts";
+import { isBackedOff, nextTryMs, NO_REPAIRS, recordRepairs } from "../rules/repair-limit.ts";
 import type { RepairHistory } from "../rules/repair-limit.ts";
 import { findFlushedBridges, trackLibvirtRules } from "../libvirt/flushed-rules.ts";
 import type { BridgeWithLibvirtRules } from "../libvirt/flushed-rules.ts";
@@ -150,8 +150,8 @@ export async function reconcile(
       ...foreign.problems,
       ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
       ...outcomes.flatMap(describeApplyErrors),
-      ...outcomes.flatMap((each) => describeOverriddenJump(view, each)),
-      ...guards.flatMap((guard) => describeOverriddenGuard(view, guard)),
+      ...outcomes.flatMap(describeOverriddenJump),
+      ...guards.map((guard) => describeOverriddenGuard(guard, outcomes)),
       ...sysctls.problems,
       ...flows.problems,
     ],
@@ -236,7 +236,7 @@ function recordContests(
 ): ContestsByFamily {
   const next = new Map(contests);
   for (const { family, outcome } of outcomes)
-    next.set(family, recordRepairs(next.get(family) ?? new Map(), outcome.moves, outcome.held, nowMs));
+    next.set(family, recordRepairs(next.get(family) ?? NO_REPAIRS, outcome, nowMs));
   return next;
 }
 
@@ -245,7 +245,7 @@ function contestedGuards(view: View, contests: ContestsByFamily): readonly Jump[
   return view.families.flatMap(({ family, desired }) =>
     desired.jumps.filter(
       (jump) =>
-        jump.mustPrecedeAcceptsFor !== undefined && isBackedOff(contests.get(family) ?? new Map(), jump),
+        jump.mustPrecedeAcceptsFor !== undefined && isBackedOff(contests.get(family) ?? NO_REPAIRS, jump),
     ),
   );
 }

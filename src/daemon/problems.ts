@@ -1,15 +1,16 @@
 import type { Family } from "../net/address.ts";
-import { isDeferred } from "../rules/repair-limit.ts";
+import { isMoveOf } from "../rules/repair-limit.ts";
+import type { Move } from "../rules/repair-limit.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createError, createWarning } from "../diagnostic.ts";
 import { findRejectElsewhere } from "../libvirt/missing-jump.ts";
 import { ownerOfChange } from "../log/audit-entries.ts";
-import { findBlocker } from "../rules/jump-position.ts";
-import { ownerName } from "../rules/ownership.ts";
+import { GUARD_COMMENT, ownerName } from "../rules/ownership.ts";
 import { withoutObsoleteForeignChainRules } from "../rules/restore.ts";
 import { printable } from "../sanitize.ts";
 import { findShadowingRules } from "../rules/shadowing-rules.ts";
 import type { ShadowingRules } from "../rules/shadowing-rules.ts";
+import { commentOf } from "../rules/ruleset.ts";
 import type { Jump } from "../rules/ruleset.ts";
 import type { Host } from "../host-interface.ts";
 import type { Outcome } from "./apply.ts";
@@ -82,40 +83,31 @@ export function checkShadowingRules(
   };
 }
 
-/** Says who keeps a guard of 127.0.0.1 from its place. */
-export function describeOverriddenGuard(view: View, guard: Jump): readonly Diagnostic[] {
-  const actual = view.families.find(({ family }) => family === 4)?.sides[0]?.actual;
-  const blocker = actual === undefined ? undefined : findBlocker([guard], actual);
+/**
+ * Another program keeps a guard of 127.0.0.1 from its position.
+ * @param outcomes those of the pass; they name the rule that precedes the guard
+ */
+export function describeOverriddenGuard(guard: Jump, outcomes: readonly SideOutcome[]): Diagnostic {
+  const moves = outcomes.flatMap(({ outcome }) => [...outcome.repositioned, ...outcome.deferred]);
+  const blocker = moves.find((move) => isMoveOf(move, guard))?.blocker;
   const rule = blocker === undefined ? "a rule" : `\`${printable(blocker, 300)}\``;
   const message =
     `another program puts ${rule} before kvmnatd's guard of 127.0.0.1 in raw PREROUTING again and again: ` +
     `reach.loopback is off for ${guard.mustPrecedeAcceptsFor}, else its guests would reach the host's own 127.0.0.1, until that ` +
     "program leaves the guard where it is; kvmnatd now tries once a minute (docs/rules.md)";
-  return [createError("loopback-guard-overridden", message)];
+  return createError("loopback-guard-overridden", message);
 }
 
-/** Whether others keep a rule from its place without which forwards do not pass: any but a guard. */
-function isInTheWay(view: View, { family, outcome: { held } }: SideOutcome): boolean {
-  const guards = view.families
-    .flatMap((each) => (each.family === family ? each.desired.jumps : []))
-    .filter((jump) => jump.mustPrecedeAcceptsFor !== undefined && isDeferred(held, jump));
-  return held.size > guards.length;
+/** @returns deferred moves without which forwards do not pass: all but those of guards */
+function blockingMoves({ deferred }: Outcome): readonly Move[] {
+  return deferred.filter(({ rule }) => commentOf(rule) !== GUARD_COMMENT);
 }
 
-/** Says who won: the rule that stands before ours now. */
-export function describeOverriddenJump(view: View, side: SideOutcome): readonly Diagnostic[] {
-  const { family } = side;
-  if (!isInTheWay(view, side)) return [];
-  const own = view.families.find((each) => each.family === family);
-  const actual = own?.sides[0]?.actual;
-  const blocker =
-    own === undefined || actual === undefined
-      ? undefined
-      : (findBlocker(
-          own.desired.jumps.filter((jump) => jump.mustPrecedeRejectsFor !== undefined),
-          actual,
-        ) ?? actual.libvirt?.get("forward")?.[0]?.rule);
-  const rule = printable(blocker ?? "a rule that rejects", 300);
+/** Another program keeps our jump from its position; the message names its rule. */
+export function describeOverriddenJump({ family, outcome }: SideOutcome): readonly Diagnostic[] {
+  const [move] = blockingMoves(outcome);
+  if (move === undefined) return [];
+  const rule = printable(move.blocker ?? "a rule that rejects", 300);
   const message = `IPv${family}: another program puts \`${rule}\` before kvmnatd's jump again and again; ${CONTESTED}`;
   return [createError("jump-overridden", message)];
 }
@@ -127,9 +119,8 @@ const CONTESTED =
 /** By family and guest. Rules that serve all of a family, or one that cannot be read at all, concern all its guests. */
 export function failingGuests(view: View, outcomes: readonly SideOutcome[]): ReadonlyMap<string, string> {
   const failing = new Map<string, string>();
-  for (const side of outcomes) {
-    const { family, outcome } = side;
-    if (outcome.errors.length === 0 && !isInTheWay(view, side)) continue;
+  for (const { family, outcome } of outcomes) {
+    if (outcome.errors.length === 0 && blockingMoves(outcome).length === 0) continue;
     // Of ours there is merely more than there should be.
     if (outcome.remaining.length > 0 && withoutObsoleteForeignChainRules(outcome.remaining).length === 0)
       continue;

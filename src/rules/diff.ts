@@ -5,7 +5,7 @@ import type { Actual, Chains, Desired, Jump, RuleText, Table } from "./ruleset.t
 import { isOwnedChain, isOwnedRule, ruleKey, TABLES } from "./ruleset.ts";
 import type { Family } from "../net/address.ts";
 
-/** One step between actual and desired. */
+/** One step from the actual to the desired ruleset. */
 export type Change = IptablesChange | NftChange;
 
 export type IptablesChange =
@@ -15,34 +15,38 @@ export type IptablesChange =
       readonly table: Table;
       readonly chain: string;
       readonly rule: RuleText;
-      /** 1-based place in a chain of others, as it was read. */
-      readonly place?: number;
+      /** 1-based position in a foreign chain, as it was read; undefined in our own chains. */
+      readonly place: number | undefined;
+      /** The foreign rule that must not precede this one; undefined when the position is not the reason. */
+      readonly blocker: RuleText | undefined;
     }
   | {
       readonly kind: "add";
       readonly table: Table;
       readonly chain: string;
       readonly rule: RuleText;
-      /** 1-based place in the chain once every change before this one is made. */
+      /** 1-based position in the chain after all changes before this one. */
       readonly position: number;
-      /** Whether that is the chain's end. */
+      /** Whether that is the end of the chain. */
       readonly last: boolean;
     };
 
 export type Diff = readonly Change[];
 
 /**
+ * Compares the desired with the actual ruleset of one family.
+ *
  *   in desired | in actual | ours | change
  *   -----------+-----------+------+---------------------------
  *       yes    |    no     |      | add
- *       yes    |    yes    |      | none (move: remove and add)
+ *       yes    |    yes    |      | none, or remove and add when it must move
  *       no     |    yes    | yes  | remove
  *       no     |    yes    | no   | none: foreign, never touched
  */
 export function diffRulesets(desired: Desired, actual: Actual): Diff {
   const iptables = TABLES.flatMap((table): Diff => [
     ...createdChains(desired.chains[table], actual.tables[table], table),
-    ...ownChains(desired.chains[table], actual.tables[table], table),
+    ...ownChainChanges(desired.chains[table], actual.tables[table], table),
     ...jumpChanges(desired, actual, table),
     ...deletedChains(desired.chains[table], actual.tables[table], table),
   ]);
@@ -59,15 +63,15 @@ function deletedChains(desired: Chains, actual: Chains, table: Table): Diff {
   return surplus.map((chain) => ({ kind: "delete-chain", table, chain }));
 }
 
-/** Rules of the chains that are ours alone; those of a chain to be deleted go rule by rule, so that the log names them. */
-function ownChains(desired: Chains, actual: Chains, table: Table): Diff {
+/** The rules of our own chains. A chain that is to be deleted loses its rules one by one, so that the log names them. */
+function ownChainChanges(desired: Chains, actual: Chains, table: Table): Diff {
   const chains = new Set([...desired.keys(), ...[...actual.keys()].filter(isOwnedChain)]);
   return [...chains].flatMap((chain) =>
     diffChain(table, chain, desired.get(chain) ?? [], actual.get(chain) ?? []),
   );
 }
 
-/** Only what differs is touched: the counters of the other rules go on counting. */
+/** Only the difference is touched, so that the other rules keep their counters. */
 function diffChain(
   table: Table,
   chain: string,
@@ -83,10 +87,18 @@ function diffChain(
     additions.push({ kind: "add", table, chain, rule, position: index + 1, last: index === length });
     length += 1;
   }
-  return [...removed.map((rule): Change => ({ kind: "remove", table, chain, rule })), ...additions];
+  const removals = removed.map((rule): Change => ({
+    kind: "remove",
+    table,
+    chain,
+    rule,
+    place: undefined,
+    blocker: undefined,
+  }));
+  return [...removals, ...additions];
 }
 
-/** Keys of both; where the very text is on both sides, as it mostly is, that saves taking the rule apart. */
+/** @returns the keys of both; a text that is on both sides, as most are, is its own key, which saves parsing it */
 function comparable(
   desired: readonly RuleText[],
   actual: readonly RuleText[],
@@ -99,29 +111,30 @@ function comparable(
 }
 
 /**
- * Which rules may stay: as many as are in the wanted order already. `-D RULE` takes the first of several equal rules,
- * so of equal ones it is the last that may stay.
+ * Finds the rules that stay: as many as stand in the desired order already. `-D RULE` deletes the first of several equal
+ * rules, so only the last of them may stay.
+ * @returns the indexes of these rules on each side
  */
 function keepInOrder(
   wanted: readonly string[],
   actual: readonly string[],
 ): { readonly desired: ReadonlySet<number>; readonly actual: ReadonlySet<number> } {
-  const places = new Map<string, number>(wanted.map((key, index) => [key, index]));
+  const positions = new Map<string, number>(wanted.map((key, index) => [key, index]));
   const lasts = new Map(actual.map((key, index) => [key, index]));
   const common = [...actual.entries()].flatMap(([index, key]) => {
-    const place = places.get(key);
-    return place === undefined || lasts.get(key) !== index ? [] : [{ index, place }];
+    const position = positions.get(key);
+    return position === undefined || lasts.get(key) !== index ? [] : [{ index, position }];
   });
-  const kept = longestIncreasing(common.map(({ place }) => place)).flatMap((at) => common[at] ?? []);
+  const kept = longestIncreasing(common.map(({ position }) => position)).flatMap((at) => common[at] ?? []);
   return {
-    desired: new Set(kept.map(({ place }) => place)),
+    desired: new Set(kept.map(({ position }) => position)),
     actual: new Set(kept.map(({ index }) => index)),
   };
 }
 
-/** Indexes of a longest strictly increasing subsequence, by patience sorting: n log n, also of 10,000 rules. */
+/** @returns the indexes of a longest strictly increasing subsequence, by patience sorting in O(n log n) */
 function longestIncreasing(values: readonly number[]): readonly number[] {
-  /** Of each length, the index at which the sequence of that length with the smallest end ends. */
+  /** For each length: the index at which the sequence of that length with the smallest end ends. */
   const ends: number[] = [];
   const before: (number | undefined)[] = [];
   for (const [index, value] of values.entries()) {
@@ -139,62 +152,76 @@ function longestIncreasing(values: readonly number[]): readonly number[] {
   return sequence.toReversed();
 }
 
+/** A chain that belongs to the kernel, with rules of other programs and jumps of ours. */
+interface ForeignChain {
+  readonly table: Table;
+  readonly chain: string;
+  readonly rules: readonly RuleText[];
+}
+
+/** A jump that is desired in a chain. */
+interface DesiredJump {
+  readonly jump: Jump;
+  readonly key: string;
+  /** Whether a rule must not precede it. */
+  readonly isObstacle: (rule: RuleText) => boolean;
+}
+
 function jumpChanges(desired: Desired, actual: Actual, table: Table): Diff {
   const jumps = desired.jumps.filter((jump) => jump.table === table);
   const chains = actual.tables[table];
   const foreign = [...chains.keys()].filter((chain) => !isOwnedChain(chain));
   const names = new Set([...jumps.map((jump) => jump.chain), ...foreign]);
-  return [...names].flatMap((chain) =>
-    jumpsOfChain(
-      table,
-      chain,
-      jumps.filter((jump) => jump.chain === chain),
-      chains,
-      actual.dropping.has(`${table} ${chain}`),
-    ),
-  );
-}
-
-function jumpsOfChain(
-  table: Table,
-  chain: string,
-  jumps: readonly Jump[],
-  chains: Chains,
-  policyDrops: boolean,
-): Diff {
-  const rules = chains.get(chain) ?? [];
-  const obstacles = new Map(jumps.map((jump) => [jump, findObstacles(jump, chains, policyDrops)]));
-  const isObstacle = (rule: RuleText, jump: Jump): boolean => obstacles.get(jump)?.(rule) ?? false;
-  const missing = new Map(jumps.map((jump) => [ruleKey(jump.rule), jump]));
-  const owned = rules.filter(isOwnedRule).map(ruleKey);
-  const removed: Change[] = [];
-  const stay: RuleText[] = [];
-  for (const [index, rule] of rules.entries()) {
-    const key = isOwnedRule(rule) ? ruleKey(rule) : undefined;
-    if (key === undefined) {
-      stay.push(rule);
-      continue;
-    }
-    const jump = missing.get(key);
-    // Of a double none stays: `-D` takes the first, and the one left could be the one that stands too late.
-    const single = owned.indexOf(key) === owned.lastIndexOf(key);
-    const isTooLate = jump !== undefined && rules.slice(0, index).some((before) => isObstacle(before, jump));
-    if (jump !== undefined && single && !isTooLate) {
-      stay.push(rule);
-      missing.delete(key);
-    } else removed.push({ kind: "remove", table, chain, rule, place: index + 1 });
-  }
-  const added = [...missing.values()].map((jump): Change => {
-    // Directly before the first that rejects: an admin's own blocklist, higher up, keeps its say.
-    const first = stay.findIndex((rule) => isObstacle(rule, jump));
-    const position = jump.mustPrecedeRejectsFor === undefined ? 1 : (first === -1 ? stay.length : first) + 1;
-    const last = position === stay.length + 1;
-    stay.splice(position - 1, 0, jump.rule);
-    return { kind: "add", table, chain, rule: jump.rule, position, last };
+  return [...names].flatMap((chain) => {
+    const policyDrops = actual.dropping.has(`${table} ${chain}`);
+    const own = jumps.filter((jump) => jump.chain === chain);
+    return diffForeignChain(
+      { table, chain, rules: chains.get(chain) ?? [] },
+      own.map((jump): DesiredJump => ({
+        jump,
+        key: ruleKey(jump.rule),
+        isObstacle: findObstacles(jump, chains, policyDrops),
+      })),
+    );
   });
-  return [...removed, ...added];
 }
 
+function diffForeignChain({ table, chain, rules }: ForeignChain, jumps: readonly DesiredJump[]): Diff {
+  const owned = rules.map((rule) => (isOwnedRule(rule) ? ruleKey(rule) : undefined));
+  const isSingle = (key: string | undefined): boolean => owned.indexOf(key) === owned.lastIndexOf(key);
+  const removed: Change[] = [];
+  const kept: RuleText[] = [];
+  const present = new Set<DesiredJump>();
+  for (const [index, rule] of rules.entries()) {
+    const key = owned[index];
+    const wanted = key === undefined ? undefined : jumps.find((jump) => jump.key === key);
+    const blocker = wanted === undefined ? undefined : rules.slice(0, index).find(wanted.isObstacle);
+    // A duplicated rule is deleted completely and added once: `-D` deletes the first match, and the remaining copy might
+    // stand too late.
+    const stays = wanted !== undefined && blocker === undefined && isSingle(key);
+    if (key === undefined || stays) {
+      kept.push(rule);
+      if (wanted !== undefined) present.add(wanted);
+    } else removed.push({ kind: "remove", table, chain, rule, place: index + 1, blocker });
+  }
+  const missing = jumps.filter((jump) => !present.has(jump));
+  return [...removed, ...addJumps({ table, chain, rules: kept }, missing)];
+}
+
+/** @param rules of the chain after the removals */
+function addJumps({ table, chain, rules }: ForeignChain, missing: readonly DesiredJump[]): Diff {
+  const result = [...rules];
+  return missing.map(({ jump, isObstacle }): Change => {
+    // Directly before the first rule that rejects, so that an administrator's blocklist above it stays in force.
+    const first = jump.mustPrecedeRejectsFor === undefined ? 0 : result.findIndex(isObstacle);
+    const index = first === -1 ? result.length : first;
+    const last = index === result.length;
+    result.splice(index, 0, jump.rule);
+    return { kind: "add", table, chain, rule: jump.rule, position: index + 1, last };
+  });
+}
+
+/** A change of one family's rules. */
 export interface FamilyChange {
   readonly family: Family;
   readonly change: Change;

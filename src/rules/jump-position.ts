@@ -1,18 +1,5 @@
-import { isOwnedChain, ruleKey, splitOptions, targetOf } from "./ruleset.ts";
-import type { Actual, Chains, Jump, RuleOption, RuleText } from "./ruleset.ts";
-
-/** Which foreign rule keeps one of these from its work; undefined where none stands before them. */
-export function findBlocker(jumps: readonly Jump[], actual: Actual): RuleText | undefined {
-  for (const jump of jumps) {
-    const chains = actual.tables[jump.table];
-    const rules = chains.get(jump.chain) ?? [];
-    const own = rules.findIndex((rule) => ruleKey(rule) === ruleKey(jump.rule));
-    const policyDrops = actual.dropping.has(`${jump.table} ${jump.chain}`);
-    const blocker = rules.slice(0, own + 1).find(findObstacles(jump, chains, policyDrops));
-    if (blocker !== undefined) return blocker;
-  }
-  return undefined;
-}
+import { isOwnedChain, splitOptions, targetOf } from "./ruleset.ts";
+import type { Chains, Jump, RuleOption, RuleText } from "./ruleset.ts";
 
 /** Tells which rules must not stand before this one. */
 export function findObstacles(jump: Jump, chains: Chains, policyDrops: boolean): (rule: RuleText) => boolean {

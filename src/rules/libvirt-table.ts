@@ -26,7 +26,13 @@ interface NftChangeBase {
 export type NftChange = NftChangeBase &
   (
     | { readonly kind: "create-chain" | "delete-chain" }
-    | { readonly kind: "remove"; readonly rule: RuleText; readonly handle: number }
+    | {
+        readonly kind: "remove";
+        readonly rule: RuleText;
+        readonly handle: number;
+        /** libvirt's rule that must not precede this one; undefined when the position is not the reason. */
+        readonly blocker: RuleText | undefined;
+      }
     | { readonly kind: "add"; readonly rule: RuleText; readonly last: boolean }
   );
 
@@ -96,7 +102,7 @@ export function diffLibvirtTable(
   return [
     ...(own === undefined && desired.length > 0 ? [change(OUR_CHAIN, { kind: "create-chain" })] : []),
     ...jumps.filter(({ kind }) => kind === "remove"),
-    ...removed.map((each) => change(OUR_CHAIN, { kind: "remove", ...each })),
+    ...removed.map((each) => change(OUR_CHAIN, { kind: "remove", ...each, blocker: undefined })),
     ...added,
     ...jumps.filter(({ kind }) => kind === "add"),
     ...(own !== undefined && desired.length === 0 ? [change(OUR_CHAIN, { kind: "delete-chain" })] : []),
@@ -111,12 +117,13 @@ function diffJump(wanted: boolean, actual: LibvirtTable): readonly NftChange[] {
   );
   const ahead = first === -1 ? forward : forward.slice(0, first);
   const kept = wanted ? ahead.find(({ rule }) => rule === JUMP) : undefined;
+  const blocker = wanted ? forward[first]?.rule : undefined;
   const surplus = [...actual].flatMap(([chain, rules]) =>
     chain === OUR_CHAIN
       ? []
       : rules
           .filter((each) => isOwned(each.rule) && each !== kept)
-          .map((each) => change(chain, { kind: "remove", ...each })),
+          .map((each) => change(chain, { kind: "remove", ...each, blocker })),
   );
   if (!wanted || kept !== undefined) return surplus;
   return [...surplus, change(FORWARD, { kind: "add", rule: JUMP, last: false })];

@@ -1,109 +1,119 @@
+import { countRecent, lastMinute, RATE_WINDOW_MS, recordEvent } from "../rate-limit.ts";
+import type { RecentEvents } from "../rate-limit.ts";
 import type { Diff } from "./diff.ts";
 import { LIBVIRT_TABLE } from "./libvirt-table.ts";
 import { isOwnedChain, ruleKey } from "./ruleset.ts";
 import type { Jump, RuleText } from "./ruleset.ts";
 
 /*
- * Two programs that both want to be first would move their rules past each other for ever. So a rule of ours that
- * somebody else keeps pushing back is put right three times in a minute; then it is left where it is, the log and the
- * status say so, and it is tried once a minute whether they have come to terms.
+ * Two programs that both insert their rule first would move their rules past each other forever. So kvmnatd repairs the
+ * position of a rule three times per minute; then it leaves the rule where it is, reports that in log and status, and
+ * tries once per minute whether the other program has stopped.
  */
-const MINUTE_MS = 60_000;
-const LIMIT = 3;
+const MAX_REPAIRS_PER_MINUTE = 3;
+const MAX_TRIES_PER_MINUTE = 1;
 
-/** What happened to one rule of ours in a chain of others, by {@link ruleLocationKey}. */
-interface Repairs {
-  readonly repairedAtMs: readonly number[];
-  /** Given up, but for one try a minute. */
-  readonly lost: boolean;
+/** The repairs of the last minute, by the location of the rule. */
+export interface RepairHistory {
+  readonly repairs: RecentEvents;
+  /** Locations that kvmnatd leaves to another program, but for one try per minute. */
+  readonly backedOff: ReadonlySet<string>;
 }
 
-export type RepairHistory = ReadonlyMap<string, Repairs>;
+export const NO_REPAIRS: RepairHistory = { repairs: new Map(), backedOff: new Set() };
+
+/** A rule of ours in a foreign chain that stands where it does not help. */
+export interface Move {
+  /** The same for every move of this rule in this chain. */
+  readonly location: string;
+  readonly rule: RuleText;
+  /** The foreign rule that precedes it; undefined when there is none. */
+  readonly blocker: RuleText | undefined;
+}
 
 /**
- * Rules that stand, but in a place where they do not help: what the diff takes out once and puts in again. One that
- * stands twice was not pushed back by anybody: an old ruleset was restored on top.
+ * @returns the rules that the diff removes once and adds again; a rule that stands twice was not moved by another program,
+ * but an old ruleset was restored over the current one
  */
-export function findMoves(diff: Diff): ReadonlySet<string> {
+export function findMoves(diff: Diff): readonly Move[] {
   const removals = Map.groupBy(
     diff.filter((change) => change.kind === "remove"),
-    ruleLocationKey,
+    ruleLocation,
   );
-  const moved = diff.filter(
-    (change) =>
-      change.kind === "add" &&
-      !isOwnedChain(change.chain) &&
-      removals.get(ruleLocationKey(change))?.length === 1,
-  );
-  return new Set(moved.map(ruleLocationKey));
+  return diff.flatMap((change): readonly Move[] => {
+    if (change.kind !== "add" || isOwnedChain(change.chain)) return [];
+    const location = ruleLocation(change);
+    const [removal, second] = removals.get(location) ?? [];
+    if (removal === undefined || second !== undefined) return [];
+    return [{ location, rule: change.rule, blocker: removal.blocker }];
+  });
 }
 
-/** The diff without those moves. */
-export function withoutMoves(diff: Diff, held: ReadonlySet<string>): Diff {
-  return held.size === 0 ? diff : diff.filter((change) => !held.has(ruleLocationKey(change)));
+/** @returns the diff without these moves */
+export function withoutMoves(diff: Diff, moves: readonly Move[]): Diff {
+  const locations = new Set(moves.map(({ location }) => location));
+  return locations.size === 0 ? diff : diff.filter((change) => !locations.has(ruleLocation(change)));
 }
 
-/** Which of these moves are not to be made now. */
+/** @returns the moves that the limit does not allow now */
 export function deferredMoves(
-  moves: ReadonlySet<string>,
-  contests: RepairHistory,
+  moves: readonly Move[],
+  { repairs, backedOff }: RepairHistory,
   nowMs: number,
-): ReadonlySet<string> {
-  const isHeld = (key: string): boolean => {
-    const { repairedAtMs = [], lost = false } = contests.get(key) ?? {};
-    return recent(repairedAtMs, nowMs).length >= (lost ? 1 : LIMIT);
-  };
-  return new Set([...moves].filter(isHeld));
+): readonly Move[] {
+  return moves.filter(({ location }) => {
+    const max = backedOff.has(location) ? MAX_TRIES_PER_MINUTE : MAX_REPAIRS_PER_MINUTE;
+    return countRecent(repairs, location, nowMs) >= max;
+  });
 }
 
-/** After a pass. @param moves what it has put right, @param held what it has left where it was */
+/**
+ * Records a pass.
+ * @param repositioned rules that it moved back to their position
+ * @param deferred rules that it did not move because of the limit
+ */
 export function recordRepairs(
-  contests: RepairHistory,
-  moves: ReadonlySet<string>,
-  held: ReadonlySet<string>,
+  history: RepairHistory,
+  { repositioned, deferred }: { readonly repositioned: readonly Move[]; readonly deferred: readonly Move[] },
   nowMs: number,
 ): RepairHistory {
-  const keys = new Set([...contests.keys(), ...moves]);
-  const next = [...keys].map((key): [string, Repairs] => {
-    const { repairedAtMs = [], lost = false } = contests.get(key) ?? {};
-    const repairs = recent(repairedAtMs, nowMs);
-    if (held.has(key)) return [key, { repairedAtMs: repairs, lost: true }];
-    if (moves.has(key)) return [key, { repairedAtMs: [...repairs, nowMs], lost }];
-    // It has stood for a minute.
-    return [key, { repairedAtMs: repairs, lost: lost && repairs.length > 0 }];
-  });
-  return new Map(next.filter(([, { repairedAtMs, lost }]) => repairedAtMs.length > 0 || lost));
+  const recorded = repositioned.reduce(
+    (repairs, { location }) => recordEvent(repairs, location, nowMs),
+    history.repairs,
+  );
+  const recent = [...recorded].map(([location, times]) => [location, lastMinute(times, nowMs)] as const);
+  const repairs = new Map(recent.filter(([, times]) => times.length > 0));
+  const backedOff = [...history.backedOff, ...deferred.map(({ location }) => location)];
+  // A rule that kept its position for a minute is no longer contested.
+  return { repairs, backedOff: new Set(backedOff.filter((location) => repairs.has(location))) };
 }
 
-/** @param held the moves that are not made now */
-export function isDeferred(held: ReadonlySet<string>, jump: Jump): boolean {
-  return held.has(ruleLocationKey(jump));
+/** Whether another program has the position of this rule, or had it within the last minute. */
+export function isBackedOff({ backedOff }: RepairHistory, jump: Jump): boolean {
+  return backedOff.has(ruleLocation(jump));
 }
 
-/** Whether the place of a rule of ours is somebody else's, or was within the last minute. */
-export function isBackedOff(contests: RepairHistory, jump: Jump): boolean {
-  return contests.get(ruleLocationKey(jump))?.lost === true;
+/** Whether the move is that of this rule. */
+export function isMoveOf(move: Move, jump: Jump): boolean {
+  return move.location === ruleLocation(jump);
 }
 
-/** When a contest that was given up is to be looked at again, epoch ms. */
-export function nextTryMs(contests: RepairHistory): number | undefined {
-  const tries = [...contests.values()].flatMap(({ repairedAtMs, lost }) => {
-    const last = repairedAtMs.at(-1);
-    return !lost || last === undefined ? [] : [last + MINUTE_MS];
+/** @returns when a position that was left to another program is tried again, epoch ms */
+export function nextTryMs({ repairs, backedOff }: RepairHistory): number | undefined {
+  const tries = [...backedOff].flatMap((location) => {
+    const lastMs = repairs.get(location)?.at(-1);
+    return lastMs === undefined ? [] : [lastMs + RATE_WINDOW_MS];
   });
   return tries.length === 0 ? undefined : Math.min(...tries);
 }
 
-function recent(times: readonly number[], nowMs: number): readonly number[] {
-  return times.filter((at) => at <= nowMs && nowMs - at < MINUTE_MS);
-}
-
-interface RuleLocation {
+interface Location {
   readonly table: string;
   readonly chain: string;
+  /** Undefined for a change of a whole chain. */
   readonly rule?: RuleText;
 }
 
-function ruleLocationKey({ table, chain, rule = "" }: RuleLocation): string {
+function ruleLocation({ table, chain, rule = "" }: Location): string {
   return [table, chain, table === LIBVIRT_TABLE ? rule : ruleKey(rule)].join(" ");
 }

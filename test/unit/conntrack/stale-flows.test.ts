@@ -142,7 +142,14 @@ describe("leads astray", () => {
       [
         {
           family: 4,
-          change: { kind: "remove", table: "nat", chain: "KVMNATD-DNAT", rule: rule("198.51.100.0/24") },
+          change: {
+            kind: "remove",
+            table: "nat",
+            chain: "KVMNATD-DNAT",
+            rule: rule("198.51.100.0/24"),
+            place: undefined,
+            blocker: undefined,
+          },
         },
       ],
       portTargets(given.forwards),

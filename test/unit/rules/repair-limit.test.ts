@@ -1,8 +1,9 @@
 import { expect, it } from "vitest";
 import {
-  findMoves,
   deferredMoves,
+  findMoves,
   nextTryMs,
+  NO_REPAIRS,
   recordRepairs,
   withoutMoves,
 } from "../../../src/rules/repair-limit.ts";
@@ -11,56 +12,65 @@ import type { Diff } from "../../../src/rules/diff.ts";
 
 const T = 1_000_000;
 const RULE = '-m comment --comment "kvmnatd:@jump" -j KVMNATD-FWD';
+const REJECT = "-o virbr0 -j REJECT";
 const MOVE: Diff = [
-  { kind: "remove", table: "filter", chain: "FORWARD", rule: RULE },
+  { kind: "remove", table: "filter", chain: "FORWARD", rule: RULE, place: 2, blocker: REJECT },
   { kind: "add", table: "filter", chain: "FORWARD", rule: RULE, position: 1, last: false },
 ];
 const ADDITION: Diff = [
   { kind: "add", table: "nat", chain: "KVMNATD-DNAT", rule: "-j ACCEPT", position: 1, last: true },
 ];
 
-/** A pass that found the jump out of place; whether it put it right. */
+/** A pass that found the jump in a wrong position. */
 function meet(
-  contests: RepairHistory,
+  history: RepairHistory,
   at: number,
-): { readonly contests: RepairHistory; readonly repaired: boolean } {
-  const moves = findMoves(MOVE);
-  const held = deferredMoves(moves, contests, at);
-  return { contests: recordRepairs(contests, moves, held, at), repaired: held.size === 0 };
+): { readonly history: RepairHistory; readonly repaired: boolean } {
+  const deferred = deferredMoves(findMoves(MOVE), history, at);
+  const repositioned = deferred.length === 0 ? findMoves(MOVE) : [];
+  return {
+    history: recordRepairs(history, { repositioned, deferred }, at),
+    repaired: deferred.length === 0,
+  };
 }
 
-it("a rule that is taken out and put in again is a move; one that is missing, or stands twice, is none", () => {
-  expect(findMoves(MOVE).size).toBe(1);
-  expect(findMoves(MOVE.slice(1)).size).toBe(0);
-  expect(findMoves(ADDITION).size).toBe(0);
-  expect(findMoves([...MOVE.slice(0, 1), ...MOVE]).size).toBe(0);
+function meetAt(...times: readonly number[]): RepairHistory {
+  return times.reduce((history, at) => meet(history, T + at).history, NO_REPAIRS);
+}
+
+it("finds a move where a rule is removed once and added again", () => {
+  expect(findMoves(MOVE)).toMatchObject([{ rule: RULE, blocker: REJECT }]);
 });
 
-it("what is held stays out of the diff, everything else in it", () => {
+it("finds no move when the rule is missing or stands twice", () => {
+  expect(findMoves(MOVE.slice(1))).toEqual([]);
+  expect(findMoves(ADDITION)).toEqual([]);
+  expect(findMoves([...MOVE.slice(0, 1), ...MOVE])).toEqual([]);
+});
+
+it("takes a deferred move out of the diff, and nothing else", () => {
   expect(withoutMoves([...MOVE, ...ADDITION], findMoves(MOVE))).toEqual(ADDITION);
 });
 
-it("three times in a minute it is put right, then once a minute", () => {
-  let contests: RepairHistory = new Map();
+it("repairs three times in a minute, then once per minute", () => {
+  let history = NO_REPAIRS;
   const repairs: number[] = [];
   for (let at = T; at < T + 240_000; at += 100) {
-    const met = meet(contests, at);
+    const met = meet(history, at);
     if (met.repaired) repairs.push(at - T);
-    contests = met.contests;
+    ({ history } = met);
   }
   expect(repairs).toEqual([0, 100, 200, 60_200, 120_200, 180_200]);
 });
 
-it("the next try is a minute after the last", () => {
-  let contests: RepairHistory = new Map();
-  for (const at of [0, 100, 200, 300]) contests = meet(contests, T + at).contests;
-  expect(nextTryMs(contests)).toBe(T + 200 + 60_000);
+it("tries again a minute after the last repair", () => {
+  expect(nextTryMs(meetAt(0, 100, 200, 300))).toBe(T + 200 + 60_000);
+  expect(nextTryMs(meetAt(0, 100))).toBeUndefined();
 });
 
-it("once it has stood for a minute, all is forgotten", () => {
-  let contests: RepairHistory = new Map();
-  for (const at of [0, 100, 200, 300]) contests = meet(contests, T + at).contests;
-  contests = meet(contests, T + 60_300).contests;
-  for (const at of [61_000, 121_000]) contests = recordRepairs(contests, new Set(), new Set(), T + at);
-  expect(contests.size).toBe(0);
+it("forgets everything when the rule has kept its position for a minute", () => {
+  let history = meetAt(0, 100, 200, 300, 60_300);
+  for (const at of [61_000, 121_000])
+    history = recordRepairs(history, { repositioned: [], deferred: [] }, T + at);
+  expect(history).toEqual(NO_REPAIRS);
 });

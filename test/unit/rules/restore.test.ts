@@ -26,7 +26,8 @@ const remove = (table: Table, chain: string, rule: string, place?: number): Chan
   table,
   chain,
   rule,
-  ...(place === undefined ? {} : { place }),
+  place,
+  blocker: undefined,
 });
 const nftAdd: Change = {
   kind: "add",
@@ -41,6 +42,7 @@ const nftRemove: Change = {
   chain: "kvmnatd",
   rule: 'oifname "virbr0" accept',
   handle: 7,
+  blocker: undefined,
 };
 
 const scripts = (diff: Diff): readonly string[] =>
