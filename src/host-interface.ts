@@ -72,7 +72,7 @@ export interface Host {
   /** Domains that libvirt runs; undefined where it does not say. */
   readRunningDomains(): Promise<ReadonlySet<string> | undefined>;
   readLinks(): Promise<Links>;
-  probeNeighbours(questions: readonly NeighbourProbe[]): Promise<ProbeResults>;
+  probeNeighbours(probes: readonly NeighbourProbe[]): Promise<ProbeResults>;
   readListeners(): Promise<readonly Listener[]>;
   chooseIptables(setting: Variant | "auto"): Promise<Iptables>;
   /** @param known variants that kvmnatd has used: whether there are others, only root is told */

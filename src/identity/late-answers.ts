@@ -2,71 +2,72 @@ import type { Mac } from "../net/address.ts";
 import type { ProbeResults } from "./lookup.ts";
 
 /*
- * To ask anew who is at a place forgets what the kernel has heard since it was asked last. A guest that is always a
- * little late would never be heard, and what is leased at its address would be taken for nobody's. So the kernel's list
- * is read before each question too, and what came late counts where the next question finds nobody:
+ * A probe makes the kernel forget the answer to the probe before. The answers of a guest that always answers a little
+ * late would never be seen, and a forged lease of its address would be taken for a silent guest's. So the kernel's
+ * neighbour table is read before each probe as well, and a late answer is the result of the next probe without one:
  *
- *   asked, silent ... answer ... asked, silent        -> who answered in between
- *   asked, silent, asked at once, answer              -> the same: it may be the first question's answer
- *   late before, asked, answer in time, asked, silent -> the same
- *   asked, answer read too late, asked, silent        -> the same: it may have come too late
- *   asked, answer in time, asked, silent              -> nobody: who was there has left
+ *   probe, silence ... answer ... probe, silence          -> the answer in between
+ *   probe, silence, soon after: probe, answer             -> it can be the first probe's: late
+ *   late before, probe, answer in time, probe, silence    -> the late answer still counts
+ *   probe, result read too late, probe, silence           -> the result can have been late
+ *   probe, answer in time, probe, silence                 -> no answer: the guest has left
  */
 
-/** So long the last answer counts of who has come too late for a question: who is slow once is slow the next time. */
-const LATE_MS = 5000;
-/** So long after a question that nobody answered an answer may be meant for that one. */
+/** How long a late answer stays valid. A guest that was slow once is usually slow again. */
+const VALID_MS = 5000;
+/** Maximum time after an unanswered probe in which an answer can belong to it. */
 const OVERDUE_MS = 1000;
-/** Addresses come and go; more than this a kernel's table does not hold either. */
-const SILENT_MAX = 4096;
+/** Maximum number of addresses without an answer. The kernel's table does not hold more. */
+const MAX_SILENT = 4096;
 
+/** Memory of late answers. Keys are those of {@link ProbeResults}; times are of one monotonic clock, in ms. */
 export interface LateAnswers {
-  /** Nobody answered there in time when it was asked last. */
-  awaits(key: string): boolean;
-  /** What the kernel has heard at all places before they are asked anew. */
-  note(heard: ProbeResults, nowMs: number): void;
+  /** Whether the last probe of this address had no answer in time. */
+  isSilent(key: string): boolean;
+  /** Records what the kernel's table says before the next probes. */
+  recordEarlier(answers: ProbeResults, nowMs: number): void;
   /**
-   * Who answered now, or else who had been late.
-   * @param isLate whether the answers were read after the time to answer
+   * Records the results of probes.
+   * @param isReadLate whether they were read after the time to answer was over
+   * @returns the results, completed by late answers
    */
-  complete(answers: ProbeResults, nowMs: number, isLate?: boolean): ProbeResults;
+  complete(results: ProbeResults, nowMs: number, isReadLate: boolean): ProbeResults;
 }
 
-/** Remembers who answers too late. Keys of places are {@link ProbeResults}'; times are of one clock, in ms. */
 export function createLateAnswers(): LateAnswers {
-  /** Places at which nobody had answered in time when they were asked last, and when that was over. */
-  const silent = new Map<string, number>();
+  /** When the last probe ended without an answer, by address. */
+  const silentSinceMs = new Map<string, number>();
   const late = new Map<string, { readonly mac: Mac; readonly endsAtMs: number }>();
 
-  function remember(key: string, mac: Mac, nowMs: number): void {
-    late.set(key, { mac, endsAtMs: nowMs + LATE_MS });
-    silent.delete(key);
+  function recordLate(key: string, mac: Mac, nowMs: number): void {
+    late.set(key, { mac, endsAtMs: nowMs + VALID_MS });
+    silentSinceMs.delete(key);
   }
 
-  /** One that came in time does not make who was late before quick: it may have been near the limit. */
-  function hear(key: string, mac: Mac, nowMs: number): void {
-    const askedMs = silent.get(key);
-    silent.delete(key);
-    const isOverdue = askedMs !== undefined && nowMs - askedMs < OVERDUE_MS;
-    if (isOverdue || late.has(key)) remember(key, mac, nowMs);
+  /** An answer in time does not make a guest quick that was late before: it can be just within the limit. */
+  function recordAnswer(key: string, mac: Mac, nowMs: number): void {
+    const sinceMs = silentSinceMs.get(key);
+    silentSinceMs.delete(key);
+    const isOverdue = sinceMs !== undefined && nowMs - sinceMs < OVERDUE_MS;
+    if (isOverdue || late.has(key)) recordLate(key, mac, nowMs);
   }
 
   return {
-    awaits: (key) => silent.has(key),
-    note(heard, nowMs) {
-      for (const key of silent.keys()) {
-        const mac = heard.get(key);
-        if (mac !== undefined) remember(key, mac, nowMs);
+    isSilent: (key) => silentSinceMs.has(key),
+    recordEarlier(answers, nowMs) {
+      for (const key of silentSinceMs.keys()) {
+        const mac = answers.get(key);
+        if (mac !== undefined) recordLate(key, mac, nowMs);
       }
       for (const [key, { endsAtMs }] of late) if (endsAtMs < nowMs) late.delete(key);
     },
-    complete(answers, nowMs, isLate = false) {
-      if (silent.size > SILENT_MAX) silent.clear();
+    complete(results, nowMs, isReadLate) {
+      if (silentSinceMs.size > MAX_SILENT) silentSinceMs.clear();
       return new Map(
-        [...answers].map(([key, mac]) => {
-          if (mac === undefined) silent.set(key, nowMs);
-          else if (isLate) remember(key, mac, nowMs);
-          else hear(key, mac, nowMs);
+        [...results].map(([key, mac]) => {
+          if (mac === undefined) silentSinceMs.set(key, nowMs);
+          else if (isReadLate) recordLate(key, mac, nowMs);
+          else recordAnswer(key, mac, nowMs);
           return [key, mac ?? late.get(key)?.mac];
         }),
       );

@@ -3,7 +3,6 @@ import { familyOf, parseIp, parseMac } from "../../net/address.ts";
 import type { Mac } from "../../net/address.ts";
 import type { ProbeResults, NeighbourProbe } from "../../identity/lookup.ts";
 import { createLateAnswers } from "../../identity/late-answers.ts";
-import type { LateAnswers } from "../../identity/late-answers.ts";
 import { networkAddressKey } from "../../leases/lease-index.ts";
 import { CommandError } from "../../errors.ts";
 import { readIpJson } from "./ip-json.ts";
@@ -11,9 +10,55 @@ import { readProc } from "./proc.ts";
 import type { Launcher } from "../exec/launcher.ts";
 import type { Host } from "../../host-interface.ts";
 
-/** An idle guest answers within a millisecond; who takes longer is asked again by a later pass. */
+/** Timeout for an answer. An idle guest answers within 1 ms; a slower one is probed again by a later pass. */
 const ANSWER_MS = 5;
+/** Interval between readings of the kernel's neighbour table. */
 const POLL_MS = 1;
+
+/**
+ * The kernel's neighbour table, with the memory of late answers.
+ *
+ * `probeNeighbours` makes the kernel ask, by ARP or NDP, which MAC has each address, and reads the answers. What the
+ * kernel knew of them is forgotten first: an entry can stay for half a minute after it became wrong. Permanent entries
+ * stay and are the answer: an admin makes them as a defence against guests that answer for others. It throws a
+ * KvmnatdError when the kernel cannot be asked or its table cannot be read.
+ */
+export function createNeighbours(launcher: Launcher): Pick<Host, "probeNeighbours"> {
+  const lateAnswers = createLateAnswers();
+  return {
+    async probeNeighbours(probes) {
+      const before = await readEntries(launcher, probes);
+      const earlier = new Map(
+        [...before].flatMap(([key, { mac }]) => (lateAnswers.isSilent(key) ? [[key, mac] as const] : [])),
+      );
+      lateAnswers.recordEarlier(await confirm(launcher, earlier, probes), performance.now());
+      await askKernel(launcher, probes, before);
+      const { results, isReadLate } = await readResults(launcher, probes);
+      return lateAnswers.complete(results, performance.now(), isReadLate);
+    },
+  };
+}
+
+/** Reads the table until each probe has a confirmed answer, or the time to answer is over. */
+async function readResults(
+  launcher: Launcher,
+  probes: readonly NeighbourProbe[],
+): Promise<{ readonly results: ProbeResults; readonly isReadLate: boolean }> {
+  const keys = probes.map(networkAddressKey);
+  const isComplete = (results: ProbeResults): boolean => keys.every((key) => results.get(key) !== undefined);
+  const endsAtMs = performance.now() + ANSWER_MS;
+  for (;;) {
+    // kvmnatd itself may be late: then it is unknown whether the answers were.
+    const isReadLate = performance.now() > endsAtMs;
+    const entries = await readEntries(launcher, probes);
+    const results = new Map(keys.map((key) => [key, entries.get(key)?.mac]));
+    if (isReadLate || isComplete(results)) {
+      const confirmed = await confirm(launcher, results, probes);
+      if (isReadLate || isComplete(confirmed)) return { results: confirmed, isReadLate };
+    }
+    await setTimeout(POLL_MS);
+  }
+}
 
 interface NeighbourRow {
   readonly dst?: string;
@@ -22,111 +67,76 @@ interface NeighbourRow {
   readonly state?: readonly string[];
 }
 
-/** What the kernel has about an address on a link. Entries without ARP (`noarp`) are in none of its lists. */
+/** The kernel's entry for an address on a link. Entries without ARP (`noarp`) are not listed. */
 interface Entry {
-  /** Whose MAC is known to be there: somebody has answered, or the admin says so. */
-  readonly mac?: Mac | undefined;
-  /** Made by the admin, who knows better than any answer. */
+  /** The MAC that answered, or that the admin set. */
+  readonly mac: Mac | undefined;
+  /** Made by the admin. It counts more than any answer. */
   readonly isPermanent: boolean;
 }
 
 type Entries = ReadonlyMap<string, Entry>;
 
-/** Probes neighbours; it remembers which answers came too late. */
-export function createNeighbours(launcher: Launcher): Pick<Host, "probeNeighbours"> {
-  const lateAnswers = createLateAnswers();
-  return { probeNeighbours: (probes) => probeNeighbours(launcher, lateAnswers, probes) };
-}
-
 /**
- * Makes the kernel ask, by ARP or neighbour discovery, who has these addresses now, and reads who answered.
- * What the kernel knew of them before is forgotten: an entry may be right for half a minute after it became wrong. But
- * what the admin has made permanent, as a defence against guests that answer for others, stays and is the answer.
- * @throws KvmnatdError when the kernel cannot be asked or its list cannot be read
+ * -force: a bridge that has gone since, or a full neighbour table, leaves its own probes unanswered and no others.
+ * Permanent entries are left alone.
  */
-async function probeNeighbours(
+async function askKernel(
   launcher: Launcher,
-  lateAnswers: LateAnswers,
-  questions: readonly NeighbourProbe[],
-): Promise<ProbeResults> {
-  const before = await readEntries(launcher, questions);
-  const late = [...before].filter(([key, { mac }]) => mac !== undefined && lateAnswers.awaits(key));
-  lateAnswers.note(
-    await confirm(launcher, new Map(late.map(([key, { mac }]) => [key, mac])), questions),
-    performance.now(),
-  );
-  const open = questions.filter((each) => before.get(networkAddressKey(each))?.isPermanent !== true);
-  if (open.length > 0) await askKernel(launcher, open.map((each) => askScript(each, before)).join(""));
-  const endsAtMs = performance.now() + ANSWER_MS;
-  for (;;) {
-    // We may have been late ourselves: whether the answer was cannot be told then.
-    const isLate = performance.now() > endsAtMs;
-    const entries = await readEntries(launcher, questions);
-    const answers = new Map(
-      questions.map((each) => [networkAddressKey(each), entries.get(networkAddressKey(each))?.mac]),
-    );
-    const isOpen = questions.some((each) => answers.get(networkAddressKey(each)) === undefined);
-    if (!isOpen || isLate) {
-      const confirmed = await confirm(launcher, answers, questions);
-      const isSure = questions.every((each) => confirmed.get(networkAddressKey(each)) !== undefined);
-      if (isSure || isLate) return lateAnswers.complete(confirmed, performance.now(), isLate);
-    }
-    await setTimeout(POLL_MS);
-  }
-}
-
-/**
- * `use` makes the kernel ask at once; a `failed` entry it asks for anew (Linux 6.1 to 6.18, iproute2 6.1). An entry that
- * is not listed is not there, or has no ARP: `use` alone makes the first and leaves the second as it is.
- */
-function askScript(question: NeighbourProbe, before: Entries): string {
-  const { address, bridge } = question;
-  const forget = before.has(networkAddressKey(question))
-    ? `neigh replace ${address} dev ${bridge} nud failed\n`
-    : "";
-  return `${forget}neigh replace ${address} dev ${bridge} nud none use\n`;
-}
-
-/** -force: a bridge that has gone since, or a full neighbour table, leaves its own questions unanswered and no others. */
-async function askKernel(launcher: Launcher, script: string): Promise<void> {
+  probes: readonly NeighbourProbe[],
+  before: Entries,
+): Promise<void> {
+  const open = probes.filter((probe) => before.get(networkAddressKey(probe))?.isPermanent !== true);
+  if (open.length === 0) return;
+  const input = open.map((probe) => askScript(probe, before)).join("");
   try {
-    await launcher.run(["ip", "-force", "-batch", "-"], { input: script });
+    await launcher.run(["ip", "-force", "-batch", "-"], { input });
   } catch (error) {
     if (!(error instanceof CommandError) || error.exitCode === undefined) throw error;
   }
 }
 
 /**
- * Leaves out what nobody answered. dnsmasq puts into the kernel's list what it leases, from a request that anybody may
- * have forged; so may gratuitous ARP. The kernel has such an entry as `stale`, which its ARP list does not tell.
+ * `use` makes the kernel ask at once; it asks again for a `failed` entry (Linux 6.1 to 6.18, iproute2 6.1). An address
+ * that is not listed has no entry, or one without ARP: `use` alone makes the first and leaves the second as it is.
+ */
+function askScript(probe: NeighbourProbe, before: Entries): string {
+  const entry = `neigh replace ${probe.address} dev ${probe.bridge} nud`;
+  return `${before.has(networkAddressKey(probe)) ? `${entry} failed\n` : ""}${entry} none use\n`;
+}
+
+/**
+ * Keeps only the MACs that really answered. dnsmasq writes the MAC of each lease into the kernel's table, from a request
+ * that another guest may have forged; gratuitous ARP can do so, too. Such an entry is `stale`, which /proc/net/arp does
+ * not show.
  */
 async function confirm(
   launcher: Launcher,
-  heard: ProbeResults,
-  questions: readonly NeighbourProbe[],
+  seen: ProbeResults,
+  probes: readonly NeighbourProbe[],
 ): Promise<ProbeResults> {
-  if ([...heard.values()].every((mac) => mac === undefined)) return heard;
-  const families = new Set(questions.map(({ address }) => (familyOf(address) === 4 ? "-4" : "-6")));
+  if ([...seen.values()].every((mac) => mac === undefined)) return seen;
+  const families = new Set(probes.map(({ address }) => (familyOf(address) === 4 ? "-4" : "-6")));
   const answered = new Map(
     (await Promise.all([...families].map((family) => readNeighbours(launcher, family)))).flat(),
   );
-  return new Map([...heard].map(([key, mac]) => [key, mac === undefined ? mac : answered.get(key)?.mac]));
+  return new Map([...seen].map(([key, mac]) => [key, mac === undefined ? mac : answered.get(key)?.mac]));
 }
 
-/** By address and link: who is on another link may say of any address that it has it. */
-async function readEntries(launcher: Launcher, questions: readonly NeighbourProbe[]): Promise<Entries> {
+/** By address and link: a guest on another link can claim any address there. */
+async function readEntries(launcher: Launcher, probes: readonly NeighbourProbe[]): Promise<Entries> {
   return new Map([
-    ...(questions.some(({ address }) => familyOf(address) === 4) ? readArp() : []),
-    // There is no such list for IPv6.
-    ...(questions.some(({ address }) => familyOf(address) === 6) ? await readNeighbours(launcher, "-6") : []),
+    ...(probes.some(({ address }) => familyOf(address) === 4) ? readArp() : []),
+    // There is no such file for IPv6.
+    ...(probes.some(({ address }) => familyOf(address) === 6) ? await readNeighbours(launcher, "-6") : []),
   ]);
 }
 
-/** Flags of the kernel's ARP list (linux/if_arp.h). */
+/** Flags of /proc/net/arp (linux/if_arp.h). */
 const ATF_COM = 0x02;
 const ATF_PERM = 0x04;
 
-/** The kernel's own list: `ADDRESS TYPE FLAGS MAC MASK DEVICE`. */
+/** /proc/net/arp: `ADDRESS TYPE FLAGS MAC MASK DEVICE`. */
 function readArp(): readonly (readonly [string, Entry])[] {
   const text = readProc("/proc/net/arp") ?? "";
   return text.split("\n").flatMap((line) => {
@@ -140,7 +150,7 @@ function readArp(): readonly (readonly [string, Entry])[] {
   });
 }
 
-/** Those who have answered, and what the admin says. */
+/** Entries of neighbours that have answered, and permanent ones. */
 async function readNeighbours(
   launcher: Launcher,
   family: "-4" | "-6",
