@@ -1,7 +1,7 @@
 import { isTaken } from "../identity/candidates.ts";
 import { recentMoves } from "../identity/flapping.ts";
 import type { Found, Incumbent, LookupContext, LookupResult, Target } from "../identity/lookup.ts";
-import { recheckAtMs } from "../identity/recheck.ts";
+import { nextProbeMs, nextRecheck, recheckWakeMs } from "../identity/recheck.ts";
 import { checkNotOwn } from "../leases/network.ts";
 import type { Guest } from "../config/port-map.ts";
 import { identityText } from "../config/port-map.ts";
@@ -38,7 +38,7 @@ export function toOutcome(
     case "found":
       return toFound(lookup, incumbent, guest, context);
     case "mac-mismatch":
-      return { ...pending(lookup.why, incumbent), wakeAtMs: context.nowMs + RECHECK_MISMATCH_MS };
+      return toMismatch(lookup.why, incumbent, context.nowMs);
     case "network-down":
       return pending(lookup.why, incumbent);
     case "unreadable":
@@ -54,16 +54,15 @@ export function toOutcome(
 }
 
 function toFound(
-  { lease, note, isAmbiguous, previousAddress, unanswered }: Found,
+  { lease, note, doubt, previousAddress }: Found,
   before: Incumbent | undefined,
   guest: Guest,
   { nowMs }: LookupContext,
 ): Outcome {
   const { address, mac, expiresAtMs } = lease;
   const hasMoved = before !== undefined && before.address !== address;
-  // After a move the guest is probed again soon, however long its address was ambiguous before.
-  const sinceMs = hasMoved ? undefined : before?.ambiguousSinceMs;
-  const ambiguousSinceMs = isAmbiguous ? (sinceMs ?? nowMs) : undefined;
+  // After a move the guest is probed again soon, however old the doubt about its last address was.
+  const recheck = nextRecheck(doubt, hasMoved ? undefined : before?.recheck, nowMs);
   const incumbent: Incumbent = {
     guest: guest.name,
     identity: identityText(guest),
@@ -71,17 +70,19 @@ function toFound(
     mac,
     expiresAtMs,
     leaseLostAtMs: undefined,
-    ambiguousSinceMs,
+    recheck,
     previousAddress,
-    unanswered,
     recentMovesAtMs: recentMoves(before?.recentMovesAtMs ?? [], hasMoved, nowMs),
   };
-  const wakeAtMs = earliest(
-    expiresAtMs,
-    ambiguousSinceMs === undefined ? undefined : askAgainAt(ambiguousSinceMs, nowMs),
-    unanswered === undefined ? undefined : recheckAtMs(unanswered),
-  );
+  const wakeAtMs = earliest(expiresAtMs, recheck === undefined ? undefined : recheckWakeMs(recheck));
   return { target: lease, why: note, incumbent, wakeAtMs };
+}
+
+/** The incumbent's address is not confirmed any more: without doubt it would be taken for the guest's without a probe. */
+function toMismatch(why: string, before: Incumbent | undefined, nowMs: number): Outcome {
+  if (before === undefined) return { ...pending(why), wakeAtMs: nextProbeMs(nowMs) };
+  const recheck = nextRecheck("ambiguous", before.recheck, nowMs);
+  return { ...pending(why, { ...before, recheck }), wakeAtMs: recheck?.dueAtMs };
 }
 
 function pending(why: string, incumbent?: Incumbent): Outcome {
@@ -103,16 +104,16 @@ function linger(
   incumbent: Incumbent,
   { nowMs, lingerMs }: LookupContext,
 ): Outcome {
-  const recheckMs = isContested ? nowMs + RECHECK_MISMATCH_MS : undefined;
+  const recheck = isContested ? nextRecheck("ambiguous", incumbent.recheck, nowMs) : incumbent.recheck;
   // A clock that was set back must not make it linger for longer.
   const leaseLostAtMs = Math.min(incumbent.leaseLostAtMs ?? nowMs, nowMs);
   const endsAtMs = leaseLostAtMs + lingerMs;
-  if (nowMs >= endsAtMs) return { ...pending(why), wakeAtMs: recheckMs };
+  if (nowMs >= endsAtMs) return { ...pending(why), wakeAtMs: isContested ? nextProbeMs(nowMs) : undefined };
   return {
     target: toTarget(incumbent),
     why: `${why}; lingers`,
-    incumbent: { ...incumbent, leaseLostAtMs },
-    wakeAtMs: earliest(endsAtMs, recheckMs),
+    incumbent: { ...incumbent, leaseLostAtMs, recheck },
+    wakeAtMs: earliest(endsAtMs, isContested ? recheck?.dueAtMs : undefined),
   };
 }
 
@@ -125,13 +126,4 @@ function toTarget({ address, mac }: Incumbent): Target {
 export function earliest(...times: readonly (number | undefined)[]): number | undefined {
   const known = times.filter((atMs) => atMs !== undefined);
   return known.length === 0 ? undefined : Math.min(...known);
-}
-
-const RECHECK_MISMATCH_MS = 1000;
-const ASK_AGAIN_MIN_MS = 50;
-const ASK_AGAIN_MAX_MS = 5000;
-
-/** Soon at first, a guest may just be setting up its address; then ever more rarely. */
-function askAgainAt(inDoubtSinceMs: number, nowMs: number): number {
-  return nowMs + Math.min(Math.max(nowMs - inDoubtSinceMs, ASK_AGAIN_MIN_MS), ASK_AGAIN_MAX_MS);
 }

@@ -69,10 +69,11 @@ function formerCandidates(
   context: LookupContext,
 ): readonly Candidate[] {
   if (incumbent?.mac !== mac) return [];
-  const { address, expiresAtMs, previousAddress, ambiguousSinceMs = context.nowMs } = incumbent;
+  const { address, expiresAtMs, previousAddress, recheck } = incumbent;
   // A lease that reached its end has not vanished.
   const hasEnded = expiresAtMs !== undefined && expiresAtMs <= context.nowMs;
-  const canReturn = previousAddress !== undefined && context.nowMs - ambiguousSinceMs < RETURN_MS;
+  const isRecent = context.nowMs - (recheck?.sinceMs ?? context.nowMs) < RETURN_MS;
+  const canReturn = previousAddress !== undefined && isRecent;
   const addresses = [
     ...(hasEnded ? [] : [{ address, expiresAtMs }]),
     ...(canReturn ? [{ address: previousAddress, expiresAtMs: undefined }] : []),

@@ -6,7 +6,7 @@ import { answerAt, candidatesOf, isAnsweredByGuest, isShared } from "./candidate
 import type { Candidate, Candidates } from "./candidates.ts";
 import { describeAnswering, describeMismatch, describeSilent } from "./describe-choice.ts";
 import { isFlapping } from "./flapping.ts";
-import { updateUnanswered, isDue } from "./recheck.ts";
+import { isDue } from "./recheck.ts";
 
 /*
  * Several live leases of one MAC are normal (PXE, then the installed system). They are also an attack: a guest can
@@ -71,14 +71,12 @@ function toProbe({ bridge, address }: Candidate): NeighbourProbe {
 /** The only candidate. As an incumbent that was verified once it stays without a probe. */
 function judgeOnly(only: Candidate, incumbent: Incumbent | undefined, context: LookupContext): Located {
   const isIncumbent = incumbent?.mac === only.mac && incumbent.address === only.address;
-  const unanswered = isIncumbent ? incumbent.unanswered : undefined;
-  if (isIncumbent && incumbent.ambiguousSinceMs === undefined) {
-    if (unanswered === undefined) return { ...found(only), probes: [] };
-    if (!isDue(unanswered, context.nowMs)) return { ...found(only, { unanswered }), probes: [] };
-  }
+  const { recheck } = isIncumbent ? incumbent : {};
+  if (isIncumbent && recheck === undefined) return { ...found(only), probes: [] };
+  if (recheck?.doubt === "silent" && !isDue(recheck, context.nowMs))
+    return { ...found(only, { doubt: "silent" }), probes: [] };
   const probes = [toProbe(only)];
-  if (answerAt(only, context) === undefined)
-    return { ...found(only, { unanswered: updateUnanswered(unanswered, context.nowMs) }), probes };
+  if (answerAt(only, context) === undefined) return { ...found(only, { doubt: "silent" }), probes };
   if (isAnsweredByGuest(only, context)) return { ...found(only), probes };
   return { state: "mac-mismatch", why: describeMismatch(only, context), probes };
 }
@@ -94,11 +92,11 @@ function pickAnswering(
   const isMove = current !== undefined && current !== possible[0];
   if (isMove && isFlapping(incumbent?.recentMovesAtMs ?? [], context.nowMs)) {
     const note = `it moves again and again: kept at ${current.address} for a minute, as long as it answers there`;
-    return found(current, { isAmbiguous: true, note });
+    return found(current, { doubt: "ambiguous", note });
   }
   const chosen = answering[0] ?? inTurn.find((each) => isAnsweredByGuest(each, context));
   if (chosen === undefined) return undefined;
-  return found(chosen, { isAmbiguous: true, note: describeAnswering(chosen, possible, context) });
+  return found(chosen, { doubt: "ambiguous", note: describeAnswering(chosen, possible, context) });
 }
 
 function pickSilent(
@@ -111,7 +109,7 @@ function pickSilent(
   const chosen = silent.find(({ address }) => address === incumbent?.address) ?? silent[0];
   if (chosen === undefined) return undefined;
   const note = describeSilent(chosen, live, leaseCount, context);
-  return found(chosen, { isAmbiguous: true, note, previousAddress: left?.address });
+  return found(chosen, { doubt: "ambiguous", note, previousAddress: left?.address });
 }
 
 /** Whether an address can be this MAC's though another MAC may lease it, too. */

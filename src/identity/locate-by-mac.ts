@@ -110,7 +110,7 @@ export function keepAnswering(
   const former = formerAddresses(incumbent, context);
   const isThere = former.some((each) => isAnsweredByGuest(each, context));
   return {
-    kept: isThere ? found(incumbent, { isAmbiguous: true, note }) : undefined,
+    kept: isThere ? found(incumbent, { doubt: "ambiguous", note }) : undefined,
     probes: former.map(({ bridge, address }) => ({ bridge, address })),
   };
 }

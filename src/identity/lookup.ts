@@ -1,7 +1,7 @@
 import type { Ip, Mac } from "../net/address.ts";
 import type { LeaseIndex, NetworkAddress } from "../leases/lease-index.ts";
 import type { LeaseContext } from "../leases/usable-leases.ts";
-import type { Unanswered } from "./recheck.ts";
+import type { Doubt, Recheck } from "./recheck.ts";
 
 /** The MAC and address that a guest's forwards lead to now, in one family. Read back from the kernel at start. */
 export interface Incumbent {
@@ -15,12 +15,10 @@ export interface Incumbent {
   readonly expiresAtMs: number | undefined;
   /** When its lease was lost, epoch ms; undefined while a live lease or an answer confirms it. */
   readonly leaseLostAtMs: number | undefined;
-  /** Since when more than one address can be the guest's, epoch ms; undefined while only this one can. */
-  readonly ambiguousSinceMs: number | undefined;
+  /** Undefined while its address is confirmed. */
+  readonly recheck: Recheck | undefined;
   /** The address before this one, while no neighbour answers at this one: the move may have been wrong. */
   readonly previousAddress: Ip | undefined;
-  /** Set while no neighbour has answered at its only address. */
-  readonly unanswered: Unanswered | undefined;
   /** Times of the latest moves, epoch ms, see flapping.ts. */
   readonly recentMovesAtMs: readonly number[];
 }
@@ -31,9 +29,8 @@ export function createIncumbent(known: Pick<Incumbent, "guest" | "identity" | "a
     ...known,
     expiresAtMs: undefined,
     leaseLostAtMs: undefined,
-    ambiguousSinceMs: undefined,
+    recheck: undefined,
     previousAddress: undefined,
-    unanswered: undefined,
     recentMovesAtMs: [],
   };
 }
@@ -78,12 +75,10 @@ export interface Found {
   readonly state: "found";
   readonly lease: Target;
   readonly note: string | undefined;
-  /** Another address can be the guest's, too: probed again. */
-  readonly isAmbiguous: boolean;
+  /** What the probes have not settled. */
+  readonly doubt: Doubt;
   /** See {@link Incumbent.previousAddress}. */
   readonly previousAddress: Ip | undefined;
-  /** See {@link Incumbent.unanswered}. */
-  readonly unanswered: Unanswered | undefined;
 }
 
 export function found(lease: Target, more: Partial<Omit<Found, "state" | "lease">> = {}): Found {
@@ -91,9 +86,8 @@ export function found(lease: Target, more: Partial<Omit<Found, "state" | "lease"
     state: "found",
     lease: { address: lease.address, mac: lease.mac, expiresAtMs: lease.expiresAtMs },
     note: undefined,
-    isAmbiguous: false,
+    doubt: "none",
     previousAddress: undefined,
-    unanswered: undefined,
     ...more,
   };
 }

@@ -1,30 +1,53 @@
 /*
- * A guest that has just got its first lease is published at once, though it may need some milliseconds to answer there.
- * So silence is no fault, but neither does it say that nobody else answers later. It is asked again, soon at first and
- * then ever more rarely; after a minute only when a pass is made anyway, so that hundreds of quiet guests cost nothing.
+ * One schedule for everything that probes have not settled. A guest that has just got a lease may need some
+ * milliseconds to answer, so it is probed again soon; the interval grows with the age of the doubt.
+ *
+ *   doubt     | what is known                                     | probed again after clamp(age, 50 ms, 5 s)
+ *   none      | the guest answers at its only address             | -
+ *   silent    | no neighbour answers at its only address          | after a minute only in passes made anyway
+ *   ambiguous | several addresses, or another MAC answers         | always
+ *
+ * Hundreds of guests that are silent for long cost no pass of their own. An ambiguous guest may be under attack.
  */
-const ASK_MIN_MS = 50;
-const ASK_MAX_MS = 300_000;
-const WATCH_MS = 60_000;
+const MIN_INTERVAL_MS = 50;
+const MAX_INTERVAL_MS = 5000;
+/** Maximum age at which a silent guest causes passes of its own. */
+const MAX_SILENT_MS = 60_000;
+/** The age that is assumed where no beginning is recorded: a guest that never had an address. */
+const UNKNOWN_AGE_MS = 1000;
 
-/** Nobody has answered yet at the only address that a guest can have. Epoch ms. */
-export interface Unanswered {
+export type Doubt = "none" | "silent" | "ambiguous";
+
+/** A doubt that is open. Times are epoch ms. */
+export interface Recheck {
+  readonly doubt: Exclude<Doubt, "none">;
   readonly sinceMs: number;
-  readonly askAtMs: number;
+  readonly dueAtMs: number;
 }
 
-/** Whether to ask now. A clock that was set back must not make it wait. */
-export function isDue({ sinceMs, askAtMs }: Unanswered, nowMs: number): boolean {
-  return nowMs >= askAtMs || nowMs < sinceMs;
+/** When to probe again, epoch ms. */
+export function nextProbeMs(nowMs: number, ageMs: number = UNKNOWN_AGE_MS): number {
+  return nowMs + Math.min(Math.max(ageMs, MIN_INTERVAL_MS), MAX_INTERVAL_MS);
 }
 
-/** Asked again (or for the first time), and still nobody answers. */
-export function updateUnanswered(before: Unanswered | undefined, nowMs: number): Unanswered {
-  const sinceMs = Math.min(before?.sinceMs ?? nowMs, nowMs);
-  return { sinceMs, askAtMs: nowMs + Math.min(Math.max(nowMs - sinceMs, ASK_MIN_MS), ASK_MAX_MS) };
+/**
+ * The recheck after a pass.
+ * @param before that of the pass before; it stays until it is due
+ */
+export function nextRecheck(doubt: Doubt, before: Recheck | undefined, nowMs: number): Recheck | undefined {
+  if (doubt === "none") return undefined;
+  const open = before?.doubt === doubt ? before : undefined;
+  if (open !== undefined && !isDue(open, nowMs)) return open;
+  const sinceMs = Math.min(open?.sinceMs ?? nowMs, nowMs);
+  return { doubt, sinceMs, dueAtMs: nextProbeMs(nowMs, nowMs - sinceMs) };
 }
 
-/** When a pass is to be made to ask, epoch ms; undefined: when one is made anyway. */
-export function recheckAtMs({ sinceMs, askAtMs }: Unanswered): number | undefined {
-  return askAtMs - sinceMs > WATCH_MS ? undefined : askAtMs;
+/** Whether to probe now. A clock that was set back must not make it wait. */
+export function isDue({ sinceMs, dueAtMs }: Recheck, nowMs: number): boolean {
+  return nowMs >= dueAtMs || nowMs < sinceMs;
+}
+
+/** When to make a pass for this recheck, epoch ms; undefined: it waits for a pass made anyway. */
+export function recheckWakeMs({ doubt, sinceMs, dueAtMs }: Recheck): number | undefined {
+  return doubt === "silent" && dueAtMs - sinceMs > MAX_SILENT_MS ? undefined : dueAtMs;
 }

@@ -263,18 +263,17 @@ describe("who answers at a lease that the guest did not have before", () => {
       ({ incumbents } = resolution);
       return resolution.wakeAtMs;
     };
-    // As long as it is watched, it wakes the daemon; then it is asked when a pass is made anyway.
+    // For a minute it wakes the daemon; then it is probed when a pass is made anyway, at most every five seconds.
     for (let wake = wakes(); wake !== undefined && wake < NOW + 86_400_000; wake = wakes()) nowMs = wake;
-    expect(askedAtMs.slice(0, 4)).toEqual([0, 50, 100, 200]);
-    expect(askedAtMs.length).toBeLessThan(15);
-    expect(nowMs - NOW).toBeLessThan(120_000);
+    expect(askedAtMs.slice(0, 9)).toEqual([0, 50, 100, 200, 400, 800, 1600, 3200, 6400]);
+    expect(askedAtMs.length).toBeLessThan(22);
+    expect(nowMs - NOW).toBeLessThan(70_000);
     const before = askedAtMs.length;
-    for (let minute = 0; minute < 60; minute += 1) {
-      nowMs += 60_000;
+    for (let pass = 0; pass < 120; pass += 1) {
+      nowMs += 2500;
       wakes();
     }
-    expect(askedAtMs.length - before).toBeGreaterThan(10);
-    expect(askedAtMs.length - before).toBeLessThan(20);
+    expect(askedAtMs.length - before).toBe(60);
     expect(outcome(answering(leases, [[at, MAC_B]], { incumbents, nowMs: nowMs + 300_000 })).at).toBe(
       "pending",
     );
@@ -312,7 +311,7 @@ describe("who answers at a lease that the guest did not have before", () => {
       at: own,
       why: expect.stringMatching(/but .* answers there.*; lingers/),
     });
-    expect(released.wakeAtMs).toBe(NOW + 1000);
+    expect(released.wakeAtMs).toBe(NOW + 50);
     const over = answering([newest], answers, { incumbents: released.incumbents, nowMs: NOW + 5000 });
     expect(outcome(over).at).toBe("pending");
     expect(over.wakeAtMs).toBe(NOW + 6000);
@@ -324,6 +323,19 @@ describe("who answers at a lease that the guest did not have before", () => {
     expect(outcome(later).at).toBe("pending");
     const still = answering([newest], [[at, MAC_B]], { incumbents: later.incumbents, nowMs: NOW + 1050 });
     expect(outcome(still).at).toBe("pending");
+  });
+
+  it("probes the incumbent's only lease after another MAC answered there", () => {
+    const answers: readonly Answer[] = [
+      [at, MAC_B],
+      [own, MAC_B],
+    ];
+    const both = answering([newest, lease(own, MAC_A)], answers, { incumbents: [held] });
+    expect(outcome(both).at).toBe("pending");
+    expect(both.wakeAtMs).toBe(NOW + 50);
+    const alone = answering([lease(own, MAC_A)], answers, { incumbents: both.incumbents, nowMs: NOW + 10 });
+    expect(outcome(alone).at).toBe("pending");
+    expect(alone.probes).toEqual([{ bridge: "virbr0", address: own }]);
   });
 
   it("a guest with two network cards is found by the other one", () => {
@@ -647,7 +659,9 @@ describe("hostname", () => {
 });
 
 it("who has moved while in doubt is asked again soon at the new address", () => {
-  const held = incumbent("192.168.122.10", MAC_A, { ambiguousSinceMs: NOW - 600_000 });
+  const held = incumbent("192.168.122.10", MAC_A, {
+    recheck: { doubt: "ambiguous", sinceMs: NOW - 600_000, dueAtMs: NOW },
+  });
   const leases = [
     lease("192.168.122.11", MAC_A, { expiresAtMs: NOW + 2_000_000 }),
     lease("192.168.122.12", MAC_A, { expiresAtMs: NOW + 1_000_000 }),
@@ -660,7 +674,7 @@ it("who has moved while in doubt is asked again soon at the new address", () => 
   );
   const moved = resolve([web], [up], [held], { probeResults: answers });
   expect(outcome(moved).at).toBe("192.168.122.11");
-  expect(moved.incumbents[0]?.ambiguousSinceMs).toBe(NOW);
+  expect(moved.incumbents[0]?.recheck?.sinceMs).toBe(NOW);
 });
 
 describe("a lease that vanished", () => {
