@@ -1,5 +1,5 @@
 import type { LogEntry } from "../log/audit-entries.ts";
-import { finishCleaning } from "../daemon/remove-stale-flows.ts";
+import { finishCleaning, startFlowState } from "../daemon/remove-stale-flows.ts";
 import { observe } from "../daemon/observe.ts";
 import { reconcile } from "../daemon/pass.ts";
 import { EXIT } from "../errors.ts";
@@ -27,7 +27,7 @@ export async function apply(context: Context): Promise<number> {
     context.print("no changes: the kernel is as it should be");
   printProblems(context, result.problems);
   await warnPortsInUse(context, host, result.view);
-  const rest = await finishCleaning(host, result.view, result.memory.flows ?? { leads: [] });
+  const rest = await finishCleaning(host, result.view, result.memory.flows ?? startFlowState());
   await tell(context, rest.entries);
   const before = new Set(result.problems.map(({ message }) => message));
   printProblems(

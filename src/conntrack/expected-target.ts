@@ -1,91 +1,102 @@
 import { cidrContains, isLoopback, LOOPBACK } from "../net/address.ts";
-import type { Family, Ip, PortRange, HostAddresses } from "../net/address.ts";
-import type { SuspectPorts } from "./changed-ports.ts";
-import { needsStateFilter, isAnsweredByHost } from "./flow.ts";
-import type { Flow } from "./flow.ts";
-import type { Network } from "../leases/network.ts";
+import type { Family, HostAddresses, Ip, PortRange } from "../net/address.ts";
 import type { PortMap } from "../config/port-map.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
+import type { Network } from "../leases/network.ts";
+import type { Flow } from "./flow.ts";
 
-/** Where connections should lead. */
-export interface ForwardingState {
+/** What decides where a new connection leads. */
+export interface Forwarding {
   readonly forwards: readonly ResolvedForward[];
   readonly reach: PortMap["reach"];
   readonly addresses: HostAddresses;
   readonly networks: readonly Network[];
 }
 
-interface Verdict {
-  readonly isStale: boolean;
-  readonly guest?: string;
+/** The same for one family, indexed: a table of connections has up to a quarter of a million entries. */
+export interface ForwardingState {
+  /** Active forwards, by `PROTOCOL PORT`, in the order of their rules. */
+  readonly forwardsByPort: ReadonlyMap<string, readonly ResolvedForward[]>;
+  readonly reach: PortMap["reach"];
+  readonly localAddresses: ReadonlySet<Ip>;
+  readonly networks: readonly Network[];
 }
 
-const RIGHT: Verdict = { isStale: false };
-
-export interface FlowCheck {
-  /** Whether any connection to this port may lead astray: quicker than reading it. */
-  concerns(port: number): boolean;
-  judge(flow: Flow): Verdict;
+/** Where a rule leads a connection. */
+export interface ExpectedTarget {
+  readonly guest: string;
+  readonly address: Ip;
+  readonly port: number;
 }
 
-/** Knows where each connection should lead. @param family whose connections are judged */
-export function createFlowCheck(
-  doubt: SuspectPorts,
-  expectation: ForwardingState,
+/** @param family the family of the connections that are compared with it */
+export function createForwardingState(
+  { forwards, reach, addresses, networks }: Forwarding,
   family: Family,
-): FlowCheck {
-  const { reach } = expectation;
-  const doubted = new Set(
-    doubt.ports.flatMap(({ protocol, range }) => portsOf(range).map((port) => `${protocol} ${port}`)),
-  );
-  const doubtedPorts = new Set(doubt.ports.flatMap(({ range }) => portsOf(range)));
+): ForwardingState {
+  const active = forwards.filter((each) => each.family === family && each.target !== undefined);
   const byPort = Map.groupBy(
-    expectation.forwards
-      .filter((each) => each.family === family && each.target !== undefined)
-      .flatMap((each) => portsOf(each.forward.published).map((port) => ({ port, each }))),
+    active.flatMap((each) => portsOf(each.forward.published).map((port) => ({ port, each }))),
     ({ port, each }) => `${each.forward.protocol} ${port}`,
   );
-  const others = [...expectation.addresses.values()].flat().filter((ip) => !isLoopback(ip));
-  const localAddresses = new Set([...others, LOOPBACK]);
-  const isHost = (ip: Ip): boolean => localAddresses.has(ip) || isLoopback(ip);
-  const isGuest = (ip: Ip): boolean => !isHost(ip) && isGuestAddress(ip, expectation.networks);
-  const isAsked = ({ hostAddresses }: ResolvedForward, ip: Ip): boolean =>
-    hostAddresses.length === 0 ? localAddresses.has(ip) : hostAddresses.includes(ip);
-  // As the jumps say it: who asks 127.0.0.1 is the host, but reach.host is not about that.
-  const passesJump = ({ source, originalDestination: asked }: Flow): boolean =>
-    asked === LOOPBACK
-      ? reach.loopback
-      : (reach.host || !isHost(source)) && (reach.guests || !isGuest(source));
-  const isAllowed = ({ forward: { allow } }: ResolvedForward, ip: Ip): boolean =>
-    allow.length === 0 || allow.some((cidr) => cidrContains(cidr, ip));
   return {
-    concerns: (port) => doubtedPorts.has(port),
-    judge(flow) {
-      if (!doubted.has(`${flow.protocol} ${flow.port}`)) return RIGHT;
-      // Somebody's own connection to a guest's address: no rule of ours led it there.
-      if (isAnsweredByHost(flow) && !isHost(flow.originalDestination)) return RIGHT;
-      const here = (byPort.get(`${flow.protocol} ${flow.port}`) ?? [])
-        .map(({ each }) => each)
-        .filter((each) => isAsked(each, flow.originalDestination));
-      const expected = passesJump(flow) ? here.find((each) => isAllowed(each, flow.source)) : undefined;
-      const led = doubt.formerTargets.has(flow.replySource) || here.some((each) => leadsTo(flow, each));
-      if (expected === undefined ? !led : leadsTo(flow, expected)) return RIGHT;
-      // A login on the host itself must not break because its port is published now; who still knocks may turn.
-      if (needsStateFilter(flow) && flow.state !== "SYN_SENT") return RIGHT;
-      const guest = (expected ?? here[0])?.forward.guest;
-      return { isStale: true, ...(guest === undefined ? {} : { guest }) };
-    },
+    forwardsByPort: new Map([...byPort].map(([key, found]) => [key, found.map(({ each }) => each)])),
+    reach,
+    // Of the loopback addresses only 127.0.0.1 can be published.
+    localAddresses: new Set([...[...addresses.values()].flat().filter((ip) => !isLoopback(ip)), LOOPBACK]),
+    networks,
   };
 }
 
-/** Whether an address lies in one of libvirt's networks; the host's own do, too. */
-export function isGuestAddress(ip: Ip, networks: readonly Network[]): boolean {
-  return networks.some(({ subnets }) => subnets.some(({ cidr }) => cidrContains(cidr, ip)));
+/** Where the rules lead a new connection like this one; undefined: no rule redirects it. */
+export function expectedTarget(flow: Flow, state: ForwardingState): ExpectedTarget | undefined {
+  if (!passesJump(flow, state)) return undefined;
+  const forward = forwardsOf(flow, state).find(({ forward: { allow } }) => admits(allow, flow.source));
+  return forward && targetOf(flow, forward);
 }
 
-function leadsTo(flow: Flow, { forward, target }: ResolvedForward): boolean {
+/** Where the rules of this address and port lead, whichever clients they admit. */
+export function targetsOfPort(flow: Flow, state: ForwardingState): readonly ExpectedTarget[] {
+  return forwardsOf(flow, state).map((forward) => targetOf(flow, forward));
+}
+
+/** Whether an address is the host's own. */
+export function isHostAddress(ip: Ip, { localAddresses }: ForwardingState): boolean {
+  return localAddresses.has(ip) || isLoopback(ip);
+}
+
+/** Whether an address lies in the subnet of a network, as every guest's does. The bridge's own address does not count. */
+export function isGuestAddress(ip: Ip, state: ForwardingState): boolean {
+  if (isHostAddress(ip, state)) return false;
+  return state.networks.some(({ subnets }) => subnets.some(({ cidr }) => cidrContains(cidr, ip)));
+}
+
+/** The jumps' conditions: 127.0.0.1 has a jump of its own, so `reach.host` does not apply to it. */
+function passesJump({ source, originalDestination }: Flow, state: ForwardingState): boolean {
+  const { reach } = state;
+  if (originalDestination === LOOPBACK) return reach.loopback;
+  return (reach.host || !isHostAddress(source, state)) && (reach.guests || !isGuestAddress(source, state));
+}
+
+function forwardsOf(
+  { protocol, port, originalDestination }: Flow,
+  { forwardsByPort, localAddresses }: ForwardingState,
+): readonly ResolvedForward[] {
+  return (forwardsByPort.get(`${protocol} ${port}`) ?? []).filter(({ hostAddresses }) =>
+    hostAddresses.length === 0
+      ? localAddresses.has(originalDestination)
+      : hostAddresses.includes(originalDestination),
+  );
+}
+
+function admits(allow: ResolvedForward["forward"]["allow"], source: Ip): boolean {
+  return allow.length === 0 || allow.some((cidr) => cidrContains(cidr, source));
+}
+
+function targetOf(flow: Flow, { forward, target }: ResolvedForward): ExpectedTarget {
+  if (target === undefined) throw new Error("a forward without a target is not in the index");
   const port = forward.target.first + flow.port - forward.published.first;
-  return flow.replySource === target?.address && flow.replySourcePort === port;
+  return { guest: forward.guest, address: target.address, port };
 }
 
 function portsOf({ first, last }: PortRange): readonly number[] {

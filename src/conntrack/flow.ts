@@ -1,11 +1,15 @@
 import { parseIp } from "../net/address.ts";
 import type { Ip, Protocol } from "../net/address.ts";
 
-/** A connection that the kernel tracks: who asked which port of the host, and who answers. */
+/** Which end sent the packet that the kernel took for the first of a connection. */
+export type Initiator = "client" | "server";
+
+/** A connection that the kernel tracks, described from its client's side. */
 export interface Flow {
   readonly protocol: Protocol;
-  /** As the kernel names it; udp has none. */
-  readonly state?: string;
+  /** The kernel's word for it; undefined for udp. */
+  readonly state: string | undefined;
+  readonly initiator: Initiator;
   readonly source: Ip;
   readonly sourcePort: number;
   readonly originalDestination: Ip;
@@ -17,25 +21,24 @@ export interface Flow {
 const TUPLE = String.raw`src=(\S+) dst=(\S+) sport=(\d+) dport=(\d+) `;
 const FLOW = new RegExp(String.raw`^(tcp|udp|sctp) +\d+ (?:\d+ )?(?:([A-Z_0-9]+) )?${TUPLE}.*?${TUPLE}`);
 
-/** Whose packet the kernel took for the first of a connection. */
-export type Initiator = "client" | "answerer";
-
 /**
- * Reads a line of `conntrack -L` (conntrack-tools 1.4.6 to 1.4.8); undefined for other protocols.
- * @param beginner who is to be taken for the client: the one who began it, or the one who was answered by it
+ * Reads a line of `conntrack -L` (conntrack-tools 1.4.6 to 1.4.8).
+ * @param initiator which end began it: the kernel does not know which of the two is the client
+ * @returns undefined for other protocols
  */
-export function parseFlow(line: string, beginner: Initiator = "client"): Flow | undefined {
+export function parseFlow(line: string, initiator: Initiator = "client"): Flow | undefined {
   const [, protocol, state, ...ends] = FLOW.exec(line) ?? [];
   const [original, reply] = [readTuple(ends.slice(0, 4)), readTuple(ends.slice(4))];
   if (original === undefined || reply === undefined) return undefined;
-  const [ask, answer] = beginner === "client" ? [original, reply] : [reply, original];
+  const [request, answer] = initiator === "client" ? [original, reply] : [reply, original];
   return {
     protocol: protocol as Protocol,
-    ...(state === undefined ? {} : { state }),
-    source: ask.from,
-    sourcePort: ask.fromPort,
-    originalDestination: ask.to,
-    port: ask.toPort,
+    state,
+    initiator,
+    source: request.from,
+    sourcePort: request.fromPort,
+    originalDestination: request.to,
+    port: request.toPort,
     replySource: answer.from,
     replySourcePort: answer.fromPort,
   };
@@ -54,22 +57,25 @@ function readTuple([source = "", destination = "", sourcePort, port]: readonly s
   return { from, fromPort: Number(sourcePort), to, toPort: Number(port) };
 }
 
-/** A reply of its own reaches the client only as coming from the port that it asked, which masquerading keeps. */
-export function mayBeAnsweredLate({ state, port, replySourcePort: answerPort }: Flow): boolean {
-  return port === answerPort && state !== "SYN_SENT";
+/**
+ * Whether a late reply could reach the client: masquerading keeps the source port, so the client accepts the reply only
+ * if the published port equals the server's port.
+ */
+export function canBeAnsweredLate({ state, port, replySourcePort }: Flow): boolean {
+  return port === replySourcePort && state !== "SYN_SENT";
 }
 
-/** What tells a client's connections apart. */
-export function clientKey({ protocol, source, sourcePort, originalDestination: asked, port }: Flow): string {
-  return [protocol, source, sourcePort, asked, port].join(" ");
+/** The same for all entries of one client's socket and one published port. */
+export function clientKey({ protocol, source, sourcePort, originalDestination, port }: Flow): string {
+  return [protocol, source, sourcePort, originalDestination, port].join(" ");
 }
 
-/** Whether the host itself answers, at the address that was asked. */
-export function isAnsweredByHost({ originalDestination: asked, replySource: answerer }: Flow): boolean {
-  return asked === answerer;
+/** Whether no rule redirected it: the address that the client asked answers. */
+export function isNotRedirected({ originalDestination, replySource }: Flow): boolean {
+  return originalDestination === replySource;
 }
 
-/** Whether its state tells it apart from others that are alike: of the host's own, only what it has not answered is turned. */
+/** Whether the state is needed to select it: of connections to the host itself, only unanswered ones are removed. */
 export function needsStateFilter(flow: Flow): boolean {
-  return isAnsweredByHost(flow) && flow.state !== undefined;
+  return isNotRedirected(flow) && flow.state !== undefined;
 }

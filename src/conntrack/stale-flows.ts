@@ -1,173 +1,197 @@
-import type { Family } from "../net/address.ts";
+import type { Ip } from "../net/address.ts";
 import type { SuspectPorts } from "./changed-ports.ts";
-import { clientKey, needsStateFilter, isAnsweredByHost, mayBeAnsweredLate, parseFlow } from "./flow.ts";
-import type { Initiator, Flow } from "./flow.ts";
-import { createFlowCheck, isGuestAddress } from "./expected-target.ts";
-import type { ForwardingState } from "./expected-target.ts";
+import { expectedTarget, isGuestAddress, isHostAddress, targetsOfPort } from "./expected-target.ts";
+import type { ExpectedTarget, ForwardingState } from "./expected-target.ts";
+import { canBeAnsweredLate, clientKey, isNotRedirected, needsStateFilter, parseFlow } from "./flow.ts";
+import type { Flow } from "./flow.ts";
 
 /*
- * The kernel decides once a connection where it leads, and keeps to it: a UDP client that never pauses would go on
- * asking the guest's old address, or the host itself if it began before its port was published. Such entries are
- * removed; the next packet is then decided anew.
+ * The kernel decides once per connection where it leads. A UDP client that never pauses would keep reaching the guest's
+ * old address, or the host itself if it began before its port was published. Such entries are removed; the kernel
+ * decides again at the next packet.
+ *
+ * If the server's reply is that next packet, the kernel takes the server for the initiator (for TCP because of
+ * nf_conntrack_tcp_loose). The client's packets match this entry as replies, and reach the server for as long as the
+ * client sends. Therefore entries count no matter which end began them.
  */
 
-/** Connections that are removed by one command: all that are like this one lead astray. */
+/** Connections that one `conntrack -D` removes: all that match the selector are stale. */
 export interface StaleFlows {
-  /** One of them; what the command goes by they have in common. */
+  /** One of them: they have protocol, original destination, reply source and the selector's keys in common. */
   readonly flow: Flow;
   readonly flows: readonly Flow[];
-  readonly beginner: Initiator;
-  /** Whose port it is; absent when it is nobody's any more. */
-  readonly guest?: string;
-  /** Only those of this port; else of every port, which all led to the same guest. */
-  readonly byPort: boolean;
-  /** Others that are alike rightly lead where they do: only this client's, and of late replies only to this port of theirs. */
-  readonly bySource: boolean;
-  /** Only those in this state: an answered one is the host's own. */
-  readonly byState: boolean;
+  /** The guest whose port it is; undefined when the port is no longer published. */
+  readonly guest: string | undefined;
+  readonly selector: FlowSelector;
+}
+
+/** What the command is limited to, because other connections that are alike are correct; undefined: not limited. */
+interface FlowSelector {
+  /** The published port, and the server's that belongs to it. */
+  readonly port: number | undefined;
+  /** Client; of an entry that the server began, only this port of the client. */
+  readonly source: Ip | undefined;
+  /** Only unanswered connections to the host itself. */
+  readonly state: string | undefined;
+}
+
+/** What is checked. */
+export interface Suspects extends SuspectPorts {
+  /** {@link clientKey}s of removed entries. An entry that the host itself began is a late reply only for these. */
+  readonly clients: ReadonlySet<string>;
 }
 
 /**
- * Of the lines of `conntrack -L`, those that lead astray, by as few commands as can be: each goes through the whole
- * table, and a client that is not there may have sent from a thousand addresses.
- * @param family of the lines
+ * Finds the connections that lead where the rules, as they are now, would not lead them.
+ * @param lines of `conntrack -L`
+ * @returns as few commands as possible, because each searches the whole table: first the entries that clients began
  */
 export function findStaleFlows(
   lines: readonly string[],
-  doubt: SuspectPorts,
-  expectation: ForwardingState,
-  family: Family,
+  suspects: Suspects,
+  state: ForwardingState,
 ): readonly StaleFlows[] {
-  const judge = createFlowCheck(doubt, expectation, family);
-  const stale: Astray[] = [];
-  const right = new Set<string>();
-  for (const line of lines) {
-    // Cheap test first: there may be a quarter of a million of them.
-    if (!judge.concerns(Number(/ dport=(\d+)/.exec(line)?.[1]))) continue;
-    const flow = parseFlow(line);
-    if (flow === undefined) continue;
-    const verdict = judge.judge(flow);
-    if (verdict.isStale) stale.push({ flow, ...verdict });
-    else right.add(portKey(flow));
+  const suspectPorts = indexPorts(suspects);
+  const stale: StaleFlow[] = [];
+  const correct = new Set<string>();
+  for (const flow of readSuspectFlows(lines, suspectPorts)) {
+    if (isStale(flow, suspects, state)) stale.push({ flow, guest: guestOf(flow, state) });
+    else correct.add(commandKey(flow));
   }
-  return joinPorts(joinClients(stale, right, "client"), lines);
-}
-
-/**
- * A reply that is on its way when its connection is removed begins one of its own, the other way round; what the
- * client sends matches that one, which leads it where it must not go, for as long as it sends. The kernel takes any
- * packet of TCP for a connection's first (nf_conntrack_tcp_loose). Only those of the clients that were cut off: the
- * host or a guest may as well ask somebody from that port of its own.
- * @param lines of `conntrack -L`
- * @param cut the connections that were removed
- * @param family of the lines
- */
-export function findLateReplies(
-  lines: readonly string[],
-  cut: readonly Flow[],
-  expectation: ForwardingState,
-  family: Family,
-): readonly StaleFlows[] {
-  if (cut.length === 0) return [];
-  const clients = new Set(cut.map(clientKey));
-  const doubt: SuspectPorts = {
-    ports: cut.map(({ protocol, port }) => ({ protocol, range: { first: port, last: port } })),
-    formerTargets: new Set(cut.flatMap((flow) => (isAnsweredByHost(flow) ? [] : [flow.replySource]))),
-  };
-  return findBegunByAnswerer(lines, doubt, expectation, family, (flow) => clients.has(clientKey(flow)));
-}
-
-/**
- * The same where nobody knows any more whom the daemon before this one had cut off: all that a guest has begun so, for what
- * it asks from a published port by itself begins again with its next packet.
- */
-export function findReplies(
-  lines: readonly string[],
-  doubt: SuspectPorts,
-  expectation: ForwardingState,
-  family: Family,
-): readonly StaleFlows[] {
-  return findBegunByAnswerer(
-    lines,
-    doubt,
-    expectation,
-    family,
-    (flow) => mayBeAnsweredLate(flow) && isGuestAddress(flow.replySource, expectation.networks),
+  const [client, server] = [false, true].map((isServer) =>
+    joinClients(
+      stale.filter(({ flow }) => (flow.initiator === "server") === isServer),
+      correct,
+    ),
   );
+  return [...joinPorts(client ?? [], lines), ...(server ?? [])];
 }
 
-function findBegunByAnswerer(
-  lines: readonly string[],
-  doubt: SuspectPorts,
-  expectation: ForwardingState,
-  family: Family,
-  isMeant: (flow: Flow) => boolean,
-): readonly StaleFlows[] {
-  const judge = createFlowCheck(doubt, expectation, family);
-  const stale: Astray[] = [];
-  const right = new Set<string>();
-  for (const line of lines) {
-    if (!judge.concerns(Number.parseInt(line.slice(line.lastIndexOf(PORT) + PORT.length), 10))) continue;
-    const flow = parseFlow(line, "answerer");
-    if (flow === undefined) continue;
-    const verdict = judge.judge(flow);
-    if (verdict.isStale && isMeant(flow)) stale.push({ flow, ...verdict });
-    else right.add(portKey(flow));
-  }
-  return joinClients(stale, right, "answerer");
+interface StaleFlow {
+  readonly flow: Flow;
+  readonly guest: string | undefined;
+}
+
+interface PortIndex {
+  readonly numbers: ReadonlySet<number>;
+  /** `PROTOCOL PORT`. */
+  readonly keys: ReadonlySet<string>;
+}
+
+function indexPorts({ ports }: SuspectPorts): PortIndex {
+  const [numbers, keys] = [new Set<number>(), new Set<string>()];
+  for (const { protocol, range } of ports)
+    for (let port = range.first; port <= range.last; port += 1) {
+      numbers.add(port);
+      keys.add(`${protocol} ${port}`);
+    }
+  return { numbers, keys };
 }
 
 const PORT = " dport=";
 
-interface Astray {
-  readonly flow: Flow;
-  readonly guest?: string;
+/** Each line can be read in two ways: as begun by the client, or by the server. */
+function* readSuspectFlows(lines: readonly string[], { numbers, keys }: PortIndex): Generator<Flow> {
+  for (const line of lines) {
+    // Parsing takes most of the time, so only lines with a suspect port are parsed.
+    if (numbers.has(portAt(line, line.indexOf(PORT)))) {
+      const flow = parseFlow(line, "client");
+      if (flow !== undefined && keys.has(`${flow.protocol} ${flow.port}`)) yield flow;
+    }
+    if (numbers.has(portAt(line, line.lastIndexOf(PORT)))) {
+      const flow = parseFlow(line, "server");
+      if (flow !== undefined && keys.has(`${flow.protocol} ${flow.port}`)) yield flow;
+    }
+  }
 }
 
-/** @param right what is alike and must stay, see {@link portKey} */
-function joinClients(
-  stale: readonly Astray[],
-  right: ReadonlySet<string>,
-  beginner: Initiator,
-): readonly StaleFlows[] {
-  const sourceOf = (flow: Flow): string =>
-    beginner === "client" ? flow.source : `${flow.source} ${flow.sourcePort}`;
-  const groups = Map.groupBy(stale, ({ flow }) =>
-    right.has(portKey(flow)) ? `${portKey(flow)} ${sourceOf(flow)}` : portKey(flow),
+function portAt(line: string, index: number): number {
+  return Number.parseInt(line.slice(index + PORT.length, index + PORT.length + 5), 10);
+}
+
+function isStale(flow: Flow, suspects: Suspects, state: ForwardingState): boolean {
+  if (flow.initiator === "server" && !isLateReply(flow, suspects, state)) return false;
+  // A connection to an address of another machine: kvmnatd never redirected it.
+  if (isNotRedirected(flow) && !isHostAddress(flow.originalDestination, state)) return false;
+  const expected = expectedTarget(flow, state);
+  const isCorrect = expected === undefined ? !wasForwarded(flow, suspects, state) : leadsTo(flow, expected);
+  // An established login on the host outlives the publication of its port; an unanswered one may be redirected.
+  return !isCorrect && (!needsStateFilter(flow) || flow.state === "SYN_SENT");
+}
+
+/**
+ * What a guest begins from a suspect port may also be a connection of its own: removing it does no harm, because the
+ * guest's next packet begins it again. The host's own would be lost: the answer would go to the guest.
+ */
+function isLateReply(flow: Flow, { clients, formerTargets }: Suspects, state: ForwardingState): boolean {
+  if (!canBeAnsweredLate(flow) || !isHostAddress(flow.originalDestination, state)) return false;
+  return isNotRedirected(flow)
+    ? clients.has(clientKey(flow))
+    : isGuestAddress(flow.replySource, state) || formerTargets.has(flow.replySource);
+}
+
+function wasForwarded(flow: Flow, { formerTargets }: SuspectPorts, state: ForwardingState): boolean {
+  return (
+    formerTargets.has(flow.replySource) || targetsOfPort(flow, state).some((target) => leadsTo(flow, target))
   );
-  return [...groups.values()].flatMap(([first, ...others]): readonly StaleFlows[] => {
+}
+
+function leadsTo({ replySource, replySourcePort }: Flow, { address, port }: ExpectedTarget): boolean {
+  return replySource === address && replySourcePort === port;
+}
+
+function guestOf(flow: Flow, state: ForwardingState): string | undefined {
+  return (expectedTarget(flow, state) ?? targetsOfPort(flow, state)[0])?.guest;
+}
+
+/** @param correct {@link commandKey}s of connections that must stay */
+function joinClients(stale: readonly StaleFlow[], correct: ReadonlySet<string>): readonly StaleFlows[] {
+  const groups = Map.groupBy(stale, ({ flow }) => {
+    const key = commandKey(flow);
+    if (!correct.has(key)) return key;
+    return [key, flow.source, flow.initiator === "server" && flow.sourcePort].join(" ");
+  });
+  return [...groups.values()].flatMap((group): readonly StaleFlows[] => {
+    const [first] = group;
     if (first === undefined) return [];
     const { flow, guest } = first;
-    const flows = [flow, ...others.map((each) => each.flow)];
-    const only = { byPort: true, bySource: right.has(portKey(flow)), byState: needsStateFilter(flow) };
-    return [{ flow, flows, beginner, ...(guest === undefined ? {} : { guest }), ...only }];
+    const selector: FlowSelector = {
+      port: flow.port,
+      source: correct.has(commandKey(flow)) ? flow.source : undefined,
+      state: needsStateFilter(flow) ? flow.state : undefined,
+    };
+    return [{ flow, flows: group.map((each) => each.flow), guest, selector }];
   });
 }
 
-/** So many ports of one guest are removed at once, if it has no other connection that would go with them. */
+/** Minimum number of ports of one guest that one command removes, if the guest has no other connections. */
 const MANY_PORTS = 8;
 
 function joinPorts(found: readonly StaleFlows[], lines: readonly string[]): readonly StaleFlows[] {
-  const groups = Map.groupBy(found, ({ flow, bySource }) =>
-    bySource || isAnsweredByHost(flow) ? undefined : guestKey(flow),
+  const groups = Map.groupBy(found, ({ flow, selector }) =>
+    selector.source !== undefined || isNotRedirected(flow) ? undefined : guestKey(flow),
   );
   return [...groups].flatMap(([key, group]) => {
     const [first] = group;
     if (key === undefined || first === undefined || group.length < MANY_PORTS) return group;
-    const ports = new Set(group.map(({ flow }) => portKey(flow)));
-    const others = lines.some((line) => {
+    const ports = new Set(group.map(({ flow }) => commandKey(flow)));
+    const hasOthers = lines.some((line) => {
       if (!line.includes(` src=${first.flow.replySource} `)) return false;
       const flow = parseFlow(line);
-      return flow !== undefined && guestKey(flow) === key && !ports.has(portKey(flow));
+      return flow !== undefined && guestKey(flow) === key && !ports.has(commandKey(flow));
     });
-    return others ? group : [{ ...first, flows: group.flatMap(({ flows }) => flows), byPort: false }];
+    if (hasOthers) return group;
+    const flows = group.flatMap((each) => each.flows);
+    return [{ ...first, flows, selector: { ...first.selector, port: undefined } }];
   });
 }
 
-function guestKey({ protocol, originalDestination: asked, replySource: answerer }: Flow): string {
-  return [protocol, asked, answerer].join(" ");
+/** What every command has in common with the connections that it removes. */
+function guestKey({ initiator, protocol, originalDestination, replySource }: Flow): string {
+  return [initiator, protocol, originalDestination, replySource].join(" ");
 }
 
-function portKey(flow: Flow): string {
+/** The same for all that one command removes if it is limited to a port. */
+function commandKey(flow: Flow): string {
   return [guestKey(flow), flow.port, flow.replySourcePort, needsStateFilter(flow) && flow.state].join(" ");
 }

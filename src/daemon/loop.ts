@@ -27,6 +27,7 @@ import { withProgress } from "./watchdog.ts";
 import { createPublisher } from "./publisher.ts";
 import type { DaemonIdentity, Found } from "./publisher.ts";
 import { reconcile } from "./pass.ts";
+import { startFlowState } from "./remove-stale-flows.ts";
 import type { View } from "./observe.ts";
 import type { PassState, PassResult } from "./pass.ts";
 import type { Diagnostic } from "../diagnostic.ts";
@@ -117,7 +118,7 @@ export function createLoop(options: LoopOptions): Loop {
   const hints = createHints("start");
   const nap = createInterruptibleSleep();
   let cadence: Schedule = onHint(IDLE, host.now());
-  let memory: PassState = { flows: { leads }, variants: options.usedVariants };
+  let memory: PassState = { flows: startFlowState(leads), variants: options.usedVariants };
   let pass = 0;
   let occupied: readonly Diagnostic[] = [];
   let seen: Pick<PassReport, "configErrors" | "leaseErrors"> = { configErrors: [], leaseErrors: [] };

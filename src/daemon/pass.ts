@@ -16,8 +16,8 @@ import type { Desired, Jump, Variant } from "../rules/ruleset.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
-import { removeStaleFlows } from "./remove-stale-flows.ts";
-import type { FlowMemory } from "./remove-stale-flows.ts";
+import { removeStaleFlows, startFlowState } from "./remove-stale-flows.ts";
+import type { FlowState } from "./remove-stale-flows.ts";
 import { applyRuleset, notApplied, removeOwnedRules } from "./apply.ts";
 import { observe } from "./observe.ts";
 import type { FamilyView, ObservationState, View } from "./observe.ts";
@@ -41,7 +41,7 @@ export interface PassState extends ObservationState {
   /** What the pass before it wanted, and got: when the kernel differs from it, somebody else was there. */
   readonly wanted?: Wanted;
   readonly told?: LoggedGuests;
-  readonly flows?: FlowMemory;
+  readonly flows?: FlowState;
   /** Whom we repaired after lately, by family. */
   readonly contests?: ReadonlyMap<Family, RepairHistory>;
   /** Bridges for which libvirt has, or had, rules since this daemon started. */
@@ -100,7 +100,7 @@ export async function reconcile(
   const changes = outcomes.flatMap(({ family, outcome }) =>
     outcome.applied.map((change): FamilyChange => ({ family, change })),
   );
-  const flows = await removeStaleFlows(host, view, changes, memory.flows ?? { leads: [] });
+  const flows = await removeStaleFlows(host, view, changes, memory.flows ?? startFlowState());
   const bridgesWithLibvirtRules = trackLibvirtRules(
     memory.bridgesWithLibvirtRules ?? [],
     actualOf(view),
@@ -132,7 +132,7 @@ export async function reconcile(
       ]),
       told,
       ...(failed ? {} : { wanted }),
-      flows: flows.memory,
+      flows: flows.state,
       contests,
       bridgesWithLibvirtRules,
     },
@@ -253,7 +253,7 @@ function contestedGuards(view: View, contests: ContestsByFamily): readonly Jump[
 function wakeAt(
   view: View,
   contests: ContestsByFamily,
-  others: readonly { readonly wakeAtMs?: number }[],
+  others: readonly { readonly wakeAtMs?: number | undefined }[],
 ): { readonly wakeAtMs?: number } {
   const tries = [...contests.values()].map(nextTryMs);
   const waits = [view.resolution.wakeAtMs, view.lookAgainAtMs, ...others.map(({ wakeAtMs }) => wakeAtMs)];

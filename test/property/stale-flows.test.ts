@@ -4,9 +4,10 @@ import { cidrContains, familyOf, parseCidr } from "../../src/net/address.ts";
 import type { Cidr, Family, Ip, Protocol, HostAddresses } from "../../src/net/address.ts";
 import { buildDesired } from "../../src/rules/desired.ts";
 import { allSuspects } from "../../src/conntrack/changed-ports.ts";
-import { parseFlow } from "../../src/conntrack/flow.ts";
+import { createForwardingState } from "../../src/conntrack/expected-target.ts";
+import { clientKey, parseFlow } from "../../src/conntrack/flow.ts";
 import type { Flow } from "../../src/conntrack/flow.ts";
-import { findLateReplies, findStaleFlows } from "../../src/conntrack/stale-flows.ts";
+import { findStaleFlows } from "../../src/conntrack/stale-flows.ts";
 import type { StaleFlows } from "../../src/conntrack/stale-flows.ts";
 import type { PortMap } from "../../src/config/port-map.ts";
 import { resolveForwards } from "../../src/forwards/resolve.ts";
@@ -48,7 +49,7 @@ const UP = network({
 /** A connection's first packet. */
 interface Packet {
   readonly source: string;
-  /** The interface that it came in by; absent: the host itself sends it. */
+  /** The incoming interface; absent: the host itself sends it. */
   readonly from?: string;
   readonly asked: string;
   readonly port: number;
@@ -95,7 +96,7 @@ function isLocal(address: string): boolean {
   return isLoopback(address) || [...HOST.values()].flat().some((own) => own === address);
 }
 
-/** To these nobody sends from outside: the kernel drops it, or the guard does, before it counts as a connection. */
+/** No packet from outside reaches these: the kernel or the guard drops it before it counts as a connection. */
 function isLoopback(address: string): boolean {
   return address.startsWith("127.") || address === "::1";
 }
@@ -152,7 +153,7 @@ function portMapsOf(protocol: Protocol): fc.Arbitrary<PortMap> {
     );
 }
 
-/** Where the rules lead a packet; undefined: nowhere else than where it wants to go. */
+/** Where the rules lead a packet; undefined: no rule redirects it. */
 function leadOf(
   desired: Desired,
   packet: Packet,
@@ -195,7 +196,7 @@ function matches(rule: RuleText, { source, from, asked, port }: Packet): boolean
       case "--to-destination":
         return true;
       default:
-        throw new Error(`a rule with ${flag} is not known here: ${rule}`);
+        throw new Error(`this test does not understand ${flag}: ${rule}`);
     }
   });
 }
@@ -229,7 +230,7 @@ function casesOf(protocol: Protocol): fc.Arbitrary<Case> {
     .chain((given) => packetsOf[given.family].map((packet) => ({ ...given, protocol, packet })));
 }
 
-/** The same connection, begun by its answerer. */
+/** The same connection, as an entry that the server began. */
 function replyLine(packet: Packet, answerer: string, answerPort: number): string {
   const { source, asked, port } = packet;
   return `udp      17 29 src=${answerer} dst=${source} sport=${answerPort} dport=40000 src=${source} dst=${asked} sport=40000 dport=${port} mark=0 use=1`;
@@ -240,29 +241,31 @@ interface InForce {
   readonly isPublished: (port: number) => boolean;
   readonly isStale: (line: string) => boolean;
   readonly commandsFor: (lines: readonly string[]) => readonly StaleFlows[];
-  /** Whether it is removed when this client was cut off. */
-  readonly isLate: (line: string, cut: string) => boolean;
+  /** Whether it is stale after this client's entry was removed. */
+  readonly isLate: (line: string, removed: string) => boolean;
 }
 
-/** The rules of a config, and the judge that goes by the same config. */
+/** The rules of a config, and the check of connections by the same config. */
 function inForce(map: PortMap, family: Family): InForce {
   const { forwards } = resolveForwards(map, [], resolveInputs([UP], HOST));
-  const expectation = { forwards, reach: map.reach, addresses: HOST, networks: [UP] };
-  const { ports } = allSuspects([], portTargets(forwards), family);
-  const doubt = { ports, formerTargets: new Set(GUESTS) };
+  const forwarding = { forwards, reach: map.reach, addresses: HOST, networks: [UP] };
+  const state = createForwardingState(forwarding, family);
+  const { ports } = allSuspects({ before: [], after: portTargets(forwards) }, family);
+  const find = (lines: readonly string[], clients: readonly string[] = []): readonly StaleFlows[] =>
+    findStaleFlows(lines, { ports, formerTargets: new Set(GUESTS), clients: new Set(clients) }, state);
   return {
     desired: buildDesired({ portMap: map, forwards, networks: [UP] }, family, new Set()),
     isPublished: (port) => ports.some(({ range }) => range.first <= port && port <= range.last),
-    isStale: (line) => findStaleFlows([line], doubt, expectation, family).length > 0,
-    commandsFor: (lines) => findStaleFlows(lines, doubt, expectation, family),
-    isLate: (line, cut) =>
-      findLateReplies([line], [parseFlow(cut) ?? expect.fail(cut)], expectation, family).length > 0,
+    isStale: (line) => find([line]).length > 0,
+    commandsFor: (lines) => find(lines),
+    isLate: (line, removed) =>
+      find([line], [clientKey(parseFlow(removed) ?? expect.fail(removed))]).length > 0,
   };
 }
 
 const RUNS = { numRuns: 300 };
 
-it("a connection that leads where the rules lead it is right", () => {
+it("keeps a connection that leads where the rules lead it", () => {
   fc.assert(
     fc.property(
       fc.constantFrom<Protocol>("tcp", "udp").chain(casesOf),
@@ -276,7 +279,7 @@ it("a connection that leads where the rules lead it is right", () => {
   );
 });
 
-it("one that leads past a rule, or to a guest without one, is not", () => {
+it("finds a connection that leads past a rule, or to a guest that no rule leads to", () => {
   fc.assert(
     fc.property(casesOf("udp"), fc.constantFrom(...GUESTS), ({ map, family, packet }, elsewhere) => {
       const { desired, isPublished, isStale } = inForce(map, family);
@@ -295,19 +298,19 @@ it("one that leads past a rule, or to a guest without one, is not", () => {
 
 /** As conntrack understands the command. */
 function isRemoved(command: StaleFlows, flow: Flow): boolean {
-  const { byPort, bySource, byState } = command;
+  const { port, source, state } = command.selector;
   const keys: readonly (keyof Flow)[] = [
     "protocol",
     "originalDestination",
     "replySource",
-    ...(byPort ? (["port", "replySourcePort"] as const) : []),
-    ...(bySource ? (["source"] as const) : []),
-    ...(byState && command.flow.state !== undefined ? (["state"] as const) : []),
+    ...(port === undefined ? [] : (["port", "replySourcePort"] as const)),
+    ...(source === undefined ? [] : (["source"] as const)),
+    ...(state === undefined ? [] : (["state"] as const)),
   ];
   return keys.every((key) => command.flow[key] === flow[key]);
 }
 
-it("the commands remove all that leads astray, and nothing else", () => {
+it("removes every stale connection and no other", () => {
   fc.assert(
     fc.property(
       fc
@@ -338,7 +341,7 @@ it("the commands remove all that leads astray, and nothing else", () => {
   );
 });
 
-it("where a client may not be led, a late reply does not lead it either; where it may, one does", () => {
+it("finds a late reply's entry exactly where the rules lead its client elsewhere", () => {
   fc.assert(
     fc.property(casesOf("udp"), fc.constantFrom(...GUESTS), ({ map, family, packet }, other) => {
       const { desired, isLate } = inForce(map, family);
