@@ -4,7 +4,10 @@ import type { Lease } from "../../src/leases/lease.ts";
 import type { Network } from "../../src/leases/network.ts";
 import type { Forward, Guest, Identity, PortMap } from "../../src/config/port-map.ts";
 import { createIncumbent } from "../../src/identity/lookup.ts";
-import type { Incumbent } from "../../src/identity/lookup.ts";
+import type { Incumbent, LookupContext } from "../../src/identity/lookup.ts";
+import { networkAddressKey } from "../../src/leases/lease-index.ts";
+import { findNicBridges } from "../../src/leases/nic-bridges.ts";
+import { indexUsable } from "../../src/leases/usable-leases.ts";
 import type { HostAddresses } from "../../src/net/address.ts";
 import type { ResolveInputs } from "../../src/forwards/resolve.ts";
 import type { Listen } from "../../src/config/values/listen-address.ts";
@@ -114,4 +117,32 @@ export function resolveInputs(
   more: Partial<ResolveInputs> = {},
 ): ResolveInputs {
   return { networks, hostAddresses, nowMs: NOW, probeResults: new Map(), running: undefined, ...more };
+}
+
+/**
+ * What lookups of a pass at {@link NOW} know.
+ * @param answers which MAC answers at an address of virbr0
+ */
+export function lookupContext(
+  networks: readonly Network[],
+  answers: Readonly<Record<string, Mac>> = {},
+  more: Partial<LookupContext> = {},
+): LookupContext {
+  const facts = {
+    networks,
+    nicBridges: findNicBridges(networks),
+    ownAddresses: new Map<Ip, string>(),
+    nowMs: NOW,
+  };
+  const results = Object.entries(answers).map(
+    ([address, owner]) => [networkAddressKey({ bridge: "virbr0", address: ip(address) }), owner] as const,
+  );
+  return {
+    ...facts,
+    leases: indexUsable(facts),
+    lingerMs: 5000,
+    running: undefined,
+    probeResults: new Map(results),
+    ...more,
+  };
 }
