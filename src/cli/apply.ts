@@ -21,7 +21,7 @@ export async function apply(context: Context): Promise<number> {
       `${context.style("yellow", "warning")}: kvmnatd runs as process ${daemon.pid} and keeps the rules itself, also what lingers: ` +
         "`kvmnatd reload` makes it look at its config at once",
     );
-  const result = await reconcile(host, {}, 1, "apply", false);
+  const result = await reconcile(host, {}, { number: 1, trigger: "apply", lingers: false });
   await tell(context, result.entries);
   if (!result.failed && result.entries.every(({ event }) => event !== "rule" && event !== "sysctl-set"))
     context.print("no changes: the kernel is as it should be");

@@ -33,7 +33,10 @@ export async function plan(context: Context): Promise<number> {
   );
   const before = describeIncumbents(view.incumbents);
   const entries = [
-    ...buildAuditEntries(before, describeGuests(view.resolution.forwards), changes, "plan", 0),
+    ...buildAuditEntries(
+      { before, now: describeGuests(view.resolution.forwards), changes },
+      { number: 0, trigger: "plan" },
+    ),
     ...(await findSysctls(host, view)).map(toEntry),
   ];
   const steps = entries.filter(({ action }) => action !== undefined);

@@ -14,6 +14,7 @@ import type { PassReport } from "../status/metrics.ts";
 import type { PortMap } from "../config/port-map.ts";
 import type { ResolvedForward, PortTarget } from "../forwards/resolved-forward.ts";
 import type { Variant } from "../rules/ruleset.ts";
+import { guestKey } from "../rules/ownership.ts";
 import { toForwardStatus } from "../status/status.ts";
 import type { DaemonStatus } from "../status/status.ts";
 import { KvmnatdError } from "../errors.ts";
@@ -160,7 +161,7 @@ export function createLoop(options: LoopOptions): Loop {
     asking = [];
     pass += 1;
     try {
-      const result = await reconcile(host, takeInputs(), pass, trigger);
+      const result = await reconcile(host, takeInputs(), { number: pass, trigger, lingers: true });
       await record(result, trigger);
       report(reportOf(result), asked, startMs);
       // A file that may still be being written was not looked at.
@@ -259,7 +260,7 @@ export function createLoop(options: LoopOptions): Loop {
 }
 
 function failureOf({ failing, taken }: PassResult, resolved: ResolvedForward): string | undefined {
-  return failing.get(`${resolved.family} ${resolved.forward.guest}`) ?? taken.get(resolved);
+  return failing.get(guestKey(resolved.family, resolved.forward.guest)) ?? taken.get(resolved);
 }
 
 /** Of a pass that could not look. */

@@ -38,26 +38,29 @@ import type { FamilyChange } from "../rules/diff.ts";
 
 /** What one pass hands to the next. */
 export interface PassState extends ObservationState {
-  /** What the pass before it wanted, and got: when the kernel differs from it, somebody else was there. */
+  /** What the last pass wanted and achieved: when the kernel differs from it, another program has changed the rules. */
   readonly wanted?: Wanted;
-  readonly told?: LoggedGuests;
+  /** What the log says of each guest. */
+  readonly logged?: LoggedGuests;
   readonly flows?: FlowState;
-  /** Whom we repaired after lately, by family. */
-  readonly contests?: ReadonlyMap<Family, RepairHistory>;
+  readonly repairs?: RepairsByFamily;
   /** Bridges for which libvirt has, or had, rules since this daemon started. */
   readonly bridgesWithLibvirtRules?: readonly BridgeWithLibvirtRules[];
 }
+
+/** The repairs of the last minute. */
+type RepairsByFamily = ReadonlyMap<Family, RepairHistory>;
 
 interface Wanted {
   readonly variant: Variant | undefined;
   readonly desired: readonly Desired[];
 }
 
-/** Rules and chains that a pass put into the kernel and took out of it. */
+/** Number of rules and chains that a pass added to the kernel and removed from it. */
 interface Work {
   readonly added: number;
   readonly removed: number;
-  /** Those among them that nothing but another program had made necessary. */
+  /** How many of them only another program had made necessary. */
   readonly healed: number;
 }
 
@@ -66,102 +69,158 @@ export interface PassResult {
   readonly memory: PassState;
   readonly entries: readonly LogEntry[];
   readonly problems: readonly Diagnostic[];
-  /** Guests whose rules are not in the kernel, with the reason. */
+  /** Why the rules of these guests are not in the kernel, by {@link guestKey}. */
   readonly failing: ReadonlyMap<string, string>;
-  /** Forwards that rules of others leave nothing of, with the reason. */
+  /** Why foreign rules leave nothing of these forwards. */
   readonly taken: ReadonlyMap<ResolvedForward, string>;
-  /** The kernel was not as it should be. */
+  /** Whether the kernel differed from what is desired. */
   readonly changed: boolean;
   readonly work: Work;
-  /** Something could not be done that may work later. */
+  /** Whether something failed that may succeed later. */
   readonly failed: boolean;
-  /** When time alone will change the outcome, epoch ms. */
-  readonly wakeAtMs?: number;
+  /** When the outcome may change without any event, epoch ms. */
+  readonly wakeAtMs: number | undefined;
+}
+
+/** Why a pass is made. */
+interface PassRequest {
+  readonly number: number;
+  /** What caused it, for the log. */
+  readonly trigger: string;
+  /** False: a forward whose lease vanished goes at once, because no later pass of this process would remove it. */
+  readonly lingers: boolean;
 }
 
 /**
- * The pass: read -> desired -> diff -> plan -> apply -> verify -> record. There is no other way to the kernel.
- * @param trigger what made it run, for the log
+ * The pass: read -> locate guests -> desired -> diff -> apply -> verify -> stale connections. Nothing else writes to the
+ * kernel while the daemon runs.
  * @throws what {@link observe} throws; failures to change the kernel are in the result
  */
-export async function reconcile(
-  host: Host,
-  memory: PassState,
-  pass: number,
-  trigger: string,
-  lingers = true,
-): Promise<PassResult> {
-  const view = await observe(host, memory, lingers);
-  const closing = await closeFirst(host, view);
-  const outcomes = await applyAll(host, closing.families, memory.contests ?? new Map());
-  const contests = recordContests(outcomes, memory.contests ?? new Map(), host.now());
-  const guards = contestedGuards(view, contests);
-  const sysctls = await setSysctls(host, view, isInPlace(outcomes), guards);
-  const changes = outcomes.flatMap(({ family, outcome }) =>
-    outcome.applied.map((change): FamilyChange => ({ family, change })),
-  );
-  const flows = await removeStaleFlows(host, view, changes, memory.flows ?? startFlowState());
-  const bridgesWithLibvirtRules = trackLibvirtRules(
-    memory.bridgesWithLibvirtRules ?? [],
-    actualOf(view),
-    view.links.indexes,
-    host.now(),
-  );
-  const flushed = findFlushedBridges(bridgesWithLibvirtRules, host.now());
-  const before = memory.told ?? describeIncumbents(view.incumbents);
+export async function reconcile(host: Host, state: PassState, request: PassRequest): Promise<PassResult> {
+  const view = await observe(host, state, request.lingers);
+  const applied = await applyPass(host, state, view);
+  const { outcomes, changes, failed } = applied;
+  const libvirt = checkLibvirtRules(host, state, view);
+  const shadowing = checkShadowingRules(view, outcomes);
   const failing = failingGuests(view, outcomes);
-  const foreign = checkShadowingRules(view, outcomes);
-  const told = describeFailures(describeGuests(view.resolution.forwards), before, failing);
-  // What could not be read once is not forgotten: the name that a guest holds must not be free for the taking.
-  const isKnown = memory.incumbents !== undefined || view.families[0]?.sides.length !== 0;
+  const before = state.logged ?? describeIncumbents(view.incumbents);
+  const logged = describeFailures(describeGuests(view.resolution.forwards), before, failing);
   const wanted: Wanted = {
     variant: view.tool?.variant,
     desired: view.families.map(({ desired }) => desired),
   };
-  const failed = outcomes.some(({ outcome }) => outcome.errors.length > 0) || sysctls.failed;
   return {
     view,
     memory: {
-      snapshot: view.snapshot,
-      ...(view.refused === undefined ? {} : { refused: view.refused }),
-      links: view.links,
-      ...(isKnown ? { incumbents: view.resolution.incumbents } : {}),
-      variants: new Set([
-        ...(memory.variants ?? []),
-        ...(view.tool === undefined ? [] : [view.tool.variant]),
-      ]),
-      told,
+      ...nextObservationState(state, view),
+      logged,
       ...(failed ? {} : { wanted }),
-      flows: flows.state,
-      contests,
-      bridgesWithLibvirtRules,
+      flows: applied.flows.state,
+      repairs: applied.repairs,
+      bridgesWithLibvirtRules: libvirt.bridges,
     },
-    entries: [
-      ...buildAuditEntries(before, told, changes, trigger, pass),
-      ...closing.entries,
-      ...sysctls.entries,
-      ...flows.entries,
-    ],
-    problems: [
-      ...inputProblems(view),
-      ...findWaits(host, view),
-      ...view.families.flatMap(({ sides: [used] }) => findMissingJump(used?.actual)),
-      ...flushed.problems,
-      ...foreign.problems,
-      ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
-      ...outcomes.flatMap(describeApplyErrors),
-      ...outcomes.flatMap(describeOverriddenJump),
-      ...guards.map((guard) => describeOverriddenGuard(guard, outcomes)),
-      ...sysctls.problems,
-      ...flows.problems,
-    ],
+    entries: [...buildAuditEntries({ before, now: logged, changes }, request), ...applied.entries],
+    problems: collectProblems(host, view, applied, [...libvirt.flushed.problems, ...shadowing.problems]),
     failing,
-    taken: foreign.taken,
+    taken: shadowing.taken,
     changed: changes.length > 0,
-    work: countWork(changes, wanted, memory.wanted),
+    work: countWork(changes, wanted, state.wanted),
     failed,
-    ...wakeAt(view, contests, [flows, flushed]),
+    wakeAtMs: earliest([
+      view.resolution.wakeAtMs,
+      view.lookAgainAtMs,
+      applied.flows.wakeAtMs,
+      libvirt.flushed.wakeAtMs,
+      ...[...applied.repairs.values()].map(nextTryMs),
+    ]),
   };
+}
+
+/** What a pass did to the host. */
+interface Applied {
+  readonly outcomes: readonly SideOutcome[];
+  /** Changes of the rules that the kernel has taken. */
+  readonly changes: readonly FamilyChange[];
+  readonly repairs: RepairsByFamily;
+  /** Guards of 127.0.0.1 that another program keeps from their position. */
+  readonly overriddenGuards: readonly Jump[];
+  readonly flows: Awaited<ReturnType<typeof removeStaleFlows>>;
+  readonly sysctlProblems: readonly Diagnostic[];
+  /** For the log, without the changes of the rules. */
+  readonly entries: readonly LogEntry[];
+  readonly failed: boolean;
+}
+
+/** The order matters: a guard goes after what it guards is closed, routing starts after the rules are in place. */
+async function applyPass(host: Host, state: PassState, view: View): Promise<Applied> {
+  const closing = await closeFirst(host, view);
+  const before = state.repairs ?? new Map<Family, RepairHistory>();
+  const outcomes = await applyAll(host, closing.families, before);
+  const repairs = recordAllRepairs(outcomes, before, host.now());
+  const guards = overriddenGuards(view, repairs);
+  const sysctls = await setSysctls(host, view, isInPlace(outcomes), guards);
+  const changes = outcomes.flatMap(({ family, outcome }) =>
+    outcome.applied.map((change): FamilyChange => ({ family, change })),
+  );
+  const flows = await removeStaleFlows(host, view, changes, state.flows ?? startFlowState());
+  return {
+    outcomes,
+    changes,
+    repairs,
+    overriddenGuards: guards,
+    flows,
+    sysctlProblems: sysctls.problems,
+    entries: [...closing.entries, ...sysctls.entries, ...flows.entries],
+    failed: outcomes.some(({ outcome }) => outcome.errors.length > 0) || sysctls.failed,
+  };
+}
+
+interface LibvirtCheck {
+  readonly bridges: readonly BridgeWithLibvirtRules[];
+  readonly flushed: ReturnType<typeof findFlushedBridges>;
+}
+
+function checkLibvirtRules(host: Host, state: PassState, view: View): LibvirtCheck {
+  const actual = new Map(
+    view.families.map(({ family, sides }) => [family, sides.map((each) => each.actual)]),
+  );
+  const before = state.bridgesWithLibvirtRules ?? [];
+  const bridges = trackLibvirtRules(before, actual, view.links.indexes, host.now());
+  return { bridges, flushed: findFlushedBridges(bridges, host.now()) };
+}
+
+function nextObservationState(state: PassState, view: View): ObservationState {
+  const { tool, refused, families } = view;
+  // Incumbents are kept when the kernel cannot be read: another guest must not take over their names meanwhile.
+  const isKnown = state.incumbents !== undefined || families[0]?.sides.length !== 0;
+  return {
+    snapshot: view.snapshot,
+    ...(refused === undefined ? {} : { refused }),
+    links: view.links,
+    ...(isKnown ? { incumbents: view.resolution.incumbents } : {}),
+    variants: new Set([...(state.variants ?? []), ...(tool === undefined ? [] : [tool.variant])]),
+  };
+}
+
+/** @param found by the checks of foreign rules */
+function collectProblems(
+  host: Host,
+  view: View,
+  { outcomes, overriddenGuards: guards, sysctlProblems, flows }: Applied,
+  found: readonly Diagnostic[],
+): readonly Diagnostic[] {
+  return [
+    ...inputProblems(view),
+    ...findWaits(host, view),
+    ...view.families.flatMap(({ sides: [used] }) => findMissingJump(used?.actual)),
+    ...found,
+    ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
+    ...outcomes.flatMap(describeApplyErrors),
+    ...outcomes.flatMap(describeOverriddenJump),
+    ...guards.map((guard) => describeOverriddenGuard(guard, outcomes)),
+    ...sysctlProblems,
+    ...flows.problems,
+  ];
 }
 
 function countWork(changes: readonly FamilyChange[], wanted: Wanted, before: Wanted | undefined): Work {
@@ -170,11 +229,7 @@ function countWork(changes: readonly FamilyChange[], wanted: Wanted, before: Wan
   return { added, removed: changes.length - added, healed: drifted ? changes.length : 0 };
 }
 
-function actualOf(view: View): Parameters<typeof trackLibvirtRules>[1] {
-  return new Map(view.families.map(({ family, sides }) => [family, sides.map(({ actual }) => actual)]));
-}
-
-/** Where a bridge that is open for 127.0.0.1 cannot be closed, the rules that guard it stay. */
+/** Closes bridges that are no longer open for 127.0.0.1. When that fails, the rules that guard them stay. */
 async function closeFirst(
   host: Host,
   view: View,
@@ -192,15 +247,13 @@ function isInPlace(outcomes: readonly SideOutcome[]): boolean {
   return outcomes.every(({ family, outcome }) => family !== 4 || outcome.errors.length === 0);
 }
 
-type ContestsByFamily = ReadonlyMap<Family, RepairHistory>;
-
 async function applyAll(
   host: Host,
   families: readonly FamilyView[],
-  contests: ContestsByFamily,
+  repairs: RepairsByFamily,
 ): Promise<readonly SideOutcome[]> {
   const perFamily = await Promise.all(
-    families.map((each) => applyFamily(host, each, contests.get(each.family))),
+    families.map((each) => applyFamily(host, each, repairs.get(each.family))),
   );
   return perFamily.flat();
 }
@@ -208,7 +261,7 @@ async function applyAll(
 async function applyFamily(
   host: Host,
   view: FamilyView,
-  contests: RepairHistory | undefined,
+  repairs: RepairHistory | undefined,
 ): Promise<readonly SideOutcome[]> {
   const { family, desired, error } = view;
   if (error !== undefined) return [{ family, outcome: notApplied(error) }];
@@ -216,9 +269,8 @@ async function applyFamily(
   const outcomes: SideOutcome[] = [];
   try {
     if (used !== undefined)
-      outcomes.push({ family, outcome: await applyRuleset(host, used, desired, contests) });
-    // Ours in the variant that is not in use are left over from before the config was changed.
-    // They do their work until the others do.
+      outcomes.push({ family, outcome: await applyRuleset(host, used, desired, repairs) });
+    // Our rules in the other variant are left from before a change of the config. They stay until the new ones work.
     const isThere = outcomes.every(({ outcome }) => outcome.errors.length === 0);
     if (isThere)
       for (const other of others) outcomes.push({ family, outcome: await removeOwnedRules(host, other) });
@@ -229,34 +281,28 @@ async function applyFamily(
   return outcomes;
 }
 
-function recordContests(
+function recordAllRepairs(
   outcomes: readonly SideOutcome[],
-  contests: ContestsByFamily,
+  repairs: RepairsByFamily,
   nowMs: number,
-): ContestsByFamily {
-  const next = new Map(contests);
+): RepairsByFamily {
+  const next = new Map(repairs);
   for (const { family, outcome } of outcomes)
     next.set(family, recordRepairs(next.get(family) ?? NO_REPAIRS, outcome, nowMs));
   return next;
 }
 
-/** Guards of 127.0.0.1 that others keep from their place. */
-function contestedGuards(view: View, contests: ContestsByFamily): readonly Jump[] {
+function overriddenGuards(view: View, repairs: RepairsByFamily): readonly Jump[] {
   return view.families.flatMap(({ family, desired }) =>
     desired.jumps.filter(
       (jump) =>
-        jump.mustPrecedeAcceptsFor !== undefined && isBackedOff(contests.get(family) ?? NO_REPAIRS, jump),
+        jump.mustPrecedeAcceptsFor !== undefined && isBackedOff(repairs.get(family) ?? NO_REPAIRS, jump),
     ),
   );
 }
 
-function wakeAt(
-  view: View,
-  contests: ContestsByFamily,
-  others: readonly { readonly wakeAtMs?: number | undefined }[],
-): { readonly wakeAtMs?: number } {
-  const tries = [...contests.values()].map(nextTryMs);
-  const waits = [view.resolution.wakeAtMs, view.lookAgainAtMs, ...others.map(({ wakeAtMs }) => wakeAtMs)];
-  const times = [...waits, ...tries].filter((time) => time !== undefined);
-  return times.length === 0 ? {} : { wakeAtMs: Math.min(...times) };
+/** @returns the earliest of these times, epoch ms */
+function earliest(times: readonly (number | undefined)[]): number | undefined {
+  const known = times.filter((time) => time !== undefined);
+  return known.length === 0 ? undefined : Math.min(...known);
 }

@@ -5,7 +5,7 @@ import type { Diagnostic } from "../diagnostic.ts";
 import { createError, createWarning } from "../diagnostic.ts";
 import { findRejectElsewhere } from "../libvirt/missing-jump.ts";
 import { ownerOfChange } from "../log/audit-entries.ts";
-import { GUARD_COMMENT, ownerName } from "../rules/ownership.ts";
+import { GUARD_COMMENT, guestKey, ownerName } from "../rules/ownership.ts";
 import { withoutObsoleteForeignChainRules } from "../rules/restore.ts";
 import { printable } from "../sanitize.ts";
 import { findShadowingRules } from "../rules/shadowing-rules.ts";
@@ -131,7 +131,7 @@ export function failingGuests(view: View, outcomes: readonly SideOutcome[]): Rea
     const all = owners.length === 0 || owners.includes(undefined);
     for (const { forward, family: own } of view.resolution.forwards)
       if (own === family && (all || owners.includes(ownerName(forward.guest))))
-        failing.set(`${family} ${forward.guest}`, message);
+        failing.set(guestKey(family, forward.guest), message);
   }
   return failing;
 }

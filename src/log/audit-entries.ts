@@ -3,7 +3,7 @@ import type { Family, Ip } from "../net/address.ts";
 import type { Change, FamilyChange } from "../rules/diff.ts";
 import type { EventCode } from "../event-codes.ts";
 import { parseDnatRule } from "../rules/dnat-rule.ts";
-import { ownerName } from "../rules/ownership.ts";
+import { guestKey, ownerName } from "../rules/ownership.ts";
 import type { Owner } from "../rules/ownership.ts";
 import { commandOf } from "../rules/restore.ts";
 import type { LogLevel } from "../config/port-map.ts";
@@ -24,31 +24,33 @@ export interface LogEntry {
   readonly quota?: string;
 }
 
-/** What was told of a guest in one family, so that only news is told. */
+/** What was logged of a guest in one family, so that only news is logged. */
 interface LoggedGuest {
+  readonly family: Family;
   readonly guest: string;
-  readonly address?: Ip;
-  readonly why?: string;
+  readonly address: Ip | undefined;
+  readonly why: string | undefined;
 }
 
+/** By {@link guestKey}. */
 export type LoggedGuests = ReadonlyMap<string, LoggedGuest>;
 
-/** What each guest's forwards are now, as {@link buildAuditEntries} will remember it. */
+/** @returns what the forwards of each guest are now, as {@link buildAuditEntries} will remember it */
 export function describeGuests(forwards: readonly ResolvedForward[]): LoggedGuests {
-  const told = new Map<string, LoggedGuest>();
+  const logged = new Map<string, LoggedGuest>();
   for (const { forward, family, target, why } of forwards) {
-    const key = keyOf(forward.guest, family);
-    // One of several forwards may have no place on the host, or something to say: the guest has its address all the same.
-    const address = target === undefined ? {} : { address: target.address };
-    const own = { ...address, ...(why === undefined ? {} : { why }) };
-    told.set(key, { guest: forward.guest, ...own, ...told.get(key) });
+    const key = guestKey(family, forward.guest);
+    const known = logged.get(key);
+    // One of several forwards may have no host address, or a note: the guest has its address all the same.
+    const address = known?.address ?? target?.address;
+    logged.set(key, { family, guest: forward.guest, address, why: known?.why ?? why });
   }
-  return told;
+  return logged;
 }
 
 /**
- * What is told where the kernel did not take the rules: that it is as before, not that it is as it should be.
- * @param failing by family and guest, with the reason
+ * Replaces the state of each guest whose rules the kernel did not take by the state before.
+ * @param failing the reasons, by {@link guestKey}
  */
 export function describeFailures(
   now: LoggedGuests,
@@ -56,42 +58,41 @@ export function describeFailures(
   failing: ReadonlyMap<string, string>,
 ): LoggedGuests {
   return new Map(
-    [...now].map(([key, told]) => {
+    [...now].map(([key, logged]) => {
       const failure = failing.get(key);
-      if (failure === undefined || told.address === undefined) return [key, told];
-      const address = before.get(key)?.address;
-      const still = address === undefined ? {} : { address };
-      return [key, { guest: told.guest, ...still, why: `degraded: ${failure}` }];
+      if (failure === undefined || logged.address === undefined) return [key, logged];
+      return [key, { ...logged, address: before.get(key)?.address, why: `degraded: ${failure}` }];
     }),
   );
 }
 
-/**
- * The audit trail of one pass: per guest one line that says why, then one line a rule.
- * @param changes those that the kernel has taken
- * @param trigger what made the pass run
- */
+/** What a pass changed. */
+interface GuestChanges {
+  readonly before: LoggedGuests;
+  readonly now: LoggedGuests;
+  /** Changes that the kernel has taken. */
+  readonly changes: readonly FamilyChange[];
+}
+
+/** Builds the audit trail of one pass: per guest one line with the reason, then one line per rule. */
 export function buildAuditEntries(
-  before: LoggedGuests,
-  now: LoggedGuests,
-  changes: readonly FamilyChange[],
-  trigger: string,
-  pass: number,
+  { before, now, changes }: GuestChanges,
+  { number, trigger }: { readonly number: number; readonly trigger: string },
 ): readonly LogEntry[] {
   const groups = Map.groupBy(changes, ({ family, change }) => ownerKey(family, change));
-  const owners = new Map([...before, ...now].map(([key, { guest }]) => [key, guest]));
   const entries: LogEntry[] = [];
-  const common = { pass, reason: trigger };
-  for (const [key, guest] of owners) {
-    const group = groups.get(ownerKeyOfGuest(key)) ?? [];
-    groups.delete(ownerKeyOfGuest(key));
+  const common = { pass: number, reason: trigger };
+  for (const [key, { family, guest }] of new Map([...before, ...now])) {
+    const owner = guestKey(family, ownerName(guest));
+    const group = groups.get(owner) ?? [];
+    groups.delete(owner);
     const headline = describeGuest(before.get(key), now.get(key), group.length, trigger);
     if (headline !== undefined) entries.push({ ...headline, guest, ...common });
-    entries.push(...group.map((each) => ({ ...ruleLine(each), guest, ...common })));
+    entries.push(...group.map((each) => ({ ...describeChange(each), guest, ...common })));
   }
   for (const [key, group] of groups) {
-    entries.push({ ...tellShared(key, group.length, trigger), ...common });
-    entries.push(...group.map((each) => ({ ...ruleLine(each), ...common })));
+    entries.push({ ...describeShared(key, group.length, trigger), ...common });
+    entries.push(...group.map((each) => ({ ...describeChange(each), ...common })));
   }
   return entries;
 }
@@ -133,12 +134,12 @@ function describeGuest(
   const message = `${name}: ${state}${note} ${because}`;
   if (now.why?.startsWith("conflict") === true)
     return { level: "warn", event: "forward-conflict", message, quota: `forward-conflict ${name}` };
-  // That a network is down, or the kernel takes no rules, is told once, not for each of the guests.
+  // A network that is down, or a kernel that takes no rules, has one line of its own, not one for each guest.
   const level = /^(network |no network |degraded: )/.test(now.why ?? "") ? "debug" : "info";
   return { level, event: "guest-status-changed", message, quota: `forward-state ${name}` };
 }
 
-function tellShared(
+function describeShared(
   key: string,
   count: number,
   trigger: string,
@@ -149,7 +150,7 @@ function tellShared(
   return { level: "info", event: "rules-changed", message: `${whose}: ${rules} (${trigger})` };
 }
 
-function ruleLine({
+function describeChange({
   family,
   change,
 }: FamilyChange): Pick<LogEntry, "level" | "message" | "event" | "rule" | "action"> {
@@ -162,27 +163,22 @@ const SHARED = "";
 
 function ownerKey(family: Family, change: Change): string {
   const owner = ownerOfChange(change);
-  return owner === undefined ? SHARED : `${family} ${owner.name}`;
+  return owner === undefined ? SHARED : guestKey(family, owner.name);
 }
 
-/** The guest that a change is made for; undefined for what serves several. */
+/** @returns the guest of a changed rule; undefined for a rule that serves several */
 export function ownerOfChange(change: Change): Owner | undefined {
   return "rule" in change ? parseDnatRule(change.rule)?.owner : undefined;
 }
 
-function keyOf(guest: string, family: Family): string {
-  return `${family} ${guest}`;
-}
-
-function ownerKeyOfGuest(key: string): string {
-  return `${key.slice(0, 2)}${ownerName(key.slice(2))}`;
-}
-
-/** What the kernel's own rules tell at start: so that a restart tells nothing that did not change. */
+/** @returns what the kernel's own rules say, so that the first pass of a daemon logs only what changed */
 export function describeIncumbents(
   incumbents: readonly { readonly guest: string; readonly address: Ip }[],
 ): LoggedGuests {
   return new Map(
-    incumbents.map(({ guest, address }) => [keyOf(guest, familyOf(address)), { guest, address }]),
+    incumbents.map(({ guest, address }) => {
+      const family = familyOf(address);
+      return [guestKey(family, guest), { family, guest, address, why: undefined }];
+    }),
   );
 }

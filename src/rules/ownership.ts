@@ -1,5 +1,5 @@
 import { parseMac } from "../net/address.ts";
-import type { Mac } from "../net/address.ts";
+import type { Family, Mac } from "../net/address.ts";
 import type { Guest } from "../config/port-map.ts";
 import { identityText } from "../config/port-map.ts";
 import { encodeForComment } from "../sanitize.ts";
@@ -56,6 +56,11 @@ export const GUARD_COMMENT: string = sharedComment("loopback-guard");
 /** @returns the option of iptables that sets a comment, quoted as iptables-save prints it */
 export function formatComment(comment: string): string {
   return `-m comment --comment "${comment}"`;
+}
+
+/** Key of a guest in one family, for maps. */
+export function guestKey(family: Family, guest: string): string {
+  return `${family} ${guest}`;
 }
 
 /** Encodes a guest's name for a comment. A long name is cut and ends in a hash. */

@@ -2,7 +2,7 @@ import type { Family } from "../net/address.ts";
 import { createIncumbent } from "../identity/lookup.ts";
 import type { Incumbent } from "../identity/lookup.ts";
 import { parseDnatRule } from "./dnat-rule.ts";
-import { ownerName, sharedComment } from "./ownership.ts";
+import { guestKey, ownerName, sharedComment } from "./ownership.ts";
 import type { PortMap } from "../config/port-map.ts";
 import type { Actual, Chains, RuleText } from "./ruleset.ts";
 import { commentOf, isOwnedChain, optionOf } from "./ruleset.ts";
@@ -21,7 +21,7 @@ export function readIncumbents(portMap: PortMap, actual: ReadonlyMap<Family, Act
       if (rule === undefined || guest === undefined) continue;
       const { identity, mac } = rule.owner;
       const address = rule.destination;
-      incumbents.set(`${family} ${guest}`, createIncumbent({ guest, identity, address, mac }));
+      incumbents.set(guestKey(family, guest), createIncumbent({ guest, identity, address, mac }));
     }
   return [...incumbents.values()];
 }

@@ -43,11 +43,8 @@ it.each(readdirSync(STORIES))("%s", (name) => {
   const diff = diffRulesets(desired, kernel.read());
   const changes = diff.map((change) => ({ family: 4 as const, change }));
   const said = buildAuditEntries(
-    describeIncumbents(incumbents),
-    describeGuests(forwards),
-    changes,
-    "story",
-    1,
+    { before: describeIncumbents(incumbents), now: describeGuests(forwards), changes },
+    { number: 1, trigger: "story" },
   );
   kernel.restore(renderRestore(diff));
 

@@ -20,7 +20,7 @@ beforeEach(() => {
 });
 
 async function pass(): Promise<PassResult> {
-  const result = await reconcile(host, memory, 1, "test");
+  const result = await reconcile(host, memory, { number: 1, trigger: "test", lingers: true });
   ({ memory } = result);
   return result;
 }

@@ -52,7 +52,7 @@ function print({ chains, jumps, libvirt }: Desired): string {
   );
   const foreign = jumps.map(({ table, chain, rule, mustPrecedeRejectsFor, mustPrecedeAcceptsFor }) => {
     const rejects =
-      mustPrecedeRejectsFor === undefined ? "" : `  # before rejects for ${mustPrecedeRejectsFor}`;
+      mustPrecedeRejectsFor === undefined ? "" : `  # before rejects for ${mustPrecedeRejectsFor.join(", ")}`;
     const accepts =
       mustPrecedeAcceptsFor === undefined ? "" : `  # before accepts for ${mustPrecedeAcceptsFor}`;
     return `${table} ${chain}: ${rule}${rejects}${accepts}`;
