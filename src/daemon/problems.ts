@@ -16,13 +16,13 @@ import type { Host } from "../host-interface.ts";
 import type { Outcome } from "./apply.ts";
 import type { FamilyView, View } from "./observe.ts";
 
-/** One side of one family, and what a pass did to it. */
+/** What a pass did to one variant's rules of one family. */
 export interface SideOutcome {
   readonly family: Family;
   readonly outcome: Outcome;
 }
 
-/** What is wrong with the config and with libvirt's files. */
+/** @returns problems of the config and of libvirt's files */
 export function inputProblems(view: View): readonly Diagnostic[] {
   const config = view.configError;
   const warnings = view.snapshot.warnings.map((each): Diagnostic => ({ ...each, code: "config-warning" }));
@@ -32,7 +32,7 @@ export function inputProblems(view: View): readonly Diagnostic[] {
   return [createError("config-invalid", message), ...found];
 }
 
-/** What is waited for. libvirtd being a process says nothing: it is socket-activated and idle exits. Its bridge having an address does. */
+/** @returns what the pass waits for: a bridge with an address. A running libvirtd says nothing, because it exits when idle. */
 export function findWaits(host: Host, view: View): readonly Diagnostic[] {
   const named = view.snapshot.portMap.networks ?? [];
   const down = view.networks.filter((network) => network.subnets.length === 0);
@@ -51,7 +51,7 @@ export function describeApplyErrors({ outcome: { errors } }: SideOutcome): reado
   return errors.map((each) => ({ ...each.toDiagnostic(), message: printable(each.message, 1000) }));
 }
 
-/** What rejects in the variant of iptables that is not in use. */
+/** @returns rejects in the variant of iptables that is not in use */
 export function rejectsElsewhere(
   { tool, networks }: View,
   { sides, desired }: FamilyView,
@@ -66,8 +66,8 @@ export function rejectsElsewhere(
 }
 
 /**
- * Rules of others that have ports which are published.
- * @param outcomes what the pass has done to the rules that it has read; none: nothing
+ * Finds foreign rules that have published ports.
+ * @param outcomes what the pass did to the rules that it had read; empty: nothing
  */
 export function checkShadowingRules(
   { families, resolution, addresses }: View,
@@ -116,12 +116,12 @@ const CONTESTED =
   "forwards do not pass until that program leaves the jump where it is, or lets in what has conntrack state DNAT; " +
   "kvmnatd now tries once a minute (docs/rules.md)";
 
-/** By family and guest. Rules that serve all of a family, or one that cannot be read at all, concern all its guests. */
+/** @returns why the rules of these guests are not in the kernel, by {@link guestKey}; a shared rule concerns all guests */
 export function failingGuests(view: View, outcomes: readonly SideOutcome[]): ReadonlyMap<string, string> {
   const failing = new Map<string, string>();
   for (const { family, outcome } of outcomes) {
     if (outcome.errors.length === 0 && blockingMoves(outcome).length === 0) continue;
-    // Of ours there is merely more than there should be.
+    // Only surplus rules of ours remain: every forward works.
     if (outcome.remaining.length > 0 && withoutObsoleteForeignChainRules(outcome.remaining).length === 0)
       continue;
     const contested = "contested: another program keeps a rule that rejects before kvmnatd's jump";

@@ -9,20 +9,20 @@ import type { View } from "./observe.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createError, createWarning } from "../diagnostic.ts";
 
-/** A sysctl that is to have another value. */
+/** A sysctl that needs another value. */
 export interface SysctlChange {
-  /** Below /proc/sys. */
+  /** Relative to /proc/sys. */
   readonly path: string;
   readonly value: string;
   readonly why: string;
 }
 
-/** To the kernel anything but 0 is on. An admin writes 1: by this we know, as long as the bridge lives, what is ours. */
+/** The kernel treats every value but 0 as on. An administrator writes 1, so 2 marks a bridge that kvmnatd opened. */
 const OPENED_BY_US = "2";
 
 /**
- * What a pass would set, in order.
- * @throws KvmnatdError when they cannot be read
+ * @returns what a pass would set, in order
+ * @throws KvmnatdError when a sysctl cannot be read
  */
 export async function findSysctls(host: Host, view: View): Promise<readonly SysctlChange[]> {
   return [
@@ -32,8 +32,8 @@ export async function findSysctls(host: Host, view: View): Promise<readonly Sysc
 }
 
 /**
- * Routing and, opt-in, 127.0.0.1: what has to be on and is off.
- * @param contested guards that others keep from their place
+ * @param contested guards that another program keeps from their position
+ * @returns what must be on and is off: routing and, with reach.loopback, route_localnet
  */
 async function findOpenings(
   host: Host,
@@ -51,9 +51,9 @@ async function findOpenings(
 }
 
 /**
- * Bridges that we opened for 127.0.0.1 and that are not to be any more, whether or not their guard is still there:
- * without it guests reach the host's own.
- * @param bridges where to look
+ * Finds bridges that kvmnatd opened for 127.0.0.1 and that must be closed. Their guard may have gone already, and
+ * without it guests reach the host's own 127.0.0.1.
+ * @param bridges to check
  */
 export async function findClosings(
   host: Host,
@@ -68,7 +68,7 @@ export async function findClosings(
     .map((path) => ({ path, value: "0", why: "127.0.0.1 is published no more" }));
 }
 
-/** An interface without an address, as each guest's tap is one, routes nothing. */
+/** Interfaces without an address, such as the tap of each guest, route nothing and are left out. */
 function bridgesOf({ networks, addresses }: View): ReadonlySet<string> {
   const withAddress = [...addresses].flatMap(([name, own]) => (own.length === 0 ? [] : [name]));
   return new Set([...networks.map(({ bridge }) => bridge), ...withAddress]);
@@ -87,7 +87,7 @@ function routeLocalnet(bridge: string): string {
 }
 
 /**
- * Sets them.
+ * Writes the changes.
  * @returns what was done, for the log
  * @throws KvmnatdError when the kernel or the sandbox refuses
  */
@@ -105,7 +105,7 @@ export async function writeSysctls(
   return entries;
 }
 
-/** Before the guards go. @throws KvmnatdError: then they must stay */
+/** Closes bridges before their guards go. @throws KvmnatdError: the guards must stay */
 export async function closeLoopback(host: Host, view: View): Promise<readonly LogEntry[]> {
   return writeSysctls(host, await findClosings(host, bridgesOf(view), desiredOf(view)));
 }
@@ -113,14 +113,14 @@ export async function closeLoopback(host: Host, view: View): Promise<readonly Lo
 export interface SysctlOutcome {
   readonly entries: readonly LogEntry[];
   readonly problems: readonly Diagnostic[];
-  /** One could not be read or set. What is not ours to set is a state of the host, which no retry changes. */
+  /** Whether a sysctl could not be read or set. A sysctl that kvmnatd never sets is a problem, but no failure to retry. */
   readonly failed: boolean;
 }
 
 /**
- * Switches on what has to be on.
- * @param isInPlace whether the rules that belong to them are: a host must not become a router without
- * @param contested guards that others keep from their place: what they guard is closed
+ * Switches on what must be on.
+ * @param isInPlace whether the rules are in place: a host must not become a router without them
+ * @param contested guards that another program keeps from their position: their bridges are closed
  */
 export async function setSysctls(
   host: Host,
@@ -151,7 +151,7 @@ export async function setSysctls(
   return { entries, problems, failed };
 }
 
-/** Docker and Kubernetes set it, and need it: it is not ours to change. Where br_netfilter is not loaded it is absent. */
+/** Docker and Kubernetes set and need it, so kvmnatd does not change it. Without br_netfilter it does not exist. */
 async function findBridgeNf(host: Host, view: View): Promise<readonly Diagnostic[]> {
   if (!view.snapshot.portMap.reach.guests) return [];
   const found: Diagnostic[] = [];

@@ -5,28 +5,28 @@ import type { Diagnostic } from "../diagnostic.ts";
 import { createWarning } from "../diagnostic.ts";
 
 /*
- * libvirt puts back its rules only when it starts: somebody who flushed them has opened the guests, until then. Which
- * networks should have some is in files that are root's alone (isolated ones do, those of forward mode `open` do not).
- * So what was there and is gone while its bridge stayed is told, and what never was there is not.
+ * libvirt restores its rules only when it starts: after another program flushed them, the guests are open until then.
+ * Only root can read which networks should have rules (isolated ones have, those of forward mode `open` have not). So
+ * kvmnatd reports rules that it has seen and that vanished while their bridge stayed.
  */
 
 /** A bridge for which libvirt had rules, in one family. */
 export interface BridgeWithLibvirtRules {
   readonly family: Family;
   readonly bridge: string;
-  /** The bridge's number: one that was made anew is another network, perhaps of another kind. */
+  /** The bridge's index: a bridge that was created again is another network, perhaps of another kind. */
   readonly ifindex: number;
-  /** Since when there are none (epoch ms); absent while there are. */
-  readonly goneAtMs?: number;
+  /** When its rules vanished, epoch ms; undefined while they exist. */
+  readonly goneAtMs: number | undefined;
 }
 
-/** libvirt itself takes its rules away for 0.4 s when it starts or changes a network, longer on a busy host. */
+/** Timeout for rules to come back: libvirt removes them for 0.4 s when it starts or changes a network, longer under load. */
 export const GONE_MS = 5000;
 
 /**
  * @param before what the previous pass found; empty at start: rules flushed before the start cannot be noticed
- * @param sides of each family what the kernel has in either variant of iptables; none where it cannot be read
- * @param up bridges that are up, with their numbers
+ * @param sides by family, the rulesets of both variants of iptables; empty when they cannot be read
+ * @param up the indexes of the bridges that are up
  */
 export function trackLibvirtRules(
   before: readonly BridgeWithLibvirtRules[],
@@ -37,7 +37,7 @@ export function trackLibvirtRules(
   const seen = [...sides].flatMap(([family, actuals]) =>
     [...new Set(actuals.flatMap(rejectedBridges))].flatMap((bridge): readonly BridgeWithLibvirtRules[] => {
       const ifindex = up.get(bridge);
-      return ifindex === undefined ? [] : [{ family, bridge, ifindex }];
+      return ifindex === undefined ? [] : [{ family, bridge, ifindex, goneAtMs: undefined }];
     }),
   );
   const missing = before.filter(
@@ -46,19 +46,19 @@ export function trackLibvirtRules(
       !seen.some(({ family, bridge }) => family === each.family && bridge === each.bridge),
   );
   const gone = missing.map((each) => {
-    // What cannot be read at the moment is not gone.
+    // Rules that cannot be read now have not vanished.
     const isRead = (sides.get(each.family) ?? []).length > 0;
     return isRead ? { ...each, goneAtMs: Math.min(each.goneAtMs ?? nowMs, nowMs) } : each;
   });
   return [...seen, ...gone];
 }
 
-/** @returns what is told, and when to look again (epoch ms) before that is certain */
+/** @returns the problems, and when rules that vanished lately become one, epoch ms */
 export function findFlushedBridges(
-  guarded: readonly BridgeWithLibvirtRules[],
+  bridges: readonly BridgeWithLibvirtRules[],
   nowMs: number,
-): { readonly problems: readonly Diagnostic[]; readonly wakeAtMs?: number } {
-  const gone = guarded.flatMap(({ family, bridge, goneAtMs }) =>
+): { readonly problems: readonly Diagnostic[]; readonly wakeAtMs: number | undefined } {
+  const gone = bridges.flatMap(({ family, bridge, goneAtMs }) =>
     goneAtMs === undefined ? [] : [{ family, bridge, certainAtMs: goneAtMs + GONE_MS }],
   );
   const certain = Map.groupBy(
@@ -67,11 +67,11 @@ export function findFlushedBridges(
   );
   const waits = gone.map(({ certainAtMs }) => certainAtMs).filter((at) => at > nowMs);
   const problems = [...certain].map(([family, rows]) => {
-    const bridges = rows.map(({ bridge }) => bridge).join(", ");
+    const names = rows.map(({ bridge }) => bridge).join(", ");
     const message =
-      `libvirt's IPv${family} rules for ${bridges} are gone, somebody flushed them: guests there are open to whoever ` +
-      "routes to them, and not masqueraded; `systemctl restart libvirtd` (or virtnetworkd) puts them back";
+      `libvirt's IPv${family} rules for ${names} are gone, another program flushed them: guests there are open to every host that ` +
+      "routes to them, and not masqueraded; `systemctl restart libvirtd` (or virtnetworkd) restores them";
     return createWarning("libvirt-rules-missing", message);
   });
-  return waits.length === 0 ? { problems } : { problems, wakeAtMs: Math.min(...waits) };
+  return { problems, wakeAtMs: waits.length === 0 ? undefined : Math.min(...waits) };
 }

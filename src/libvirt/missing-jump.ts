@@ -4,22 +4,24 @@ import type { Diagnostic } from "../diagnostic.ts";
 import { createError, createWarning } from "../diagnostic.ts";
 
 /**
- * libvirt puts back the jumps to its chains only when it starts: somebody who flushed its way through FORWARD has opened
- * the guests to whoever routes to them, until then. That is not ours to mend, but it must not go unseen.
+ * Finds jumps to libvirt's chains that another program has flushed. libvirt restores them only when it starts; until then
+ * every host that routes to the guests reaches them. kvmnatd reports it and changes nothing.
  */
 export function findMissingJump(actual: Actual | undefined): readonly Diagnostic[] {
   if (actual === undefined) return [];
   const jumps = actual.tables.filter.get("FORWARD")?.map((rule) => targetOf(rule)) ?? [];
   const nftJumps = ruleTexts(actual, "forward");
   return [
-    ...(jumps.includes("LIBVIRT_FWI") ? [] : tellMissing("LIBVIRT_FWI", "FORWARD", iptablesBridges(actual))),
+    ...(jumps.includes("LIBVIRT_FWI")
+      ? []
+      : describeMissing("LIBVIRT_FWI", "FORWARD", iptablesBridges(actual))),
     ...(nftJumps.some((rule) => /\bjump guest_input\b/.test(rule))
       ? []
-      : tellMissing("guest_input", "the chain forward of table libvirt_network", nftBridges(actual))),
+      : describeMissing("guest_input", "the chain forward of table libvirt_network", nftBridges(actual))),
   ];
 }
 
-/** Bridges to which libvirt rejects what comes in unasked, in either of its backends. */
+/** @returns the bridges for which libvirt rejects new connections from outside, in either of its backends */
 export function rejectedBridges(actual: Actual): readonly string[] {
   return [...iptablesBridges(actual), ...nftBridges(actual)];
 }
@@ -38,18 +40,18 @@ function ruleTexts(actual: Actual | undefined, chain: string): readonly string[]
   return actual?.libvirt?.get(chain)?.map(({ rule }) => rule) ?? [];
 }
 
-function tellMissing(chain: string, from: string, bridges: readonly string[]): readonly Diagnostic[] {
+function describeMissing(chain: string, from: string, bridges: readonly string[]): readonly Diagnostic[] {
   if (bridges.length === 0) return [];
   const message =
-    `libvirt's jump to ${chain} is missing from ${from}, somebody flushed it: guests on ${bridges.join(", ")} are ` +
-    "open to whoever routes to them; `systemctl restart libvirtd` puts it back";
+    `libvirt's jump to ${chain} is missing from ${from}, another program flushed it: guests on ${bridges.join(", ")} are ` +
+    "open to every host that routes to them; `systemctl restart libvirtd` restores it";
   return [createWarning("libvirt-jump-missing", message)];
 }
 
 /**
- * Packets pass both variants of iptables: what libvirt rejects in the other one is rejected, whatever is let in here.
- * @param used which variant kvmnatd uses
- * @param other what the other one has
+ * Finds libvirt's rejects in the other variant of iptables. Packets pass both variants, so kvmnatd's accepts do not help.
+ * @param used the variant that kvmnatd uses
+ * @param other the rules of the other variant
  */
 export function findRejectElsewhere(
   used: Variant,

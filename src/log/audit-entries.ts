@@ -20,7 +20,7 @@ export interface LogEntry {
   readonly action?: "add" | "remove";
   readonly pass?: number;
   readonly reason?: string;
-  /** Of its kind guests can make as many as they like: so many are told a minute, see tell-problems.ts. */
+  /** Key of its rate limit, for lines that a guest can cause without end, see problem-log.ts. */
   readonly quota?: string;
 }
 

@@ -1,7 +1,7 @@
 import { isOwnedChain, splitOptions, targetOf } from "./ruleset.ts";
 import type { Chains, Jump, RuleOption, RuleText } from "./ruleset.ts";
 
-/** Tells which rules must not stand before this one. */
+/** @returns a test for the rules of the chain that must not precede this one */
 export function findObstacles(jump: Jump, chains: Chains, policyDrops: boolean): (rule: RuleText) => boolean {
   const { mustPrecedeRejectsFor: rejected, mustPrecedeAcceptsFor: guarded } = jump;
   if (rejected !== undefined) return findRejects(rejected, chains, policyDrops);
@@ -12,7 +12,7 @@ const GOES_ON_OR_DROPS: ReadonlySet<string> = new Set(
   "DROP CT NOTRACK TRACE LOG NFLOG MARK CONNMARK SET".split(" "),
 );
 
-/** Whether what comes from the bridge may never get to the rules behind this one; chains of others may do anything. */
+/** Whether packets from the bridge may pass without reaching the rules behind this one; a foreign chain may do anything. */
 function mayLetPast(rule: RuleText, bridge: string): boolean {
   const target = targetOf(rule);
   if (target === undefined || GOES_ON_OR_DROPS.has(target)) return false;
@@ -20,19 +20,19 @@ function mayLetPast(rule: RuleText, bridge: string): boolean {
   return link === undefined || isLink(link, bridge);
 }
 
-/** Whether `-i` or `-o` means this bridge: `virbr+` is each whose name begins so. */
+/** Whether `-i` or `-o` matches this bridge: `virbr+` matches every name that begins with `virbr`. */
 function isLink({ negated, values: [name = ""] }: RuleOption, bridge: string): boolean {
   const matches = name.endsWith("+") ? bridge.startsWith(name.slice(0, -1)) : name === bridge;
   return matches !== negated;
 }
 
-/** What becomes of every new connection to a bridge that comes to a rule, or into a chain. */
+/** What becomes of every new connection to a bridge that reaches a rule or a chain. */
 type Fate = "rejected" | "accepted" | "returned" | "goes on";
 
 /**
- * Tells whether a rule of a built-in chain would reject every new connection to one of the bridges: REJECT or DROP
- * without a condition (or with no other than `-o` that means the bridge), a jump to a chain that does so before it accepts or returns, as
- * libvirt's LIBVIRT_FWI, or a return to a policy of DROP. Each rule is read once, and each chain looked at once a bridge.
+ * Finds the rules of a built-in chain that reject every new connection to one of the bridges: REJECT or DROP without a
+ * condition other than `-o` for the bridge; a jump to a chain that does so before it accepts or returns, such as
+ * libvirt's LIBVIRT_FWI; or a return to the policy DROP. Each rule is parsed once, and each chain walked once per bridge.
  */
 function findRejects(
   bridges: readonly string[],
@@ -45,7 +45,7 @@ function findRejects(
     const fateIn = (chain: string): Fate => {
       const known = fates.get(chain);
       if (known !== undefined) return known;
-      // Where chains lead in circles, which the kernel does not allow, it has come back to where it was.
+      // Ends a walk in a circle of chains, which the kernel does not allow.
       fates.set(chain, "goes on");
       let fate: Fate = "goes on";
       for (const rule of chains.get(chain) ?? []) {
@@ -57,7 +57,7 @@ function findRejects(
       return fate;
     };
     const fateAt = (rule: RuleText): Fate => {
-      const step = remember(steps, rule, () => toStep(rule) ?? null);
+      const step = memoize(steps, rule, () => toStep(rule) ?? null);
       if (step === null || (step.link !== undefined && !isLink(step.link, bridge))) return "goes on";
       const final = FINAL.get(step.target);
       if (final !== undefined) return final;
@@ -74,7 +74,7 @@ function findRejects(
     });
 }
 
-function remember<T>(known: Map<string, T>, key: string, find: () => T): T {
+function memoize<T>(known: Map<string, T>, key: string, find: () => T): T {
   const value = known.get(key);
   if (value !== undefined) return value;
   const found = find();
@@ -82,8 +82,8 @@ function remember<T>(known: Map<string, T>, key: string, find: () => T): T {
   return found;
 }
 
-// LIBVIRT_FWI is empty while its network is down, and full again when it comes up: the place before it is the right one
-// already.
+// LIBVIRT_FWI is empty while its network is down and rejects again when the network comes up: our jump precedes it in
+// both states.
 const FINAL: ReadonlyMap<string, Fate> = new Map([
   ["REJECT", "rejected"],
   ["DROP", "rejected"],
@@ -92,17 +92,17 @@ const FINAL: ReadonlyMap<string, Fate> = new Map([
   ["RETURN", "returned"],
 ]);
 
-/** Where a rule sends all that goes to a bridge, whatever it is. */
+/** A rule that matches everything that goes to a bridge. */
 interface Step {
   readonly target: string;
   readonly isGoto: boolean;
-  /** `-o`; absent: whatever goes anywhere. */
-  readonly link?: RuleOption;
+  /** Its `-o`; undefined: it matches packets to every interface. */
+  readonly link: RuleOption | undefined;
 }
 
 const NO_CONDITION: ReadonlySet<string> = new Set(["-j", "-g", "--comment", "--reject-with"]);
 
-/** @returns undefined for one that concerns only some of it, or leads to a chain of ours */
+/** @returns undefined for a rule that matches only some packets, or jumps to a chain of ours */
 function toStep(rule: RuleText): Step | undefined {
   const target = targetOf(rule);
   if (target === undefined || isOwnedChain(target)) return undefined;
@@ -112,6 +112,6 @@ function toStep(rule: RuleText): Step | undefined {
   );
   const isGoto = options.some(({ flag }) => flag === "-g");
   const [link, second] = conditions;
-  if (link === undefined) return { target, isGoto };
+  if (link === undefined) return { target, isGoto, link };
   return second === undefined && link.flag === "-o" ? { target, isGoto, link } : undefined;
 }

@@ -5,12 +5,12 @@ import { optionOf } from "./ruleset.ts";
 import type { Actual, LibvirtTable, NftRule, RuleText } from "./ruleset.ts";
 
 /*
- * libvirt's nftables backend rejects in a base chain of its own, and no accept elsewhere overrules that. What survives
- * its restarts, reloads and net-starts is a chain of ours in its table, with one jump before its own:
+ * libvirt's nftables backend rejects in its own base chain, and no accept elsewhere overrules that. A chain of ours in
+ * libvirt's table, with one jump before libvirt's, survives libvirt's restarts, reloads and net-starts:
  *
  *   table ip libvirt_network
  *     chain forward      jump kvmnatd, jump guest_cross, jump guest_input (rejects), jump guest_output
- *     chain kvmnatd      accepts what was redirected, and the answers to it
+ *     chain kvmnatd      accepts redirected packets and the replies to them
  */
 export const LIBVIRT_TABLE = "libvirt_network";
 const OUR_CHAIN = "kvmnatd";
@@ -22,7 +22,7 @@ interface NftChangeBase {
   readonly chain: string;
 }
 
-/** One step between actual and desired, in libvirt's own table. */
+/** One step from the actual to the desired rules in libvirt's own table. */
 export type NftChange = NftChangeBase &
   (
     | { readonly kind: "create-chain" | "delete-chain" }
@@ -36,17 +36,17 @@ export type NftChange = NftChangeBase &
     | { readonly kind: "add"; readonly rule: RuleText; readonly last: boolean }
   );
 
-/** A line ends where no quote is open: nft prints the line breaks of a comment as they are, and escapes nothing. */
+/** A line ends where no quote is open, because nft prints the line breaks of a comment as they are and escapes nothing. */
 const LINE = /(?:[^"\n]+|"[^"]*"(?=[\s,]|$)|")+/g;
 
-/** Reads what `nft --stateless --handle list table` printed (nftables 1.0.6 to 1.1.7). */
+/** Parses the output of `nft --stateless --handle list table` (nftables 1.0.6 to 1.1.7). */
 export function parseLibvirtTable(text: string): LibvirtTable {
   const chains = new Map<string, NftRule[]>();
   let rules: NftRule[] | undefined;
   for (const line of text.match(LINE) ?? []) {
     const chain = /^\tchain (\S+) \{/.exec(line)?.[1];
     if (chain !== undefined) {
-      // nft 1.0.6, asked while others change rules of theirs, was seen to list a chain again and again, without its rules.
+      // While other programs change rules, nft 1.0.6 was seen to list a chain several times without its rules.
       rules = chains.get(chain) ?? [];
       chains.set(chain, rules);
       continue;
@@ -59,8 +59,8 @@ export function parseLibvirtTable(text: string): LibvirtTable {
 }
 
 /**
- * Bridges whose rules libvirt has in its nftables table. While it rewrites them, which takes it 0.3 s, they are in
- * neither place: then what is there of ours tells, unless the rules have come up on the iptables side.
+ * Finds the bridges whose rules libvirt keeps in its nftables table. While libvirt rewrites its rules (about 0.3 s), a
+ * bridge is in neither backend. Until its rules appear in iptables, kvmnatd's own rules show which backend was used.
  */
 export function findNftBridges(actual: Actual | undefined): ReadonlySet<string> {
   const table = actual?.libvirt;
@@ -75,7 +75,7 @@ function bridgesIn(rules: readonly NftRule[] = []): readonly string[] {
   return rules.flatMap(({ rule }) => /^oif(?:name)? "([^"]+)"/.exec(rule)?.slice(1) ?? []);
 }
 
-/** Rules of our chain for one network. By name: an interface's number changes with every net-start. */
+/** Builds the rules of our chain for one network. They name the bridge, because its index changes with every net-start. */
 export function nftForwardRules(bridge: string, cidr: Cidr): readonly RuleText[] {
   const ip = cidr.family === 4 ? "ip" : "ip6";
   const end = `ct status dnat counter accept comment "${sharedComment(bridge)}"`;
@@ -86,8 +86,8 @@ export function nftForwardRules(bridge: string, cidr: Cidr): readonly RuleText[]
 }
 
 /**
- * @param desired rules of our chain; none: no chain and no jump
- * @param actual libvirt's table; undefined: its nftables backend is not in use, and never do we make that table
+ * @param desired rules of our chain; empty: neither chain nor jump
+ * @param actual libvirt's table, which kvmnatd never creates; undefined: libvirt's nftables backend is not in use
  */
 export function diffLibvirtTable(
   desired: readonly RuleText[],
@@ -109,7 +109,7 @@ export function diffLibvirtTable(
   ];
 }
 
-/** The one jump, before everything that may reject; whatever else carries its comment in libvirt's chains goes. */
+/** Keeps one jump before every rule that may reject; every other rule with its comment in libvirt's chains goes. */
 function diffJump(wanted: boolean, actual: LibvirtTable): readonly NftChange[] {
   const forward = actual.get(FORWARD) ?? [];
   const first = forward.findIndex(
@@ -136,7 +136,7 @@ function isOwned(rule: RuleText): boolean {
   );
 }
 
-/** Without what stands in quotes: a comment may say anything. (nft knows no quote inside quotes.) */
+/** Removes quoted text, because a comment may contain anything. (nft has no quote inside quotes.) */
 function wordsOf(rule: RuleText): string {
   return rule.replaceAll(/"[^"]*"/g, '""');
 }
@@ -147,7 +147,7 @@ function change(chain: string, step: Step): NftChange {
   return { table: LIBVIRT_TABLE, chain, ...step };
 }
 
-/** Input for `nft -f`: one transaction; fails whole when libvirt's table has gone. */
+/** @returns input for `nft -f`, one transaction; it fails as a whole when libvirt's table has gone */
 export function renderNft(family: Family, changes: readonly NftChange[]): string {
   return changes.map((each) => `${renderNftChange(family, each)}\n`).join("");
 }

@@ -2,44 +2,44 @@ import type { Family } from "../net/address.ts";
 import { CHAIN_PREFIX, MARK } from "./ownership.ts";
 
 /*
- * Docker changes a handful of rules with each container, and a look at ours each time would cost more than all else that
- * kvmnatd does. What another program adds or removes concerns us where it may be one of ours, or stand in the way of one:
+ * Docker changes several rules with each container. Reading all rules each time would cost more than everything else that
+ * kvmnatd does. A rule that another program adds or removes matters only if it may be one of ours or precede one of ours:
  *
  *   table, chain                      | added                          | removed
  *   ----------------------------------+--------------------------------+------------------------------
- *   of libvirt's or of ours, anywhere | yes                            | yes
- *   raw PREROUTING                    | unless it drops and no more    | unless it was seen to be added
- *   other chains of raw               | unless it drops and no more    | no
- *   filter FORWARD                    | unless it accepts and no more  | unless it was seen to be added
+ *   libvirt's or ours, anywhere       | yes                            | yes
+ *   raw PREROUTING                    | unless it only drops           | unless kvmnatd saw it added
+ *   other chains of raw               | unless it only drops           | no
+ *   filter FORWARD                    | unless it only accepts         | unless kvmnatd saw it added
  *   filter INPUT, OUTPUT              | no                             | no
- *   other chains of filter            | unless it accepts and no more  | unless it was seen to be added
- *   nat PREROUTING                    | if inserted: it may have ports | unless it was seen to be appended
- *   nat OUTPUT, POSTROUTING           | no: order does not matter      | unless it was seen to be added
+ *   other chains of filter            | unless it only accepts         | unless kvmnatd saw it added
+ *   nat PREROUTING                    | if inserted: it may have ports | unless kvmnatd saw it appended
+ *   nat OUTPUT, POSTROUTING           | no: order does not matter      | unless kvmnatd saw it added
  *   other chains of nat               | no                             | no
  *
- * Of what goes the kernel tells the number alone, so those of others' rules are remembered. What is in the way of which
- * of ours, obstacles.ts says. All of this holds where the rules are as they should be; while somebody's are in the way,
- * it may be these that go.
+ * The kernel reports a removed rule only by its handle, so the handles of foreign rules are remembered. jump-position.ts
+ * decides which rule is in the way of which of ours. The table holds while the rules are as desired; while a foreign rule
+ * is in the way, its removal matters too.
  */
 
-/** A rule that came or went, as `nft -a monitor rules` prints it. */
+/** A rule that was added or removed, as `nft -a monitor rules` prints it. */
 export interface RuleEvent {
   readonly verb: "add" | "insert" | "delete" | "replace";
   readonly family: Family;
   readonly table: string;
   readonly chain: string;
-  /** The rule; empty when it went. */
+  /** The rule; empty when it was removed. */
   readonly text: string;
-  /** Its number in its table; a rule that takes another's place may keep it. Absent where a comment breaks the line. */
+  /** Its handle in its table; a replacing rule may keep it. Undefined when a comment breaks the line. */
   readonly handle: string | undefined;
-  /** Whether that is all of it: nft 1.0.6 and 1.1.3 leave two blanks for what they cannot print, as iptables' comments. */
+  /** Whether the text is complete: nft 1.0.6 and 1.1.3 print two blanks for what they cannot print, such as iptables' comments. */
   readonly isWhole: boolean;
 }
 
 const EVENT = /^(add|insert|delete|replace) rule (ip6?) (raw|filter|nat|libvirt_network) (\S+)(.*)$/;
 const HANDLE = /(?: #)? handle (\d+)$/;
 
-/** @returns undefined for what is in no table that kvmnatd looks at */
+/** @returns undefined for an event in a table that kvmnatd does not read */
 export function parseRuleEvent(line: string): RuleEvent | undefined {
   const [, verb, ip, table = "", chain = "", rest = ""] = EVENT.exec(line) ?? [];
   if (verb === undefined) return undefined;
@@ -55,28 +55,28 @@ export function parseRuleEvent(line: string): RuleEvent | undefined {
 }
 
 export interface ForeignRules {
-  /** What others did: whether it may concern us. */
+  /** Whether an event of another program may concern our rules. */
   concerns(event: RuleEvent): boolean;
-  /** What we may have done ourselves. */
+  /** Records an event that kvmnatd may have caused itself. */
   sawOwn(event: RuleEvent): void;
-  /** Events may have been missed. */
+  /** Forgets all handles, because events may have been missed. */
   forget(): void;
 }
 
-/** A host may have more rules of others where ours are: then those that go are looked for. */
-const REMEMBERED_MAX = 10_000;
+/** Maximum number of remembered handles. Beyond it, removals of foreign rules cause a pass. */
+const MAX_REMEMBERED = 10_000;
 
-/** Remembers which rules are others' where ours are as well. */
+/** Remembers the handles of foreign rules in the chains that have rules of ours too. */
 export function createForeignRules(): ForeignRules {
   const others = new Set<string>();
 
-  /** Whether it was others'. A new table's numbers begin anew: none may stay behind. */
+  /** Whether the rule was foreign. Handles begin again in a new table, so none may stay. */
   function remove({ family, table, handle }: RuleEvent): boolean {
     return others.delete(`${family} ${table} ${handle}`);
   }
 
   function remember({ family, table, handle }: RuleEvent): void {
-    if (others.size >= REMEMBERED_MAX) others.clear();
+    if (others.size >= MAX_REMEMBERED) others.clear();
     others.add(`${family} ${table} ${handle}`);
   }
 
@@ -84,7 +84,7 @@ export function createForeignRules(): ForeignRules {
     concerns(event) {
       if (event.verb === "delete") return !remove(event) && mayConcernWhenGone(event);
       if (event.handle === undefined || isLibvirtsOrOurs(event)) return true;
-      // By its comment, which is not told, it may be one of ours.
+      // Its comment, which nft does not print, may mark it as ours.
       if (mayHaveBeenOurs(event) && !event.isWhole) return true;
       if (mayHavePorts(event)) return true;
       if (mayConcernWhenGone(event)) remember(event);
@@ -101,12 +101,12 @@ function isLibvirtsOrOurs({ verb, table, chain, text }: RuleEvent): boolean {
 
 const SPECIAL = new RegExp(`\\b(?:${CHAIN_PREFIX}|LIBVIRT_|${MARK})`);
 
-/** Unless it is known to have been others', and to have come when all was well without it. */
+/** Whether a removed rule may have been ours, or in the way, if its handle is not remembered. */
 function mayConcernWhenGone(event: RuleEvent): boolean {
   return mayHaveBeenOurs(event) || isForwarding(event);
 }
 
-/** Where rules of ours stand, and libvirt's. */
+/** Whether the chain has rules of ours or of libvirt. */
 function mayHaveBeenOurs({ table, chain }: RuleEvent): boolean {
   return table === "libvirt_network" || SPECIAL.test(chain) || SHARED.has(`${table} ${chain}`);
 }
@@ -119,7 +119,7 @@ const SHARED: ReadonlySet<string> = new Set([
   "nat POSTROUTING",
 ]);
 
-/** See rules-before.ts. What is appended stands behind ours. */
+/** Whether the rule may shadow ours, see shadowing-rules.ts. An appended rule stands behind ours. */
 function mayHavePorts({ verb, table, chain }: RuleEvent): boolean {
   return verb === "insert" && table === "nat" && chain === "PREROUTING";
 }
@@ -129,11 +129,11 @@ function mayBeInTheWay({ table, chain, text }: RuleEvent): boolean {
   return isForwarding({ table, chain }) && !ACCEPTS.test(text);
 }
 
-/** FORWARD, and what it may lead to. What accepts or returns there may keep a packet from what rejects behind it. */
+/** FORWARD and the chains that it may jump to: an accept or return there may keep a packet from a later reject. */
 function isForwarding({ table, chain }: Pick<RuleEvent, "table" | "chain">): boolean {
   return table === "filter" && chain !== "INPUT" && chain !== "OUTPUT";
 }
 
-/** A chain may be called so. */
+/** Not preceded by a jump, because a chain may have this name. */
 const DROPS = /(?<! jump| goto) drop$/;
 const ACCEPTS = /(?<! jump| goto) accept$/;

@@ -1,26 +1,26 @@
 import type { Actual, Chains, Table } from "./ruleset.ts";
 import { TABLES } from "./ruleset.ts";
 
-/** Packets and bytes that a rule has matched. */
+/** Number of packets and bytes that a rule has matched. */
 interface Counters {
   readonly packets: number;
   readonly bytes: number;
 }
 
-/** A rule with what it has matched. */
+/** A rule with its counters. */
 export interface CountedRule {
   readonly rule: string;
   readonly counters: Counters;
 }
 
 export interface SaveText extends Actual {
-  /** Tables that iptables cannot read because somebody put native nftables rules into them. */
+  /** Tables that iptables cannot read because another program put native nftables rules into them. */
   readonly incompatible: readonly string[];
 }
 
 /**
- * Reads what `iptables-save` printed. Foreign rules are kept as they stand.
- * An unreadable table is no failure of iptables-save: it prints a comment about it and exits with 0 (iptables 1.8).
+ * Parses the output of `iptables-save`. Foreign rules are kept as they are.
+ * For a table that it cannot read, iptables-save prints a comment and exits with 0 (iptables 1.8).
  */
 export function parseSave(text: string): SaveText {
   const tables: Record<Table, Map<string, string[]>> = { raw: new Map(), filter: new Map(), nat: new Map() };
@@ -44,7 +44,7 @@ export function parseSave(text: string): SaveText {
   return { tables: tables satisfies Record<Table, Chains>, dropping, incompatible };
 }
 
-/** A line ends where no quote is open: iptables-save prints the line breaks of a comment as they are. */
+/** A line ends where no quote is open, because iptables-save prints the line breaks of a comment as they are. */
 const LINE = /(?:[^"\n]+|(?<= )"(?:[^"\\]|\\.)*"(?=[ \n]|$)|")+/gs;
 
 function splitLines(text: string): readonly string[] {
@@ -52,7 +52,7 @@ function splitLines(text: string): readonly string[] {
   return lines.some(mayBeOpen) ? (text.match(LINE) ?? []) : lines;
 }
 
-/** Of a hundred thousand rules with comments hardly one is: there the last quote opens, or is one of the comment's own. */
+/** A cheap test, true for hardly any of 100,000 rules: the last quote opens a word, or is one of the comment's own. */
 function mayBeOpen(line: string): boolean {
   const before = line[line.lastIndexOf('"') - 1];
   return before === " " || before === "\\";
@@ -72,7 +72,7 @@ function addRule(table: Map<string, string[]> | undefined, line: string): void {
   table?.get(chain)?.push(end === -1 ? "" : line.slice(end + 1));
 }
 
-/** Reads the counters of one chain from `iptables-save -c`, in the chain's order. */
+/** Parses the counters of the chains with this prefix from `iptables-save -c`, in the order of the rules. */
 export function parseCounters(text: string, chainPrefix: string): readonly CountedRule[] {
   const found = [];
   for (const line of splitLines(text)) {

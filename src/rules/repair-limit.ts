@@ -16,7 +16,7 @@ const MAX_TRIES_PER_MINUTE = 1;
 /** The repairs of the last minute, by the location of the rule. */
 export interface RepairHistory {
   readonly repairs: RecentEvents;
-  /** Locations that kvmnatd leaves to another program, but for one try per minute. */
+  /** Locations that kvmnatd leaves to another program, except for one try per minute. */
   readonly backedOff: ReadonlySet<string>;
 }
 

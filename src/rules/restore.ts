@@ -34,8 +34,8 @@ function countRules(diff: Diff): number {
 }
 
 /**
- * The same diff, with the chains of ours that lose a rule written anew instead of rule by rule.
- * @param desired what the diff leads to
+ * Replaces the changes of each own chain that loses a rule by flushing and rewriting the chain.
+ * @param desired the ruleset after the diff
  */
 export function rewriteOwnChains(diff: Diff, desired: Desired): Diff {
   const losing = diff.filter(
@@ -61,7 +61,7 @@ export function rewriteOwnChains(diff: Diff, desired: Desired): Diff {
   return [...rewritten, ...kept];
 }
 
-/** Rules of ours that go from chains of others for good; one that moves within its chain is none. */
+/** @returns removals of our rules from foreign chains, without those of rules that only move within their chain */
 export function findObsoleteForeignChainRules(diff: Diff): readonly Removal[] {
   return withoutMoves(diff, findMoves(diff)).filter(
     (change): change is Removal => change.kind === "remove" && !isNft(change) && change.place !== undefined,
@@ -71,19 +71,19 @@ export function findObsoleteForeignChainRules(diff: Diff): readonly Removal[] {
 type Removal = IptablesChange & { readonly kind: "remove" };
 
 export function withoutObsoleteForeignChainRules(diff: Diff): Diff {
-  const strays: ReadonlySet<Change> = new Set(findObsoleteForeignChainRules(diff));
-  return diff.filter((change) => !strays.has(change));
+  const obsolete: ReadonlySet<Change> = new Set(findObsoleteForeignChainRules(diff));
+  return diff.filter((change) => !obsolete.has(change));
 }
 
 /**
- * The same diff, with strays named by their places, for those that iptables cannot delete by their own words. From the
- * end: so that no place moves before it is used.
- * @param diff from what was read just now
+ * Deletes obsolete rules in foreign chains by position, for rules that iptables cannot delete by their text. The last one
+ * goes first, so that no position changes before it is used.
+ * @param diff against a ruleset that was read just now
  */
 export function removeByPlace(diff: Diff): Diff {
-  const byPlace = findObsoleteForeignChainRules(diff).map((stray): Change => ({
-    ...stray,
-    rule: `${stray.place}`,
+  const byPlace = findObsoleteForeignChainRules(diff).map((removal): Change => ({
+    ...removal,
+    rule: `${removal.place}`,
   }));
   return [...byPlace.toReversed(), ...withoutObsoleteForeignChainRules(diff)];
 }
@@ -92,15 +92,15 @@ function isNft(change: Change): change is NftChange {
   return change.table === LIBVIRT_TABLE;
 }
 
-/** One atomic step: a `*table ... COMMIT` of iptables-restore. */
+/** One transaction: `*table ... COMMIT` of iptables-restore. */
 interface Section {
   readonly table: Table;
   readonly changes: readonly IptablesChange[];
 }
 
 /**
- * Orders a diff so that no port is open before it leads somewhere: what guards and what lets in comes first,
- * then what redirects; on the way back the other way round. Each section is all or nothing.
+ * Orders a diff so that no port is open before it leads to its guest: guards and accepts come first, then redirects, and
+ * in reverse when rules go.
  */
 function planSections(diff: Diff): readonly Section[] {
   const of = (table: Table): readonly IptablesChange[] =>
@@ -120,7 +120,7 @@ function isGrowing(changes: readonly Change[]): boolean {
   return changes.some((change) => change.kind === "add");
 }
 
-/** Input for `iptables-restore --noflush`; empty where it asks for nothing in iptables' tables. */
+/** @returns input for `iptables-restore --noflush`; empty without changes in iptables' tables */
 export function renderRestore(diff: Diff): string {
   return planSections(diff)
     .map(
@@ -130,10 +130,10 @@ export function renderRestore(diff: Diff): string {
     .join("");
 }
 
-/** A change in the words of a command line, for people: `iptables -t nat -A KVMNATD-DNAT ...`. */
+/** Prints a change as a command for people: `iptables -t nat -A KVMNATD-DNAT ...`. */
 export function commandOf(family: Family, change: Change): string {
   if (isNft(change)) {
-    // A handle tells a reader nothing: the rule does.
+    // A reader needs the rule, not its handle.
     const ip = family === 4 ? "ip" : "ip6";
     return change.kind === "remove"
       ? `nft delete rule ${ip} ${change.table} ${change.chain} ${oneLine(change.rule)}`
@@ -158,7 +158,7 @@ function renderChange(change: IptablesChange): string {
   }
 }
 
-/** A foreign comment may hold line breaks, and what comes after one would be a command of its own. No such rule is found by its words. */
+/** Text after a line break in a foreign comment would be a command. iptables finds no such rule by its text anyway. */
 function oneLine(rule: RuleText): string {
   return rule.replaceAll(/[\r\n]/g, " ");
 }

@@ -5,25 +5,25 @@ import { CHAIN_PREFIX, GUARD_COMMENT, JUMP_COMMENT, MARK } from "./ownership.ts"
 export type Table = "raw" | "filter" | "nat";
 export const TABLES: readonly Table[] = ["raw", "filter", "nat"];
 
-/** Which of iptables' two implementations. */
+/** One of iptables' two implementations. */
 export type Variant = "nft" | "legacy";
 
-/** A rule in iptables' own words, without `-A CHAIN`: the text that iptables-save prints. */
+/** A rule as iptables-save prints it, without `-A CHAIN`. */
 export type RuleText = string;
 
 /** The rules of one table, by chain, in order. */
 export type Chains = ReadonlyMap<string, readonly RuleText[]>;
 
-/** What should be, in one family. */
+/** The desired ruleset of one family. */
 export interface Desired {
-  /** Chains of ours, whole. */
+  /** The complete chains that kvmnatd owns. */
   readonly chains: Readonly<Record<Table, Chains>>;
   readonly jumps: readonly Jump[];
-  /** Rules of our chain in libvirt's own nftables table; none where libvirt uses iptables. */
+  /** Rules of our chain in libvirt's own nftables table; empty when libvirt uses iptables. */
   readonly libvirt: readonly RuleText[];
 }
 
-/** A rule of ours in a chain of the kernel's, mostly a jump to a chain of ours. */
+/** A rule of ours in a built-in chain, usually a jump to a chain of ours. */
 export interface Jump {
   readonly table: Table;
   readonly chain: string;
@@ -34,19 +34,19 @@ export interface Jump {
   readonly mustPrecedeAcceptsFor: string | undefined;
 }
 
-/** What the kernel has, in one family. Foreign chains are there to be looked at, never to be written. */
+/** The actual ruleset of one family. Foreign chains are read and never written. */
 export interface Actual {
   readonly tables: Readonly<Record<Table, Chains>>;
   /** `TABLE CHAIN` of the built-in chains whose policy is DROP. */
   readonly dropping: ReadonlySet<string>;
-  /** Absent where libvirt's nftables backend is not in use. */
+  /** Absent when libvirt's nftables backend is not in use. */
   readonly libvirt?: LibvirtTable;
 }
 
 /** libvirt's own nftables table, by chain. */
 export type LibvirtTable = ReadonlyMap<string, readonly NftRule[]>;
 
-/** A rule in nft's own words, and the number that nft deletes it by. */
+/** A rule as nft prints it, and the handle by which nft deletes it. */
 export interface NftRule {
   readonly rule: RuleText;
   readonly handle: number;
@@ -59,7 +59,7 @@ const NO_CHAINS: Readonly<Record<Table, Chains>> = {
 };
 export const NOTHING_DESIRED: Desired = { chains: NO_CHAINS, jumps: [], libvirt: [] };
 
-/** A quote within a word is none: of links' names iptables-save prints what is there. */
+/** A quote within a word has no meaning: iptables-save prints names of links as they are. */
 const WORD = /"(?:[^"\\]|\\.)*"(?=\s|$)|\S+/gs;
 
 interface Word {
@@ -67,7 +67,7 @@ interface Word {
   readonly quoted: boolean;
 }
 
-/** Splits a rule's text into words; iptables-save puts one with odd characters in double quotes, and escapes quotes and `\` in it. */
+/** Splits a rule into words. iptables-save quotes a word with unusual characters and escapes quotes and `\` in it. */
 function splitWords(rule: RuleText): readonly Word[] {
   const words = rule.match(WORD) ?? [];
   return words.map((word) =>
@@ -84,7 +84,7 @@ export interface RuleOption {
   readonly values: readonly string[];
 }
 
-/** Options whose value somebody chose freely: it may look like an option, and a plain one is not even quoted. */
+/** Options with a freely chosen value: it may look like an option, and a plain one is not quoted. */
 const FREE_VALUES: ReadonlySet<string> = new Set(
   (
     "-i -o --physdev-in --physdev-out --comment --log-prefix --nflog-prefix --string --name --hashlimit-name " +
@@ -109,13 +109,13 @@ export function splitOptions(rule: RuleText): readonly RuleOption[] {
 }
 
 /**
- * Two texts with one key are the same rule: iptables' versions and variants differ in the order of options,
- * in `-m tcp` where `-p tcp` says it already, and in `/32`.
+ * @returns the same key for all texts of one rule: versions and variants of iptables differ in the order of options, in
+ * `-m tcp` after `-p tcp`, and in `/32`
  */
 export function ruleKey(rule: RuleText): string {
   const options = splitOptions(rule);
   const protocol = options.find(({ flag }) => flag === "-p")?.values[0];
-  // A module may be a condition without having options: `-m socket`.
+  // A module without options may be a condition: `-m socket`.
   return options
     .filter(({ flag, values }) => flag !== "-m" || values[0] !== protocol)
     .map(({ negated, flag, values }) => `${negated ? "! " : ""}${flag} ${stripHostPrefix(values.join(" "))}`)
@@ -123,7 +123,7 @@ export function ruleKey(rule: RuleText): string {
     .join(" ");
 }
 
-/** A mask that leaves one address: `/32`, and `/128` of an IPv6 one. */
+/** Removes the mask of a single address: `/32`, or `/128` of an IPv6 address. */
 export function stripHostPrefix(value: string): string {
   return value.replace(value.includes(":") ? /\/128$/ : /\/32$/, "");
 }
@@ -132,7 +132,7 @@ export function optionOf(rule: RuleText, ...flags: readonly string[]): string | 
   return splitOptions(rule).find((option) => flags.includes(option.flag))?.values[0];
 }
 
-/** The chain or target that a rule goes to. */
+/** @returns the target or chain of `-j` or `-g` */
 export function targetOf(rule: RuleText): string | undefined {
   return optionOf(rule, "-j", "-g");
 }
@@ -154,8 +154,8 @@ export function isOwnedChain(name: string): boolean {
 }
 
 /**
- * Of the rules in chains of others, ours are those that go to a chain of ours, and those with the very comment of our
- * jumps or guards, whatever somebody made of them; everything else is foreign.
+ * Whether a rule in a foreign chain is ours: it jumps to a chain of ours, or has exactly the comment of our jumps or guards,
+ * even if another program edited it. Every other rule is foreign.
  */
 export function isOwnedRule(rule: RuleText): boolean {
   // Cheap test first: a host may have a hundred thousand foreign rules.

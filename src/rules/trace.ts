@@ -150,7 +150,7 @@ const COMPARED: ReadonlySet<string> = new Set(["-p", "-d", "--dport", "--dports"
 const NO_CONDITION: ReadonlySet<string> = new Set(
   "-j -g --comment --to --to-destination --to-ports --random --random-fully --persistent".split(" "),
 );
-/** Modules that are no condition without options. */
+/** Modules that only match by their options. */
 const BY_OPTIONS: ReadonlySet<string> = new Set(["comment", "tcp", "udp", "sctp", "multiport", "addrtype"]);
 
 function parseRule(rule: RuleText): {

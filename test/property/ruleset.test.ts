@@ -113,7 +113,7 @@ function foreignLines(fake: FakeIptables): readonly string[] {
     });
 }
 
-it("no two rules that are wanted in a chain are equal", () => {
+it("never wants two equal rules in one chain", () => {
   fc.assert(
     fc.property(stateOf, (state) => {
       const { chains, jumps, libvirt } = desiredOf(state);
@@ -126,8 +126,8 @@ it("no two rules that are wanted in a chain are equal", () => {
   );
 });
 
-describe("from any actual ruleset to any desired one", () => {
-  it("one restore makes them equal, and a second has nothing to do", () => {
+describe("one restore, from any actual to any desired ruleset", () => {
+  it("makes them equal, and leaves nothing for a second one", () => {
     fc.assert(
       fc.property(stateOf, forwardChain, (state, rules) => {
         const fake = start(rules);
@@ -137,7 +137,7 @@ describe("from any actual ruleset to any desired one", () => {
     );
   });
 
-  it("foreign rules come out as they went in", () => {
+  it("keeps foreign rules byte-identical", () => {
     fc.assert(
       fc.property(stateOf, forwardChain, (state, rules) => {
         const fake = start(rules);
@@ -148,7 +148,7 @@ describe("from any actual ruleset to any desired one", () => {
     );
   });
 
-  it("our jump stands before everything that rejects all", () => {
+  it("puts our jump before every rule that rejects everything", () => {
     fc.assert(
       fc.property(stateOf, forwardChain, (state, rules) => {
         const fake = start(rules);
@@ -167,8 +167,8 @@ describe("from any actual ruleset to any desired one", () => {
   });
 });
 
-describe("a walk over states", () => {
-  it("ends as a fresh start would", () => {
+describe("a sequence of states", () => {
+  it("ends like a fresh start", () => {
     fc.assert(
       fc.property(fc.array(stateOf, { minLength: 1, maxLength: 6 }), forwardChain, (states, rules) => {
         const fake = start(rules);
@@ -188,7 +188,7 @@ describe("a walk over states", () => {
     );
   });
 
-  it("leaves rules alone that stay: only what differs is written", () => {
+  it("writes only the rules of the guest that moved", () => {
     fc.assert(
       fc.property(stateOf, fc.nat(2), fc.integer({ min: 2, max: 250 }), (state, index, address) => {
         const fake = createFakeIptables();
@@ -204,7 +204,7 @@ describe("a walk over states", () => {
   });
 });
 
-it("the kernel's rules tell who holds the forwards", () => {
+it("reads the incumbents back from the rules in the kernel", () => {
   fc.assert(
     fc.property(stateOf, (state) => {
       fc.pre(hasOwnAddresses(state.guests));

@@ -55,7 +55,7 @@ describe("a lease that moves", () => {
     ]);
   });
 
-  it("leaves nothing to be said when it is merely renewed", async () => {
+  it("logs nothing when the lease is only renewed", async () => {
     const said = newLines();
     const rules = await world.rules("nat");
     await world.leases(leaseRow(WEB, { "expiry-time": Math.floor(Date.now() / 1000) + 7200 }));
@@ -183,7 +183,7 @@ describe("what is there stays", () => {
   });
 });
 
-it("what somebody flushes is there again within a second", async () => {
+it("restores flushed rules within a second", async () => {
   for (const table of ["nat", "filter"]) await world.lab.exec(["iptables-nft", "-t", table, "-F"]);
   await until(
     "the rules are back",
@@ -197,7 +197,7 @@ it("what somebody flushes is there again within a second", async () => {
 });
 
 describe("signals and second daemons", () => {
-  it("SIGHUP heals what somebody flushed, also where nobody tells of it", async () => {
+  it("restores flushed rules on SIGHUP, also without a rule monitor", async () => {
     await world.close();
     world = await createDaemonWorld("legacy");
     daemon = await world.start();

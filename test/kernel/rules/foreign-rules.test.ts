@@ -84,7 +84,7 @@ describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (v
     },
   );
 
-  it("a jump of ours to which somebody added a module without options is put right", async () => {
+  it("repairs a jump of ours to which another program added a module without options", async () => {
     const own = (await world.rules("nat")).match(/^-A PREROUTING .*/gm) ?? [];
     const at = own.findIndex((line) => line.includes("kvmnatd:@jump"));
     const words = (own[at] ?? "").replaceAll('"', "").split(" ").slice(2);
@@ -109,14 +109,14 @@ describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (v
     },
   );
 
-  it("a rule of ours that somebody made one that iptables cannot delete by its words is deleted", async () => {
+  it("deletes a rule of ours that another program edited so that iptables cannot delete it by its text", async () => {
     const recent = ["-m", "recent", "--name", "x", "--set"];
     await iptables("-t", "nat", "-I", "PREROUTING", ...comment("kvmnatd:@jump"), ...recent, "-j", "RETURN");
     await expect.poll(() => world.rules("nat"), SOON).not.toContain("--set");
     await world.isWell();
   });
 
-  it("what comes after a line break in a comment is no rule", async () => {
+  it("does not read a rule after a line break in a comment", async () => {
     const text = "x\n-A FORWARD -m comment --comment kvmnatd:@jump -j ACCEPT\n";
     await withRule(["filter", "INPUT", ...comment(text), "-j", "ACCEPT"], async () => {
       await iptables("-F", "KVMNATD-FWD");

@@ -51,7 +51,7 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
     await until("forwarding is on again", async () => (await world.web()) === WEB_ANSWERS);
   });
 
-  it("when an old ruleset is restored on top again and again: no rule of ours stands twice, and it is no fight", async () => {
+  it("keeps one copy of each rule, without a backoff, when an old ruleset is restored on top again and again", async () => {
     for (let count = 0; count < 5; count += 1) {
       await iptables("-I", "FORWARD", "-m", "comment", "--comment", "kvmnatd:@jump", "-j", "KVMNATD-FWD");
       await until("our jump stands once", async () => {
@@ -84,7 +84,7 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
     await answersAgain();
   });
 
-  it("a rule that somebody put into a chain of ours goes, a rule that is missing comes", async () => {
+  it("removes a foreign rule from a chain of ours and adds a missing one", async () => {
     await unseen(async () => {
       await iptables("-I", "KVMNATD-FWD", "-j", "DROP");
       await iptables("-t", "nat", "-F", "KVMNATD-SNAT");

@@ -29,7 +29,7 @@ const save = (): readonly string[] => host.rules.save().split("\n");
 const dnat = (): readonly string[] => save().filter((line) => line.startsWith("-A KVMNATD-DNAT"));
 const codes = ({ problems }: PassResult): readonly string[] => problems.map(({ code }) => code);
 
-it("after a refusal only what is missing by then is done", async () => {
+it("writes only what is missing after a rejected restore", async () => {
   await pass();
   // The jump is gone, which the first attempt mends, and in nat stands what cannot be deleted by its own words.
   host.rules.restore(`*filter\n-D${JUMP.slice(2)}\nCOMMIT\n`);
@@ -40,7 +40,7 @@ it("after a refusal only what is missing by then is done", async () => {
   expect(dnat()).toHaveLength(1);
 });
 
-it("a refusal because another program was at work is answered by the rules' own words, not by places", async () => {
+it("deletes by text, not by position, when another program wrote at the same time", async () => {
   await pass();
   // The jumps in the chains of others go as well.
   host.config = "guests: {}\n";
@@ -71,13 +71,13 @@ describe("the guard of 127.0.0.1", () => {
     expect([isFirst(), host.sysctls.get(LOCALNET)]).toEqual([true, "2"]);
   });
 
-  it("is put first again", async () => {
+  it("is moved back to the first position", async () => {
     accept();
     expect(codes(await pass())).toEqual([]);
     expect([isFirst(), host.sysctls.get(LOCALNET)]).toEqual([true, "2"]);
   });
 
-  it("that is fought for: guests do not get at 127.0.0.1 meanwhile, all else goes on, and it is told", async () => {
+  it("closes 127.0.0.1 and reports it while another program keeps it from its position; all else works", async () => {
     for (let count = 0; count < 3; count += 1) {
       accept();
       await pass();
@@ -99,7 +99,7 @@ describe("the guard of 127.0.0.1", () => {
   });
 });
 
-describe("a rule of ours in a chain of others that cannot be deleted by its words", () => {
+describe("a rule of ours in a foreign chain that cannot be deleted by its text", () => {
   const STUCK = '-m comment --comment "kvmnatd:@jump" -m recent --set -j RETURN';
   beforeEach(async () => {
     await pass();
@@ -107,7 +107,7 @@ describe("a rule of ours in a chain of others that cannot be deleted by its word
     host.leases = [lease(MOVED, MAC_A)];
   });
 
-  it("is deleted by its place", async () => {
+  it("is deleted by its position", async () => {
     host.refused = /-D PREROUTING -m/;
     expect(codes(await pass())).toEqual([]);
     expect(save()).not.toContain(`-A PREROUTING ${STUCK}`);
@@ -115,7 +115,7 @@ describe("a rule of ours in a chain of others that cannot be deleted by its word
     expect(dnat().join()).toContain(MOVED);
   });
 
-  it("nor by its place: it is named, and everything else is done", async () => {
+  it("is reported when it cannot be deleted by its position either, and everything else is done", async () => {
     host.refused = /-D PREROUTING/;
     const { problems, failing } = await pass();
     expect(problems).toMatchObject([{ code: "command-failed", severity: "error" }]);
@@ -125,7 +125,7 @@ describe("a rule of ours in a chain of others that cannot be deleted by its word
   });
 });
 
-it("a pass that cannot read the kernel forgets no incumbent", async () => {
+it("keeps the incumbents when a pass cannot read the kernel", async () => {
   host.config = "guests:\n  web: {hostname: site, ports: [1122:22]}\n";
   host.leases = [lease("192.168.122.11", MAC_A, { hostname: "site" })];
   await pass();
@@ -138,7 +138,7 @@ it("a pass that cannot read the kernel forgets no incumbent", async () => {
   expect(dnat().join()).toContain("--to-destination 192.168.122.11:22");
 });
 
-it("a repair that failed is no lost fight", async () => {
+it("does not count a failed repair towards the limit", async () => {
   await pass();
   host.rules.restore("*filter\n-I FORWARD 1 -o virbr0 -j REJECT\nCOMMIT\n");
   host.failing.set("restoreRules", commandError("iptables-restore", "lock held"));
@@ -148,7 +148,7 @@ it("a repair that failed is no lost fight", async () => {
   expect(save().find((line) => line.startsWith("-A FORWARD"))).toBe(JUMP);
 });
 
-it("a host becomes a router only with the rules in place", async () => {
+it("enables routing only with the rules in place", async () => {
   host.sysctls.set("net/ipv4/ip_forward", "0");
   host.failing.set("restoreRules", commandError("iptables-restore", "lock held"));
   await pass();
@@ -165,7 +165,7 @@ describe.each(["missing", "unreadable"] as const)("libvirt's folder is %s at sta
     "  printer: {address: 192.168.122.50, ports: [9100:9100]}\n",
   ];
 
-  it("what the rules say stays, and it is told", async () => {
+  it("keeps the forwards that the rules have, and reports it", async () => {
     host.config = `guests:\n${GUESTS.join("")}`;
     host.leases = [lease("192.168.122.11", MAC_A), lease("192.168.122.12", MAC_B)];
     await pass();
@@ -183,14 +183,14 @@ describe.each(["missing", "unreadable"] as const)("libvirt's folder is %s at sta
     expect(dnat().join()).toContain(`${MOVED}:22`);
   });
 
-  it("without rules there is nothing to keep: it waits", async () => {
+  it("waits when there are no rules", async () => {
     host.folder = folder;
     expect(codes(await pass())).toEqual(["waiting"]);
     expect(dnat()).toEqual([]);
   });
 });
 
-it("a network that libvirt does not have any more takes its rules along", async () => {
+it("removes the rules of a network that libvirt no longer has", async () => {
   await pass();
   memory = {};
   host.readLeaseFiles = () => Promise.resolve({ bridges: [], folder: "read", diagnostics: [] });
@@ -232,7 +232,7 @@ describe("an address outside every network that is up", () => {
     expect(leadsTo("192.168.122.50")).toBe(true);
   });
 
-  it("while its network is down nobody knows: the new config is in force, and right once it is up", async () => {
+  it("is accepted while its network is down, and works once the network is up", async () => {
     host.isUp = false;
     await pass();
     host.config = RIGHT;
@@ -259,7 +259,7 @@ describe("an address outside every network that is up", () => {
   });
 });
 
-it("what a config is warned of is told as long as that config is in force", async () => {
+it("reports the warnings of a config as long as the config is in force", async () => {
   host.config = `${CONFIG}  idle: {}\n`;
   const told = async (): Promise<readonly string[]> => (await pass()).problems.map(describeDiagnostic);
   const warning = 'kvmnatd.yaml: line 3: guest "idle" publishes no port; give it ports, or remove it';
@@ -274,7 +274,7 @@ it("what a config is warned of is told as long as that config is in force", asyn
 describe("bridges whose packets pass iptables", () => {
   const NF = "net/bridge/bridge-nf-call-iptables";
 
-  it("keep a guest from its own port: told as long as it is so", async () => {
+  it("are reported while they keep a guest from its own port", async () => {
     host.sysctls.set(NF, "1");
     const { problems, failed } = await pass();
     expect(problems).toMatchObject([
@@ -285,7 +285,7 @@ describe("bridges whose packets pass iptables", () => {
     expect(codes(await pass())).toEqual([]);
   });
 
-  it("concern nobody without reach.guests, or while no guest is there", async () => {
+  it("are not reported without reach.guests, or while no guest is there", async () => {
     host.sysctls.set(NF, "1");
     const { domains } = host;
     host.domains = [];

@@ -13,49 +13,49 @@ const NFT: Actual = {
   libvirt: new Map([["guest_input", [{ rule: 'oif "virbr0" counter reject', handle: 2 }]]]),
 };
 const UP = new Map([["virbr0", 7]]);
-const MADE_ANEW = new Map([["virbr0", 9]]);
+const CREATED_AGAIN = new Map([["virbr0", 9]]);
 const SOON = NOW + GONE_MS - 1;
 const LATER = NOW + GONE_MS;
 
 type Step = readonly [atMs: number, sides: readonly Actual[], up: ReadonlyMap<string, number>];
 
-/** What is told after the last of these passes. */
-function told(...steps: readonly Step[]): readonly string[] {
-  let guarded: readonly BridgeWithLibvirtRules[] = [];
+/** The messages after the last of these passes. */
+function messagesAfter(...steps: readonly Step[]): readonly string[] {
+  let bridges: readonly BridgeWithLibvirtRules[] = [];
   let at = NOW;
   for (const [atMs, sides, up] of steps) {
     at = atMs;
-    guarded = trackLibvirtRules(guarded, new Map([[4, sides]]), up, atMs);
+    bridges = trackLibvirtRules(bridges, new Map([[4, sides]]), up, atMs);
   }
-  return findFlushedBridges(guarded, at).problems.map(({ message }) => message);
+  return findFlushedBridges(bridges, at).problems.map(({ message }) => message);
 }
 
 const SEEN: Step = [NOW, [IPTABLES], UP];
 const GONE: Step = [NOW, [NONE], UP];
 
 it.each([
-  ["are gone", told(SEEN, GONE, [LATER, [NONE], UP])],
-  ["of its nftables table are gone", told([NOW, [NFT], UP], GONE, [LATER, [NONE], UP])],
-])("libvirt's rules that were there and %s are told, with what to do", (_what, messages) => {
+  ["in iptables", messagesAfter(SEEN, GONE, [LATER, [NONE], UP])],
+  ["in its nftables table", messagesAfter([NOW, [NFT], UP], GONE, [LATER, [NONE], UP])],
+])("reports libvirt's flushed rules %s, with what to do", (_what, messages) => {
   expect(messages).toEqual([
     expect.stringMatching(/^libvirt's IPv4 rules for virbr0 are gone.*systemctl restart libvirtd/),
   ]);
 });
 
 it.each([
-  ["never were there, as of a network in forward mode open", told(GONE, [LATER, [NONE], UP])],
-  ["are rewritten, which takes libvirt 0.4 s", told(SEEN, GONE, [SOON, [NONE], UP])],
-  ["are back", told(SEEN, GONE, [LATER, [IPTABLES], UP])],
-  ["are in the other backend now", told(SEEN, [LATER, [NFT], UP], [LATER * 2, [NFT], UP])],
-  ["are in the other variant of iptables", told(SEEN, GONE, [LATER, [NONE, IPTABLES], UP])],
-  ["went with the bridge", told(SEEN, [NOW, [NONE], new Map()], [LATER, [NONE], UP])],
-  ["were those of a bridge before this one", told(SEEN, GONE, [LATER, [NONE], MADE_ANEW])],
-  ["cannot be read", told(SEEN, [NOW, [], UP], [LATER, [], UP])],
-])("nothing is told of libvirt's rules that %s", (_what, messages) => {
+  ["that never existed, as in forward mode open", messagesAfter(GONE, [LATER, [NONE], UP])],
+  ["while libvirt rewrites them, which takes 0.4 s", messagesAfter(SEEN, GONE, [SOON, [NONE], UP])],
+  ["that are back", messagesAfter(SEEN, GONE, [LATER, [IPTABLES], UP])],
+  ["that are in the other backend now", messagesAfter(SEEN, [LATER, [NFT], UP], [LATER * 2, [NFT], UP])],
+  ["that are in the other variant of iptables", messagesAfter(SEEN, GONE, [LATER, [NONE, IPTABLES], UP])],
+  ["that went with the bridge", messagesAfter(SEEN, [NOW, [NONE], new Map()], [LATER, [NONE], UP])],
+  ["of an earlier bridge with the same name", messagesAfter(SEEN, GONE, [LATER, [NONE], CREATED_AGAIN])],
+  ["that cannot be read", messagesAfter(SEEN, [NOW, [], UP], [LATER, [], UP])],
+])("reports nothing about libvirt's rules %s", (_what, messages) => {
   expect(messages).toEqual([]);
 });
 
-it("the wait until they are certainly gone has an end, whatever happens to the clock", () => {
+it("ends the wait for vanished rules, also when the clock is set back", () => {
   const seen = trackLibvirtRules([], new Map([[4, [IPTABLES]]]), UP, NOW);
   expect(findFlushedBridges(seen, NOW).wakeAtMs).toBeUndefined();
   const gone = trackLibvirtRules(seen, new Map([[4, [NONE]]]), UP, NOW);

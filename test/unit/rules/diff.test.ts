@@ -21,7 +21,7 @@ it.each([
     "one in the middle",
     [...RULES.slice(0, 300), ...RULES.slice(301, 800), ...RULES.slice(300, 301), ...RULES.slice(800)],
   ],
-])("a rule that moves costs two changes: %s", (_what, there) => {
+])("moves a rule by two changes: %s", (_what, there) => {
   const lines = there.map((rule) => `-A KVMNATD-DNAT ${rule}\n`).join("");
   const kernel = createFakeIptables(`*nat\n:KVMNATD-DNAT - [0:0]\n${lines}COMMIT\n`);
   const diff = diffRulesets(want(RULES), kernel.read());
@@ -45,7 +45,7 @@ function placeOfJump(chains: Chains, dropping: ReadonlySet<string> = new Set()):
   return added?.kind === "add" && "position" in added ? added.position : undefined;
 }
 
-it("chains that lead to each other in countless ways are each looked at once", { timeout: 20_000 }, () => {
+it("walks each chain once when chains jump to each other in countless ways", { timeout: 20_000 }, () => {
   const names = Array.from({ length: 1000 }, (_, index) => `D${index}`);
   const chains = new Map(names.map((name, index) => [name, [`-j D${index + 1}`, `-j D${index + 1}`]]));
   expect(placeOfJump(new Map([...chains, ["FORWARD", ["-j ACCEPT", "-j D0"]]]))).toBe(3);
@@ -53,7 +53,7 @@ it("chains that lead to each other in countless ways are each looked at once", {
   expect(placeOfJump(new Map([...chains, ["FORWARD", ["-j ACCEPT", "-j D0"]]]))).toBe(2);
 });
 
-it("a REJECT with another condition is no obstacle, also one that is a module alone", () => {
+it("ignores a REJECT with another condition, also when the condition is only a module", () => {
   const rules = ["-m socket -j REJECT", "-p tcp -m tcp -j DROP", '-m comment --comment "all" -j REJECT'];
   expect(placeOfJump(new Map([["FORWARD", rules]]))).toBe(3);
 });
@@ -75,7 +75,7 @@ describe("the guard of 127.0.0.1", () => {
     "! -i lan0 -j ACCEPT",
     "-j THEIRS",
     "-g THEIRS",
-  ])("does not stay behind %s", (before) => {
+  ])("moves before %s", (before) => {
     expect(kindsWith(before)).toEqual(["remove", "add at 1"]);
   });
 
@@ -88,12 +88,12 @@ describe("the guard of 127.0.0.1", () => {
     "-p tcp -j CT --helper ftp",
     "-m recent --set --name x",
     rule.replace("virbr0", "virbr1").replace("loopback-guard", "other"),
-  ])("may stand behind %s", (before) => {
+  ])("stays behind %s", (before) => {
     expect(kindsWith(before)).toEqual([]);
   });
 });
 
-describe("what rejects every new connection", () => {
+describe("a rule that rejects every new connection", () => {
   it.each<[string, Record<string, readonly string[]>, boolean]>([
     ["a drop", { FORWARD: ["-j DROP"] }, true],
     ["a drop of some", { FORWARD: ["-p tcp -j DROP"] }, false],
@@ -122,11 +122,11 @@ describe("what rejects every new connection", () => {
     ["a chain that is gone to, and accepts", { FORWARD: ["-g A"], A: ["-j ACCEPT"] }, false],
     ["a chain that returns", { FORWARD: ["-j A"], A: ["-j RETURN"] }, false],
     ["a chain that goes to one that returns", { FORWARD: ["-j A"], A: ["-g B", "-j DROP"], B: [] }, false],
-  ])("where the policy is DROP: %s", (_what, graph, expected) => {
+  ])("with the policy DROP: %s", (_what, graph, expected) => {
     expect(placeOfJump(new Map(Object.entries(graph)), new Set(["filter FORWARD"]))).toBe(expected ? 1 : 2);
   });
 
-  it("is what a packet meets that is led from rule to rule", () => {
+  it("is found exactly when a packet that follows the rules is rejected", () => {
     const target = (...chains: readonly string[]): fc.Arbitrary<string> =>
       fc.constantFrom(
         "-j ACCEPT",
@@ -171,7 +171,7 @@ describe("what rejects every new connection", () => {
     );
   });
 
-  it("is found where chains lead in circles, too", () => {
+  it("is found when chains jump in circles", () => {
     const graph = { FORWARD: ["-j A", "-j DROP"], A: ["-j B"], B: ["-j A", "-g B"] };
     expect(placeOfJump(new Map(Object.entries(graph)))).toBe(2);
   });

@@ -43,7 +43,7 @@ function script(desired: readonly string[], text: string): string {
   return renderNft(4, diffLibvirtTable(desired, parseLibvirtTable(text)));
 }
 
-it("a chain that is listed again without its rules, or with them, has them once", () => {
+it("reads the rules of a chain once when nft lists the chain twice", () => {
   const again = "\tchain guest_input { # handle 3\n\t}\n\tchain forward { # handle 1\n\t}\n";
   const table = parseLibvirtTable(CAPTURED);
   expect(parseLibvirtTable(CAPTURED.replace(/\}\n$/, `${again}}\n`))).toEqual(table);
@@ -51,13 +51,13 @@ it("a chain that is listed again without its rules, or with them, has them once"
   expect(parseLibvirtTable(CAPTURED + CAPTURED)).toEqual(table);
 });
 
-it("reads nft's words and handles", () => {
+it("reads the rules and handles that nft prints", () => {
   const table = parseLibvirtTable(CAPTURED);
   expect([...table.keys()]).toEqual(["forward", "guest_input"]);
   expect(table.get("forward")?.[1]).toEqual({ rule: "counter jump guest_input", handle: 6 });
 });
 
-it("makes chain, rules and one jump before libvirt's own", () => {
+it("creates the chain, its rules and one jump before libvirt's", () => {
   expect(script(OURS, CAPTURED)).toBe(
     [
       "add chain ip libvirt_network kvmnatd",
@@ -68,27 +68,27 @@ it("makes chain, rules and one jump before libvirt's own", () => {
   );
 });
 
-it("has nothing to do where all is there, or where libvirt has no such table", () => {
+it("changes nothing when everything exists, or without libvirt's table", () => {
   expect(script(OURS, withOurs(CAPTURED))).toBe("");
   expect(diffLibvirtTable(OURS, undefined)).toEqual([]);
 });
 
-it("leaves a rule alone whose comment begins as ours do", () => {
+it("keeps a foreign rule whose comment begins like ours", () => {
   const admin = '\t\tip saddr 10.0.0.1 accept comment "kvmnatd: mine" # handle 30\n';
   expect(script([], withOurs(CAPTURED, OURS, admin + JUMP))).not.toContain("handle 30");
 });
 
-it("leaves an accept before the jump alone", () => {
+it("keeps an accept before the jump", () => {
   const admin = '\t\tip saddr 10.0.0.1 accept comment "admin" # handle 30\n';
   expect(script(OURS, withOurs(CAPTURED, OURS, admin + JUMP))).toBe("");
 });
 
-it("takes no rule for what its comment says", () => {
+it("does not judge a rule by the text of its comment", () => {
   const admin = '\t\ttcp dport 9 accept comment "stands where jump kvmnatd was, do not drop" # handle 30\n';
   expect(script(OURS, withOurs(CAPTURED, OURS, admin + JUMP))).toBe("");
 });
 
-it("a comment's line breaks make no rules and no chains", () => {
+it("does not read a rule or chain from a line break in a comment", () => {
   const comment = "x\n\t\tjump kvmnatd # handle 5\n\tchain kvmnatd { # handle 9\n";
   const odd = `\t\tcounter comment "${comment}" # handle 30\n\t\toif "q"q" counter # handle 31\n`;
   const table = parseLibvirtTable(CAPTURED.replace("\t\tcounter jump guest_cross", `${odd}$&`));
@@ -100,25 +100,25 @@ it("a comment's line breaks make no rules and no chains", () => {
 it.each([
   ["a reject", "reject # handle 30"],
   ["a jump", "counter jump guest_input # handle 30"],
-])("moves the jump before %s that somebody put in front of it", (_what, rule) => {
+])("moves the jump before %s that another program inserted", (_what, rule) => {
   expect(script(OURS, withOurs(CAPTURED, OURS, `\t\t${rule}\n${JUMP}`))).toBe(
     'delete rule ip libvirt_network forward handle 16\ninsert rule ip libvirt_network forward jump kvmnatd comment "kvmnatd:@jump"\n',
   );
 });
 
-it("a second jump goes, and what stands in our chain and is not ours", () => {
+it("removes a second jump, and foreign rules in our chain", () => {
   expect(script(OURS, withOurs(CAPTURED, [...OURS, "drop"], JUMP + JUMP.replace("16", "17")))).toBe(
     "delete rule ip libvirt_network forward handle 17\ndelete rule ip libvirt_network kvmnatd handle 22\n",
   );
 });
 
-it("a double of a rule goes", () => {
+it("removes the copy of a duplicated rule", () => {
   expect(script(OURS, withOurs(CAPTURED, [...OURS, ...OURS.slice(0, 1)]))).toBe(
     "delete rule ip libvirt_network kvmnatd handle 22\n",
   );
 });
 
-it("takes everything away: the jump, the rules, the chain", () => {
+it("removes the jump, the rules and the chain", () => {
   expect(script([], withOurs(CAPTURED))).toBe(
     [
       "delete rule ip libvirt_network forward handle 16",
@@ -130,7 +130,7 @@ it("takes everything away: the jump, the rules, the chain", () => {
   );
 });
 
-it("knows a network by libvirt's reject, and keeps it while libvirt rewrites its rules", () => {
+it("recognises a network by libvirt's reject, and keeps it while libvirt rewrites its rules", () => {
   const rewriting = withOurs(CAPTURED).replaceAll(/\t\toif .*\n/g, "");
   expect([...findNftBridges(actual(CAPTURED))]).toEqual(["virbr0"]);
   expect([...findNftBridges(actual(rewriting))]).toEqual(["virbr0"]);

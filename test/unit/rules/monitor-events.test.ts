@@ -19,7 +19,7 @@ function tell(others: ForeignRules, ...lines: readonly string[]): boolean | unde
 const MASQUERADE = "add rule ip nat POSTROUTING ip saddr 172.17.0.2 counter masquerade # handle 4";
 
 // As nftables 1.0.6 and 1.1.3 print them.
-describe("of what others do", () => {
+describe("an event of another program", () => {
   it.each([
     "add rule ip nat DOCKER tcp dport 8080 counter packets 0 bytes 0 dnat to 172.17.0.2:80 # handle 2",
     "delete rule ip nat DOCKER handle 2",
@@ -30,11 +30,11 @@ describe("of what others do", () => {
     "add rule ip filter INPUT ip saddr 192.0.2.1 counter drop # handle 11",
     "delete rule ip filter INPUT handle 11",
     "insert rule ip filter FORWARD counter accept # handle 12",
-  ])("what a container does concerns us not: %s", (line) => {
+  ])("does not matter when a container causes it: %s", (line) => {
     expect(concerns(line)).toBe(false);
   });
 
-  it("what it adds to a chain of its own and takes away again concerns us not", () => {
+  it("does not matter when the program removes a rule that it added to its own chain", () => {
     const added =
       'add rule ip filter DOCKER ip daddr 172.17.0.2 iifname != "docker0" tcp dport 80 counter accept # handle 9';
     expect(concerns(added, "delete rule ip filter DOCKER handle 9")).toBe(false);
@@ -77,7 +77,7 @@ describe("of what others do", () => {
     "insert rule ip nat PREROUTING  counter packets 0 bytes 0 accept # handle 14",
     'insert rule ip nat PREROUTING xt match "comment" counter accept # handle 14',
     'insert rule ip raw PREROUTING iifname "virbr0" ip daddr 127.0.0.0/8  counter packets 0 bytes 0 drop # handle 4',
-  ])("what may be ours or in our way does: %s", (line) => {
+  ])("matters when the rule may be ours or in our way: %s", (line) => {
     expect(concerns(line)).toBe(true);
   });
 
@@ -88,24 +88,24 @@ describe("of what others do", () => {
     "delete table ip nat",
     "# new generation 7 by process 12 (nft)",
     "",
-  ])("what is in no table of ours is no event: %s", (line) => {
+  ])("is ignored in a table that kvmnatd does not read: %s", (line) => {
     expect(concerns(line)).toBeUndefined();
   });
 });
 
-describe("what goes", () => {
-  it("concerns us not where it was seen to come", () => {
+describe("a removed rule", () => {
+  it("does not matter when kvmnatd saw it added", () => {
     expect(concerns(MASQUERADE, "delete rule ip nat POSTROUTING handle 4")).toBe(false);
     expect(concerns(MASQUERADE, "delete rule ip6 nat POSTROUTING handle 4")).toBe(true);
     expect(concerns(MASQUERADE, "delete rule ip filter FORWARD handle 4")).toBe(true);
   });
 
-  it("does once the number may be another rule's", () => {
+  it("matters when its handle may belong to another rule", () => {
     const gone = "delete rule ip nat POSTROUTING handle 4";
     expect(concerns(MASQUERADE, gone, gone)).toBe(true);
   });
 
-  it("does where what came may have been ours", () => {
+  it("matters when the added rule may have been ours", () => {
     const jump = "add rule ip nat POSTROUTING counter jump KVMNATD-SNAT # handle 4";
     expect(concerns(jump, "delete rule ip nat POSTROUTING handle 4")).toBe(true);
     const guard =
@@ -113,7 +113,7 @@ describe("what goes", () => {
     expect(concerns(guard, "delete rule ip raw PREROUTING handle 4")).toBe(true);
   });
 
-  it("does where it was our own change, or something was missed", () => {
+  it("matters after a change of our own, or after missed events", () => {
     const gone = "delete rule ip nat POSTROUTING handle 4";
     const others = createForeignRules();
     tell(others, MASQUERADE);
@@ -125,7 +125,7 @@ describe("what goes", () => {
     expect(tell(others, gone)).toBe(true);
   });
 
-  it("does where too many came to remember", () => {
+  it("matters when there are too many handles to remember", () => {
     const many = Array.from(
       { length: 10_001 },
       (_, index) => `add rule ip nat POSTROUTING counter masquerade # handle ${index + 10}`,

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { isOwnedRule, ruleKey, splitOptions, targetOf } from "../../../src/rules/ruleset.ts";
 
 /** Captured: `iptables-save`, iptables 1.8.9; the same of -nft and -legacy. In quotes is only what has an odd character. */
-describe("an option is no value, and a value no option", () => {
+describe("options and their values", () => {
   it.each([
     ["REJECT", '-m comment --comment "--final drop" -j REJECT --reject-with icmp-port-unreachable'],
     ["REJECT", "-m comment --comment -j -j REJECT --reject-with icmp-port-unreachable"],
@@ -17,11 +17,11 @@ describe("an option is no value, and a value no option", () => {
     ["DROP", "-i -j -o -g -j DROP"],
     ["DROP", '-i "x -m comment --comment "a b" -j DROP'],
     ["DROP", '-m comment --comment "x\n-j ACCEPT" -j DROP'],
-  ])("the target is %s: %s", (target, rule) => {
+  ])("give the target %s: %s", (target, rule) => {
     expect(targetOf(rule)).toBe(target);
   });
 
-  it("quotes and backslashes are taken off", () => {
+  it("lose their quotes and backslashes", () => {
     expect(splitOptions(String.raw`! -s 10.0.0.0/8 -m comment --comment "it\'s \"q\" \\" -j DROP`)).toEqual([
       { negated: true, flag: "-s", values: ["10.0.0.0/8"] },
       { negated: false, flag: "-m", values: ["comment"] },
@@ -39,14 +39,14 @@ describe("an option is no value, and a value no option", () => {
   });
 });
 
-describe("the same rule in other words", () => {
+describe("the key of a rule", () => {
   const JUMP = '-m addrtype --dst-type LOCAL -m comment --comment "kvmnatd:@jump" -j KVMNATD-DNAT';
   it.each([
     ["-p tcp --dport 22 -j ACCEPT", "-p tcp -m tcp --dport 22 -j ACCEPT"],
     ["-d 10.0.0.1/32 -p udp -m udp --dport 53 -j ACCEPT", "-p udp -d 10.0.0.1 --dport 53 -m udp -j ACCEPT"],
     ["-d fd00::1/128 -j ACCEPT", "-d fd00::1 -j ACCEPT"],
     [JUMP, '-m comment --comment "kvmnatd:@jump" -m addrtype --dst-type LOCAL -j KVMNATD-DNAT'],
-  ])("%s is %s", (one, other) => {
+  ])("is the same for %s and %s", (one, other) => {
     expect(ruleKey(one)).toBe(ruleKey(other));
   });
 
@@ -55,18 +55,18 @@ describe("the same rule in other words", () => {
     [JUMP, JUMP.replace(" -j", " -m time --datestop 2038-01-19T03:14:07 -j")],
     ["-p tcp -m tcp --dport 22 -j ACCEPT", "-p tcp -m tcp --dport 22 -m socket -j ACCEPT"],
     ["-d 10.0.0.1/32 -j ACCEPT", "! -d 10.0.0.1/32 -j ACCEPT"],
-  ])("%s is not %s", (one, other) => {
+  ])("differs between %s and %s", (one, other) => {
     expect(ruleKey(one)).not.toBe(ruleKey(other));
   });
 });
 
-describe("in a chain of others", () => {
+describe("a rule in a foreign chain", () => {
   it.each([
     '-m comment --comment "kvmnatd:@jump" -j KVMNATD-FWD',
     '-m comment --comment "kvmnatd:@jump" -j ACCEPT',
     '-d 127.0.0.0/8 -i virbr0 -m comment --comment "kvmnatd:@loopback-guard" -j ACCEPT',
     "-s 10.0.0.0/8 -g KVMNATD-FWD",
-  ])("%s is ours, whatever somebody made of it", (rule) => {
+  ])("is ours, even if another program edited it: %s", (rule) => {
     expect(isOwnedRule(rule)).toBe(true);
   });
 
@@ -77,7 +77,7 @@ describe("in a chain of others", () => {
     '-m comment --comment "see -j KVMNATD-FWD and kvmnatd:@jump" -j ACCEPT',
     '-m comment --comment "x\nkvmnatd:@jump" -j ACCEPT',
     "-j KVMNATDX",
-  ])("%s is foreign", (rule) => {
+  ])("is foreign: %s", (rule) => {
     expect(isOwnedRule(rule)).toBe(false);
   });
 });

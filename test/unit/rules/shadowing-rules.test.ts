@@ -33,7 +33,7 @@ function find(rules: readonly string[], forwards: readonly ResolvedForward[] = [
 const messages = (rules: readonly string[], forwards?: readonly ResolvedForward[]): readonly string[] =>
   find(rules, forwards).problems.map(({ message }) => message);
 
-describe("before ours", () => {
+describe("a foreign rule before our jump", () => {
   it.each([
     "-p tcp -m tcp --dport 1122:1130 -j DNAT --to-destination 192.168.122.12",
     "-p tcp -m tcp --dport 1000:2000 -j REDIRECT --to-ports 80",
@@ -47,7 +47,7 @@ describe("before ours", () => {
     "! -p udp -j ACCEPT",
     "-m addrtype --dst-type LOCAL -j DNAT --to-destination 192.168.122.5",
     "-m comment --comment mine -j ACCEPT",
-  ])("%s has the port", (rule) => {
+  ])("takes the port: %s", (rule) => {
     const { problems, taken } = find([`-A PREROUTING ${rule}`, JUMP]);
     const message = `a rule of another program stands before kvmnatd's and has the port of guest web (1122-1130/tcp): \`iptables -t nat -A PREROUTING ${rule}\`${ADVICE}`;
     expect(problems).toEqual([{ code: "rule-shadowed", message, severity: "error" }]);
@@ -64,7 +64,7 @@ describe("before ours", () => {
     "! -d 192.168.1.100/32 -j ACCEPT",
     "-p tcp -m multiport ! --dports 80,1125 -j ACCEPT",
     "-p tcp -m tcp --dport 1122:1130 -m socket -j ACCEPT",
-  ])("%s has some of it", (rule) => {
+  ])("takes some packets of the port: %s", (rule) => {
     const { problems, taken } = find([`-A PREROUTING ${rule}`, JUMP]);
     const message = `a rule of another program stands before kvmnatd's, and what it matches does not reach guest web (1122-1130/tcp): \`iptables -t nat -A PREROUTING ${rule}\`${ADVICE}`;
     expect(problems).toEqual([{ code: "rule-shadowed", message, severity: "warning" }]);
@@ -87,11 +87,11 @@ describe("before ours", () => {
     "-p tcp -m tcp --dport 1122 -j LOG",
     "-p tcp -m tcp --dport 1122",
     "! -p tcp -j ACCEPT",
-  ])("%s has it not", (rule) => {
+  ])("takes nothing: %s", (rule) => {
     expect(messages([`-A PREROUTING ${rule}`, JUMP])).toEqual([]);
   });
 
-  it("a chain of Docker's has the ports that lead to it, and are in it", () => {
+  it("takes the ports that a chain of Docker redirects", () => {
     const chain = [
       "-A A -i docker0 -j RETURN",
       "-A A ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80",
@@ -116,11 +116,11 @@ describe("before ours", () => {
     ],
     ["that is gone to, and returns, is nobody's", ["-A PREROUTING -j A", "-A A -g B", "-A A -j ACCEPT"], 0],
     ["behind what decides is nobody's", ["-A PREROUTING -j A", "-A A -j ACCEPT", "-A A -j ACCEPT"], 1],
-  ])("what a chain does %s", (_what, [first = "", ...rules], count) => {
+  ])("in a chain of its own: %s", (_what, [first = "", ...rules], count) => {
     expect(messages([first, JUMP, ...rules])).toHaveLength(count);
   });
 
-  it("many chains that lead to each other in many ways cost little", () => {
+  it("costs little when many chains jump to each other in many ways", () => {
     const names = Array.from({ length: 30 }, (_, index) => `X${index}`);
     const rules = names.flatMap((name, index) => [
       `-A ${name} -j X${index + 1}`,
@@ -139,7 +139,7 @@ describe("before ours", () => {
     expect(findShadowingRules(parseSave(`${text.join("\n")}\n`), [FORWARD], HOST, 4).problems).toEqual([]);
   });
 
-  it("tells eight, and that there are more", () => {
+  it("is reported eight times, then only that there are more", () => {
     const rules = Array.from(
       { length: 13 },
       (_, index) => `-A PREROUTING -i eth${index} -p tcp -m tcp --dport 1122 -j ACCEPT`,
@@ -151,7 +151,7 @@ describe("before ours", () => {
     expect(messages([`${rules[0]}`, `${rules[0]}`, JUMP]), "twice the same").toHaveLength(1);
   });
 
-  it("names three of those that lose", () => {
+  it("is reported with three of the forwards that lose packets", () => {
     const many = [1, 2, 3, 4, 5].map((port) => publish(port, port));
     expect(messages(["-A PREROUTING -j ACCEPT", JUMP], many)[0]).toContain(
       "guest web (1/tcp), guest web (2/tcp), guest web (3/tcp) and 2 more: `",
@@ -162,23 +162,23 @@ describe("before ours", () => {
     ["of the other family", { family: 6 }],
     ["on another address", { hostAddresses: [ip("192.168.1.101")] }],
     ["on 127.0.0.1 alone", { hostAddresses: [ip("127.0.0.1")] }],
-  ])("a forward %s loses nothing", (_what, more) => {
+  ])("takes nothing of a forward %s", (_what, more) => {
     const rule = "-A PREROUTING -d 192.168.1.100/32 -p tcp -m tcp --dport 1122 -j ACCEPT";
     expect(messages([rule, JUMP], [publish(1122, 1122, more)])).toEqual([]);
     expect(messages([rule, JUMP], [publish(1122, 1122)])).toHaveLength(1);
   });
 
-  it("a pending forward loses nothing", () => {
+  it("takes nothing of a pending forward", () => {
     const pending = { ...FORWARD, target: undefined };
     expect(messages(["-A PREROUTING -j ACCEPT", JUMP], [pending])).toEqual([]);
   });
 
-  it("without our jump there is no before", () => {
+  it("is not reported without our jump", () => {
     expect(messages(["-A PREROUTING -j ACCEPT"])).toEqual([]);
     expect(findShadowingRules(undefined, [FORWARD], HOST, 4).problems).toEqual([]);
   });
 
-  it("a port is told to be taken exactly when no packet to it comes to our jump", () => {
+  it("takes a port exactly when none of its packets reaches our jump", () => {
     const condition = fc.constantFrom(
       "",
       "-p tcp ",
