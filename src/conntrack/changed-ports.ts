@@ -1,8 +1,7 @@
-import { parsePorts } from "../net/address.ts";
 import type { Family, Ip, PortRange } from "../net/address.ts";
 import type { PortTarget } from "../forwards/resolved-forward.ts";
-import { destinationOf, optionOf, targetOf } from "../rules/ruleset.ts";
 import type { FamilyChange } from "../rules/diff.ts";
+import { parseDnatRule } from "../rules/dnat-rule.ts";
 
 /** Ports whose connections may lead elsewhere than the rules do, in one family. */
 export interface SuspectPorts {
@@ -30,20 +29,17 @@ export function suspectsAfter(
   const rules = changes.flatMap(({ family: own, change }) =>
     own === family && change.table === "nat" && "rule" in change ? [change] : [],
   );
-  const forwards = rules.filter(({ rule }) => targetOf(rule) === "DNAT");
+  const dnatRules = rules.flatMap(({ kind, rule }) => {
+    const parsed = parseDnatRule(rule);
+    return parsed === undefined ? [] : [{ ...parsed, kind }];
+  });
+  const removed = dnatRules.filter(({ kind }) => kind === "remove");
   const changed: SuspectPorts = {
-    ports: forwards.flatMap(({ rule }) => {
-      const ports = optionOf(rule, "--dport");
-      return ports === undefined
-        ? []
-        : [{ protocol: optionOf(rule, "-p") ?? "", range: parsePorts(ports, ":") }];
-    }),
-    formerTargets: new Set(
-      forwards.flatMap(({ kind, rule }) => (kind === "remove" ? (destinationOf(rule) ?? []) : [])),
-    ),
+    ports: dnatRules.map(({ protocol, published }) => ({ protocol, range: published })),
+    formerTargets: new Set(removed.map(({ destination }) => destination)),
   };
   // A jump or an exception decides for all ports.
-  const isAll = forwards.length < rules.length;
+  const isAll = dnatRules.length < rules.length;
   return mergeSuspects([changed, isAll ? allSuspects(targets, family) : toSuspects(ended(targets, family))]);
 }
 
