@@ -7,8 +7,8 @@ import type { LabProcess } from "../../support/lab.ts";
 import { CLIENT, CLIENT_SECOND, DB, HOST, leaseRow, WEB } from "../../support/world.ts";
 
 /**
- * A reply that is on its way when its connection is removed begins one of its own, the other way round, and what the
- * client sends matches that one: it would go on to reach whom it must not. The servers here answer late and often.
+ * A reply that is under way when its connection is removed creates an entry of its own, in the other direction. The
+ * client's packets match that entry and would keep reaching the wrong server. The servers here answer late and often.
  */
 const SOON = { timeout: 30_000 };
 let world: DaemonWorld;
@@ -20,7 +20,7 @@ afterEach(() => world.close());
 
 const last = (client: LabProcess): string | undefined => client.lines.at(-1);
 
-it("a UDP client whom the host itself still answers reaches the guest", async () => {
+it("leads a UDP client to the guest while the host itself still answers it", async () => {
   await world.configure("guests: {web: {ports: [5353:53/udp]}}\n");
   await world.serve("host", "host", ["late:5353"]);
   const client = world.send("client", HOST, 5353);
@@ -29,7 +29,7 @@ it("a UDP client whom the host itself still answers reaches the guest", async ()
   await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
 });
 
-it("a UDP client whom the guest before still answers reaches the guest at its new address", async () => {
+it("leads a UDP client to the guest's new address while the guest before still answers it", async () => {
   await world.configure("guests: {web: {ports: [5353:5353/udp]}}\n");
   await world.serve("web", "web", ["late:5353"]);
   await world.serve("db", "db", ["udp:5353"]);
@@ -44,7 +44,7 @@ it("a UDP client whom the guest before still answers reaches the guest at its ne
   await expect.poll(() => last(client), SOON).toBe(`db 5353 ${CLIENT}`);
 });
 
-it("nor does it stay with the guest before when the daemon that had cut it off was killed", async () => {
+it("removes the late reply's entry after the daemon was killed between removal and reply", async () => {
   await world.configure("guests: {web: {ports: [5353:5353/udp]}}\n");
   await world.serve("web", "web", ["late:5353"]);
   await world.serve("db", "db", ["udp:5353"]);
@@ -59,7 +59,7 @@ it("nor does it stay with the guest before when the daemon that had cut it off w
     leaseRow({ mac: DB.mac, address: WEB.address }),
   );
   const rule = (await world.rules("nat")).match(/^-A KVMNATD-DNAT .*--dport 5353 .*$/m)?.[0] ?? "";
-  /** As the daemon did it. */
+  /** What the daemon did before it was killed. */
   const lead = async (address: string): Promise<void> => {
     const now = rule.replace("-A KVMNATD-DNAT", "-R KVMNATD-DNAT 1").replace(WEB.address, address);
     const cut = "conntrack -D -p udp --orig-port-dst 5353 || conntrack -D -p udp --orig-port-src 5353";
@@ -69,7 +69,7 @@ it("nor does it stay with the guest before when the daemon that had cut it off w
     await pause(300);
     return last(client) === `web 5353 ${CLIENT}`;
   };
-  await until("a late reply has begun an entry that the client is in", async () => {
+  await until("a late reply has created an entry that the client's packets match", async () => {
     await lead(WEB.address);
     if (!(await isWithWeb())) return false;
     await lead(DB.address);
@@ -82,7 +82,7 @@ it("nor does it stay with the guest before when the daemon that had cut it off w
 it.each([
   ["the daemon", "run"],
   ["`apply`", "apply"],
-])("a download is over when its client is no longer allowed: %s", async (_who, command) => {
+])("ends a download when its client is no longer admitted: %s", async (_who, command) => {
   const apply = async (): Promise<void> => {
     const { exitCode } = await world.lab.kvmnatd([
       "apply",
@@ -111,7 +111,7 @@ it.each([
   }
 });
 
-it("what the host asks others from a published port goes on", async () => {
+it("keeps a connection that the host began from a published port", async () => {
   await world.configure("guests: {web: {ports: [5353:53/udp]}}\n");
   await world.serve("host", "host", ["udp:5353"]);
   const client = world.send("client", HOST, 5353);
@@ -126,5 +126,5 @@ it("what the host asks others from a published port goes on", async () => {
   );
 });
 
-/** A flow from the published port to the same client, but another port of theirs. */
+/** A connection from the published port to another port of the same client. */
 const OUTGOING = `conntrack -I -p udp -s ${HOST} -d ${CLIENT} --sport 5353 --dport 7777 -t 120`;

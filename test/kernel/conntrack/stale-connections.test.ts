@@ -6,7 +6,7 @@ import type { DaemonWorld } from "../../support/daemon-world.ts";
 import type { ExecResult, LabProcess } from "../../support/lab.ts";
 import { CLIENT, CLIENT_SECOND, DB, HOST, HOST_V6, leaseRow, leaseRow6, WEB } from "../../support/world.ts";
 
-/** Connections that began before a forward appeared or moved follow it; all others notice nothing. */
+/** Connections that began before a forward appeared or moved follow it; all others stay as they are. */
 const UDP = "guests:\n  web: {ports: [5353:53/udp, 1122:22]}\n  db: {ports: [5454:53/udp, 1222:22]}\n";
 const SOON = { timeout: 40_000 };
 let world: DaemonWorld;
@@ -21,7 +21,7 @@ const last = (client: LabProcess): string | undefined => client.lines.at(-1);
 const told = (): readonly string[] =>
   world.log().flatMap(({ event, msg }) => (event === "conntrack-entries-removed" ? [msg] : []));
 
-/** web's lease is where db was. */
+/** web and db exchange their addresses. */
 function moveWeb(): Promise<void> {
   return world.leases(
     leaseRow({ mac: WEB.mac, address: DB.address }),
@@ -29,20 +29,20 @@ function moveWeb(): Promise<void> {
   );
 }
 
-it("a UDP client that never pauses reaches the guest's new address", async () => {
+it("leads a UDP client that never pauses to the guest's new address", async () => {
   await world.start();
   await world.isWell();
   const client = world.send("client", HOST, 5353);
   await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
   await moveWeb();
   await expect.poll(() => last(client), SOON).toBe(`db 53 ${CLIENT}`);
-  // It is logged once all is done.
+  // The entry is logged at the end of the pass.
   await expect
     .poll(told, SOON)
     .toContain(`web: 1 conntrack entry of udp port 5353 at ${HOST} removed that led to ${WEB.address}`);
 });
 
-it("a UDP client that began before its port was published reaches the guest", async () => {
+it("leads a UDP client to the guest that began before its port was published", async () => {
   await world.serve("host", "host", ["udp:5353"]);
   const client = world.send("client", HOST, 5353);
   await expect.poll(() => last(client), SOON).toBe(`host 5353 ${CLIENT}`);
@@ -53,14 +53,14 @@ it("a UDP client that began before its port was published reaches the guest", as
     .toEqual([`web: 1 conntrack entry of udp port 5353 at ${HOST} removed that led to the host itself`]);
 });
 
-it("a client of a forward that ended while its daemon was killed does not reach the guest any more", async () => {
+it("disconnects the client of a forward that ended while the daemon was dead", async () => {
   const daemon = await world.start();
   await world.isWell();
   const client = world.send("client", HOST, 5353);
   await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
   await daemon.kill("SIGKILL");
   await daemon.exited;
-  // As if it had been killed between the rules and the connections.
+  // As if the daemon had been killed after it changed the rules and before it removed connections.
   await world.configure("guests:\n  db: {ports: [5454:53/udp]}\n");
   await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "KVMNATD-DNAT"]);
   await world.start();
@@ -73,7 +73,7 @@ it.each([
   ["another port stays", "guests:\n  web: {ports: [1122:22]}\n  db: {ports: [1222:22]}\n"],
   ["no port stays", "guests: {}\n"],
 ])(
-  "without a status, too, `apply` cuts off the client of a port that it takes back: %s",
+  "`apply` disconnects the client of a port that is no longer published, without a status file: %s",
   async (_what, rest) => {
     const apply = (): Promise<ExecResult> =>
       world.lab.kvmnatd(["apply", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir]);
@@ -90,7 +90,7 @@ it.each([
   },
 );
 
-it("a UDP client that began while a jump was missing reaches the guest", async () => {
+it("leads a UDP client to the guest that began while a jump was missing", async () => {
   const daemon = await world.start();
   await world.isWell();
   await world.serve("host", "host", ["udp:5353"]);
@@ -102,7 +102,7 @@ it("a UDP client that began while a jump was missing reaches the guest", async (
   await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
 });
 
-it("who may reach it changes, and clients that never pause notice", async () => {
+it("leads clients that never pause elsewhere when `reach` changes", async () => {
   const closed = `reach: {host: false}\n${UDP}`;
   await world.configure(closed);
   await world.start();
@@ -116,7 +116,7 @@ it("who may reach it changes, and clients that never pause notice", async () => 
   await expect.poll(() => last(client), SOON).toBe(`host 5353 ${HOST}`);
 });
 
-it("a thousand ports of a guest that moves keep nobody waiting", async () => {
+it("removes a thousand ports of a guest that moves by one command", async () => {
   await world.configure("guests:\n  web: {ports: [20000-20999:20000-20999/udp]}\n  db: {ports: [1222:22]}\n");
   await world.start();
   await world.isWell();
@@ -130,7 +130,7 @@ it("a thousand ports of a guest that moves keep nobody waiting", async () => {
     .toContain(`web: 1000 conntrack entries of udp at ${HOST} removed that led to ${WEB.address}`);
 });
 
-it("a UDP client on IPv6 follows too", async () => {
+it("leads a UDP client on IPv6 to the guest's new address", async () => {
   await world.configure(`listen: ["${HOST_V6}"]\n${UDP}`);
   await world.leases(leaseRow6(WEB), leaseRow6(DB));
   await world.start();
@@ -141,7 +141,7 @@ it("a UDP client on IPv6 follows too", async () => {
   await expect.poll(() => last(client), SOON).toBe("db 53 fd01::2");
 });
 
-it("connections of forwards that do not change notice nothing", async () => {
+it("keeps connections of forwards that do not change", async () => {
   await world.configure("guests:\n  web: {ports: [1122:22]}\n  db: {ports: [1222:22]}\n");
   await world.start();
   await world.isWell();
@@ -157,7 +157,7 @@ it("connections of forwards that do not change notice nothing", async () => {
   await client.waitForLine(/^still here$/);
 });
 
-it("a connection to the host itself outlives the publication of its port", async () => {
+it("keeps an established connection to the host itself when its port is published", async () => {
   await world.serve("host", "host", ["tcp:1122"]);
   const login = world.hold("client", HOST, 1122);
   await login.waitForLine(/^host 1122/);
@@ -168,7 +168,7 @@ it("a connection to the host itself outlives the publication of its port", async
   expect(told()).toEqual([]);
 });
 
-it("who is no longer allowed is cut off, who still is notices nothing", async () => {
+it("disconnects a client that is no longer admitted, and keeps one that still is", async () => {
   await world.start();
   await world.isWell();
   const denied = world.hold("client", HOST, 1122);
@@ -185,12 +185,12 @@ it("who is no longer allowed is cut off, who still is notices nothing", async ()
   expect(denied.lines).not.toContain("am I?");
 });
 
-it("after kill -9 in the middle, the next start finds what still leads astray", async () => {
+it("removes stale connections at the start after kill -9 between rules and connections", async () => {
   const daemon = await world.start();
   await world.isWell();
   const client = world.send("client", HOST, 5353);
   await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
-  // As if it had been killed after the rules and before the connections: the rules are there already.
+  // As if the daemon had been killed after it changed the rules and before it removed connections.
   await daemon.kill("SIGKILL");
   await moveWeb();
   await hideConntrack();
@@ -201,7 +201,7 @@ it("after kill -9 in the middle, the next start finds what still leads astray", 
   await expect.poll(() => last(client), SOON).toBe(`db 53 ${CLIENT}`);
 });
 
-it("without conntrack it says once what to install, and works", async () => {
+it("logs once what to install when conntrack is missing, and forwards work", async () => {
   await hideConntrack();
   await world.start();
   await world.complains("conntrack-failed", /conntrack .*not found; install the package conntrack/);
@@ -211,7 +211,7 @@ it("without conntrack it says once what to install, and works", async () => {
   expect(world.log().filter(({ event }) => event === "conntrack-failed")).toHaveLength(1);
 });
 
-/** From now on there is no such program, until /usr/sbin is unmounted. */
+/** Hides the program until /usr/sbin is unmounted. */
 async function hideConntrack(): Promise<void> {
   const folder = join(world.lab.dir, "sbin");
   await mkdir(folder);
