@@ -1,5 +1,3 @@
-import { parseIp } from "../net/address.ts";
-import type { Ip } from "../net/address.ts";
 import { CHAIN_PREFIX, GUARD_COMMENT, JUMP_COMMENT, MARK } from "./ownership.ts";
 
 export type Table = "raw" | "filter" | "nat";
@@ -135,14 +133,6 @@ export function optionOf(rule: RuleText, ...flags: readonly string[]): string | 
 /** @returns the target or chain of `-j` or `-g` */
 export function targetOf(rule: RuleText): string | undefined {
   return optionOf(rule, "-j", "-g");
-}
-
-/** The address in `--to-destination`: `192.168.122.11:22`, `192.168.122.11`, `[fd00::1]:22`, `fd00::1`. */
-export function destinationOf(rule: RuleText): Ip | undefined {
-  const destination = optionOf(rule, "--to-destination") ?? "";
-  const bracketed = /^\[([^\]]*)\]/.exec(destination)?.[1];
-  if (bracketed !== undefined) return parseIp(bracketed);
-  return parseIp(destination.includes(".") ? destination.replace(/:.*$/, "") : destination);
 }
 
 export function commentOf(rule: RuleText): string | undefined {
