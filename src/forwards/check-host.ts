@@ -8,9 +8,10 @@ import type { Listen } from "../config/values/listen-address.ts";
 import type { HostAddresses } from "../net/address.ts";
 
 /**
- * What the config names of this host and the host has not, at least not yet: no fault, for it may come, but mostly a slip.
- * @param document that the port map was read from
- * @param known bridges that libvirt has files of, though they may be down
+ * Addresses, interfaces and bridges that the config names and the host does not have. They are not errors, because they
+ * can appear later, but most are typing mistakes.
+ * @param document the document that the port map was read from
+ * @param known bridges of which libvirt has files, even if they are down
  */
 export function findMissingOnHost(
   document: YamlDocument,
@@ -59,7 +60,7 @@ function describeAbsent(listen: Listen, addresses: HostAddresses): string | unde
   }
 }
 
-/** Where a name is written in a list of the config, or alone in its place. */
+/** Where the config names it: in a list, or as the only value. */
 function findPlace(
   document: YamlDocument,
   key: "listen" | "networks",

@@ -5,13 +5,13 @@ import { describeTaken, assignHostAddresses } from "./host-addresses.ts";
 import type { Where } from "./host-addresses.ts";
 
 /**
- * Forwards that share a port of 127.0.0.1, which every one of them is published on with `reach.loopback`.
- * @returns a warning for each forward that another one stands before
+ * Forwards that share a port of 127.0.0.1. With `reach.loopback` every forward is published there.
+ * @returns a warning for each forward that loses the port to another one
  */
 export function checkLoopback(portMap: Where): readonly Diagnostic<string>[] {
   if (!portMap.reach.loopback) return [];
-  return [...assignHostAddresses(portMap, new Map([["lo", [LOOPBACK]]]))].flatMap(([{ where }, place]) =>
-    (place[4]?.taken ?? [])
+  return [...assignHostAddresses(portMap, new Map([["lo", [LOOPBACK]]]))].flatMap(([{ where }, assignment]) =>
+    (assignment[4]?.taken ?? [])
       .filter(({ address }) => address === LOOPBACK)
       .map((taken): Diagnostic<string> => {
         const choice = "the first in the file has it; name 127.0.0.1 in the one that should";

@@ -5,63 +5,83 @@ import type { Forward, PortMap } from "../config/port-map.ts";
 import { printable } from "../sanitize.ts";
 import type { Listen } from "../config/values/listen-address.ts";
 
-/** An address where the port is another forward's. */
+/** An address on which another forward has the port. */
 export interface Taken {
   readonly address: Ip;
   readonly by: Forward;
 }
 
-/** Where on the host a forward is published, in one family. */
+/** Host addresses on which a forward is published, in one family. */
 interface ListenAssignment {
   readonly any: boolean;
-  /** Those that it is published on by name; none while it has no place at all. */
+  /** The addresses that it names; empty while it has none in this family. */
   readonly addresses: readonly Ip[];
   readonly taken: readonly Taken[];
-  /** Where else it is not published though the config says so, and why. */
+  /** Why it is not published on others that the config names. */
   readonly notes: readonly string[];
 }
 
-/** A forward has no place in a family that it is not published in. */
+/** A forward has no assignment in a family in which it is not published. */
 export type ListenAssignments = ReadonlyMap<Forward, Readonly<Partial<Record<Family, ListenAssignment>>>>;
 
 export type Where = Pick<PortMap, "guests" | "reach">;
 
+/** The host's addresses now. */
+interface HostState {
+  readonly byLink: HostAddresses;
+  readonly local: ReadonlySet<Ip>;
+  readonly reachesLoopback: boolean;
+}
+
 /**
- * Port map x addresses of the moment -> where each forward is published.
+ * Port map x addresses of the moment -> the host addresses of each forward.
  *
- * A port of an address is one forward's: of several that want it, as an interface and an address may, the first in the
- * config has it. With reach.loopback 127.0.0.1 is had in the same way by who names it, else by the first of the others.
+ * A port of an address belongs to one forward. If several forwards name it, as an interface and as an address for
+ * example, it belongs to the first in the config. With reach.loopback the port on 127.0.0.1 belongs to the forward that
+ * names this address, else to the first of the others.
  */
-export function assignHostAddresses({ guests, reach }: Where, host: HostAddresses): ListenAssignments {
-  const local = new Set([...host.values()].flat());
-  const claim = createPortReservations();
-  const find = (forward: Forward, family: Family): ListenAssignment | undefined => {
-    const wanted = forward.listen.flatMap((each) => placeOf(each, family, host, local, reach.loopback) ?? []);
-    return wanted.length === 0 ? undefined : reservePorts(forward, merge(wanted), claim);
+export function assignHostAddresses({ guests, reach }: Where, byLink: HostAddresses): ListenAssignments {
+  const host = { byLink, local: new Set([...byLink.values()].flat()), reachesLoopback: reach.loopback };
+  const reserve = createPortReservations();
+  const assign = (forward: Forward, family: Family): ListenAssignment | undefined => {
+    const wanted = forward.listen.flatMap((listen) => assignmentOf(listen, family, host) ?? []);
+    return wanted.length === 0 ? undefined : reservePorts(forward, merge(wanted), reserve);
   };
-  const forwards = guests.flatMap((guest) => guest.forwards);
-  const places = forwards.map((forward) => ({ forward, ipv4: find(forward, 4), ipv6: find(forward, 6) }));
-  const naming = new Set(
-    places.flatMap(({ forward, ipv4 }) => (ipv4?.addresses.includes(LOOPBACK) ? [forward] : [])),
-  );
-  const withLoopback = (forward: Forward, place: ListenAssignment): ListenAssignment => {
-    const { any, addresses, taken } = place;
-    const isNowhere = addresses.length === 0 && taken.length > 0;
-    if (!reach.loopback || any || isNowhere || naming.has(forward)) return place;
-    const by = claim(forward, LOOPBACK);
-    if (by === undefined)
-      return addresses.length === 0 ? place : { ...place, addresses: [...addresses, LOOPBACK] };
-    return naming.has(by) ? place : { ...place, taken: [...taken, { address: LOOPBACK, by }] };
-  };
+  const assigned = guests
+    .flatMap(({ forwards }) => forwards)
+    .map((forward) => ({ forward, ipv4: assign(forward, 4), ipv6: assign(forward, 6) }));
+  const isNamingLoopback = ({ ipv4 }: { ipv4: ListenAssignment | undefined }): boolean =>
+    ipv4?.addresses.includes(LOOPBACK) === true;
+  const naming = new Set(assigned.filter(isNamingLoopback).map(({ forward }) => forward));
   return new Map(
-    places.map(({ forward, ipv4, ipv6 }) => [
-      forward,
-      {
-        ...(ipv4 === undefined ? {} : { 4: withLoopback(forward, ipv4) }),
-        ...(ipv6 === undefined ? {} : { 6: ipv6 }),
-      },
-    ]),
+    assigned.map(({ forward, ipv4, ipv6 }) => {
+      const isImplied = reach.loopback && ipv4 !== undefined && !naming.has(forward);
+      const onLoopback = isImplied ? addLoopback(forward, ipv4, naming, reserve) : ipv4;
+      return [
+        forward,
+        {
+          ...(onLoopback === undefined ? {} : { 4: onLoopback }),
+          ...(ipv6 === undefined ? {} : { 6: ipv6 }),
+        },
+      ];
+    }),
   );
+}
+
+/** @param naming forwards that name 127.0.0.1: the port is theirs without a note */
+function addLoopback(
+  forward: Forward,
+  assignment: ListenAssignment,
+  naming: ReadonlySet<Forward>,
+  reserve: PortReservation,
+): ListenAssignment {
+  const { any, addresses, taken } = assignment;
+  const isNowhere = addresses.length === 0 && taken.length > 0;
+  if (any || isNowhere) return assignment;
+  const by = reserve(forward, LOOPBACK);
+  if (by === undefined)
+    return addresses.length === 0 ? assignment : { ...assignment, addresses: [...addresses, LOOPBACK] };
+  return naming.has(by) ? assignment : { ...assignment, taken: [...taken, { address: LOOPBACK, by }] };
 }
 
 /** `192.168.1.100:80/tcp is published for guest web already` */
@@ -69,11 +89,11 @@ export function describeTaken({ address, by: { guest, protocol, published } }: T
   return `${formatHostPort(address, formatPorts(published))}/${protocol} is published for guest ${printable(guest)} already`;
 }
 
-/** Takes an address's ports for a forward. @returns who has one of them, when they are not to be had */
+/** Reserves a forward's ports on an address. @returns the forward that has one of them already */
 type PortReservation = (forward: Forward, address: Ip) => Forward | undefined;
 
 function createPortReservations(): PortReservation {
-  /** Of each protocol and address who has it, by port; no two have the same. */
+  /** The forwards of each protocol and address, by port. They do not overlap. */
   const lanes = new Map<string, Forward[]>();
   return (forward, address) => {
     const key = `${forward.protocol} ${address}`;
@@ -87,59 +107,66 @@ function createPortReservations(): PortReservation {
   };
 }
 
-function reservePorts(forward: Forward, place: ListenAssignment, claim: PortReservation): ListenAssignment {
-  const claims = place.addresses.map((address) => ({ address, by: claim(forward, address) }));
+function reservePorts(
+  forward: Forward,
+  assignment: ListenAssignment,
+  reserve: PortReservation,
+): ListenAssignment {
+  const reserved = assignment.addresses.map((address) => ({ address, by: reserve(forward, address) }));
   return {
-    ...place,
-    addresses: claims.flatMap(({ address, by }) => (by === undefined ? [address] : [])),
-    taken: claims.flatMap(({ address, by }) => (by === undefined ? [] : [{ address, by }])),
+    ...assignment,
+    addresses: reserved.flatMap(({ address, by }) => (by === undefined ? [address] : [])),
+    taken: reserved.flatMap(({ address, by }) => (by === undefined ? [] : [{ address, by }])),
   };
 }
 
-function placeOf(
-  listen: Listen,
-  family: Family,
-  host: HostAddresses,
-  local: ReadonlySet<Ip>,
-  loopback: boolean,
-): ListenAssignment | undefined {
-  if (listen.kind === "interface")
-    return placeOfInterface(listen.name, family, host.get(listen.name), loopback);
-  if (listen.kind === "any")
-    return listen.family === family ? { any: true, addresses: [], taken: [], notes: [] } : undefined;
-  const { address } = listen;
-  if (familyOf(address) !== family) return undefined;
-  return local.has(address) || address === LOOPBACK
-    ? { any: false, addresses: [address], taken: [], notes: [] }
-    : absent(`address ${address}: not on this host (yet)`);
+function assignmentOf(listen: Listen, family: Family, host: HostState): ListenAssignment | undefined {
+  switch (listen.kind) {
+    case "interface":
+      return assignmentOfInterface(listen.name, family, host);
+    case "any":
+      return listen.family === family ? { ...named([]), any: true } : undefined;
+    case "address": {
+      const { address } = listen;
+      if (familyOf(address) !== family) return undefined;
+      return host.local.has(address) || address === LOOPBACK
+        ? named([address])
+        : absent(`address ${address}: not on this host (yet)`);
+    }
+  }
 }
 
-/** An interface counts with the families it has; one without any address yet is shown once, as IPv4, with the reason. */
-function placeOfInterface(
+/** An interface counts with the families it has. One without an address is shown once, as IPv4, with the reason. */
+function assignmentOfInterface(
   name: string,
   family: Family,
-  own: readonly Ip[] | undefined,
-  loopback: boolean,
+  { byLink, reachesLoopback }: HostState,
 ): ListenAssignment | undefined {
+  const own = byLink.get(name);
   if (own === undefined) return family === 6 ? undefined : absent(`there is no interface ${name} (yet)`);
-  const usable = own.filter((ip) => !isLoopback(ip) || (loopback && ip === LOOPBACK));
+  const usable = own.filter((ip) => !isLoopback(ip) || (reachesLoopback && ip === LOOPBACK));
   const addresses = usable.filter((ip) => familyOf(ip) === family);
-  if (addresses.length > 0) return { any: false, addresses, taken: [], notes: [] };
+  if (addresses.length > 0) return named(addresses);
   if (usable.length > 0 || family === 6) return undefined;
   if (own.length === 0) return absent(`interface ${name} has no address (yet)`);
-  const note = `interface ${name} has loopback addresses alone: of these only ${LOOPBACK} can be published, with reach.loopback: true`;
-  return absent(note);
+  return absent(
+    `interface ${name} has only loopback addresses: of these only ${LOOPBACK} can be published, with reach.loopback: true`,
+  );
+}
+
+function named(addresses: readonly Ip[]): ListenAssignment {
+  return { any: false, addresses, taken: [], notes: [] };
 }
 
 function absent(note: string): ListenAssignment {
-  return { any: false, addresses: [], taken: [], notes: [note] };
+  return { ...named([]), notes: [note] };
 }
 
-function merge(places: readonly ListenAssignment[]): ListenAssignment {
+function merge(assignments: readonly ListenAssignment[]): ListenAssignment {
   return {
-    any: places.some(({ any }) => any),
-    addresses: [...new Set(places.flatMap(({ addresses }) => addresses))],
+    any: assignments.some(({ any }) => any),
+    addresses: [...new Set(assignments.flatMap(({ addresses }) => addresses))],
     taken: [],
-    notes: places.flatMap(({ notes }) => notes),
+    notes: assignments.flatMap(({ notes }) => notes),
   };
 }

@@ -6,11 +6,11 @@ import { describeTaken } from "./host-addresses.ts";
 import type { ListenAssignments } from "./host-addresses.ts";
 import type { Forward, Guest } from "../config/port-map.ts";
 
-/** A published port of the config with the guest's address of the moment, in one family. */
+/** A published port of the config with the guest's address now, in one family. */
 export interface ResolvedForward {
   readonly forward: Forward;
   readonly family: Family;
-  /** The host's addresses it is published on; empty: any. */
+  /** The host addresses that it is published on; empty: any. */
   readonly hostAddresses: readonly Ip[];
   /** Undefined: pending. */
   readonly target: Target | undefined;
@@ -18,7 +18,7 @@ export interface ResolvedForward {
   readonly why: string | undefined;
 }
 
-/** Families that a guest's ports are published in. */
+/** Families in which a guest's ports are published. */
 export function publishedFamilies(guest: Guest, places: ListenAssignments): readonly Family[] {
   const own = guest.identity.kind === "address" ? familyOf(guest.identity.address) : undefined;
   return ([4, 6] as const).filter(
@@ -28,7 +28,7 @@ export function publishedFamilies(guest: Guest, places: ListenAssignments): read
   );
 }
 
-/** One resolved forward of one family; none where nothing is promised in it. */
+/** The resolved forward in one family, if it is published there. */
 export function resolveForward(
   forward: Forward,
   family: Family,

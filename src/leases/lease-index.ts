@@ -2,16 +2,16 @@ import type { Ip, Mac } from "../net/address.ts";
 import type { Lease } from "./lease.ts";
 import type { Network } from "./network.ts";
 
-/** The leases of all networks, by what they are looked for. Only `rowsOf` gives those that cannot be used, too. */
+/** Leases of all networks, indexed by MAC, host name and address. Only `rowsOf` includes unusable leases. */
 export interface LeaseIndex {
   rowsOf(mac: Mac): readonly Lease[];
   ofMac(mac: Mac): readonly Lease[];
-  /** By the name that guests gave, upper or lower case. */
+  /** By the name that the guests sent; case does not matter. */
   named(hostname: string): readonly Lease[];
   at(place: NetworkAddress): readonly Lease[];
 }
 
-/** An address says where only together with the network: two may have the same subnet. */
+/** An address on a network. Two networks can have the same subnet. */
 export interface NetworkAddress {
   readonly bridge: string;
   readonly address: Ip;
@@ -22,29 +22,29 @@ export function networkAddressKey({ bridge, address }: NetworkAddress): string {
 }
 
 /**
- * Made once a resolve: there may be as many guests as leases. A hostile guest can have sixty thousand leases that
- * nobody looks for, so whether one is usable is judged when it is found.
+ * Built once per resolution: there may be as many guests as leases. A hostile guest can have 60,000 leases that no
+ * lookup needs, so a lease is checked when a lookup finds it, and the result is kept.
  */
 export function indexLeases(networks: readonly Network[], isUsable: (lease: Lease) => boolean): LeaseIndex {
   const rows = networks.flatMap((network) => network.leases ?? []);
   const byMac = Map.groupBy(rows, (lease) => lease.mac);
   const byName = Map.groupBy(rows, (lease) => lease.hostname?.toLowerCase());
   const byPlace = Map.groupBy(rows, networkAddressKey);
-  const judge = (found: readonly Lease[] = []): readonly Lease[] => distinct(found.filter(isUsable));
+  const usable = (found: readonly Lease[] = []): readonly Lease[] => distinct(found.filter(isUsable));
   return {
     rowsOf: (mac) => byMac.get(mac) ?? [],
-    ofMac: remember((mac: Mac) => judge(byMac.get(mac))),
-    named: (hostname) => judge(byName.get(hostname.toLowerCase())),
-    at: remember((place: NetworkAddress) => judge(byPlace.get(networkAddressKey(place))), networkAddressKey),
+    ofMac: memoize((mac: Mac) => usable(byMac.get(mac))),
+    named: (hostname) => usable(byName.get(hostname.toLowerCase())),
+    at: memoize((place: NetworkAddress) => usable(byPlace.get(networkAddressKey(place))), networkAddressKey),
   };
 }
 
-/** The last of rows that say the same. */
+/** The last of equal rows. */
 function distinct(leases: readonly Lease[]): readonly Lease[] {
   return [...new Map(leases.map((lease) => [`${networkAddressKey(lease)} ${lease.mac}`, lease])).values()];
 }
 
-function remember<Key, Value>(
+function memoize<Key, Value>(
   find: (key: Key) => Value,
   textOf: (key: Key) => string = String,
 ): (key: Key) => Value {

@@ -1,15 +1,15 @@
 import type { Ip, Mac } from "../net/address.ts";
 
-/** A dynamic MAC-address binding in DHCP, as libvirt's `<bridge>.status` tells it. */
+/** A dynamic MAC-address binding in DHCP, as libvirt's `<bridge>.status` lists it. */
 export interface Lease {
   /** The network's bridge, e.g. `virbr0`: libvirt names the file after it. */
   readonly bridge: string;
   readonly mac: Mac;
   readonly address: Ip;
-  /** What the guest says its name is. Data of a possibly hostile guest: print only through `printable`. */
-  readonly hostname?: string;
-  /** Epoch milliseconds; absent for an infinite lease. */
-  readonly expiresAtMs?: number;
+  /** The name that the guest sent. It may be hostile: print it only through `printable`. */
+  readonly hostname: string | undefined;
+  /** Epoch ms; undefined for an infinite lease. */
+  readonly expiresAtMs: number | undefined;
 }
 
 /** One row of libvirt's `<bridge>.macs`: the MACs of a running domain on this bridge. Written by libvirtd, not by guests. */

@@ -7,7 +7,7 @@ export interface Network {
   readonly bridge: string;
   /** Empty while the bridge is not there or has no address: the network is down. */
   readonly subnets: readonly Subnet[];
-  /** Undefined: nothing could be read yet, so nobody knows. */
+  /** Undefined while the file could not be read. */
   readonly leases: readonly Lease[] | undefined;
   readonly domains: readonly DomainMacs[] | undefined;
 }
@@ -47,7 +47,7 @@ export function findOwnAddresses(host: HostAddresses): OwnAddresses {
   );
 }
 
-/** Why no forward may lead to an address: the host's own, on whatever link, would be reached past what INPUT forbids. */
+/** Why a forward must not lead to an address: a forward to the host's own address would bypass the INPUT chain. */
 export function checkNotOwn(address: Ip, own: OwnAddresses): string | undefined {
   const link = own.get(address);
   return link === undefined ? undefined : `${address} is the host's own, on ${link}`;

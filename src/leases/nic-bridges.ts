@@ -2,10 +2,10 @@ import type { Mac } from "../net/address.ts";
 import type { Lease } from "./lease.ts";
 import type { Network } from "./network.ts";
 
-/** On which bridges libvirt has a MAC plugged in. One that it lists nowhere may be on any. */
+/** The bridges into which libvirt has plugged each MAC. A MAC that libvirt does not list can be on any bridge. */
 export type NicBridges = ReadonlyMap<Mac, ReadonlySet<string>>;
 
-/** @param networks all that are served, those that are down as well */
+/** @param networks all served networks, including those that are down */
 export function findNicBridges(networks: readonly Network[]): NicBridges {
   const nicBridges = new Map<Mac, Set<string>>();
   for (const { bridge, domains = [] } of networks)
@@ -14,7 +14,7 @@ export function findNicBridges(networks: readonly Network[]): NicBridges {
   return nicBridges;
 }
 
-/** Why a MAC's lease on this bridge is not its own; undefined when it may be. */
+/** Why a lease on this bridge cannot belong to its MAC; undefined when it can. */
 export function checkNicBridge(
   { mac, bridge }: Pick<Lease, "mac" | "bridge">,
   nicBridges: NicBridges,

@@ -5,21 +5,21 @@ import { createError, createWarning } from "../diagnostic.ts";
 import type { DomainMacs, Lease } from "./lease.ts";
 import { printable } from "../sanitize.ts";
 
-/** libvirt's own helper reads no more than this (VIR_NETWORK_DHCP_LEASE_FILE_SIZE_MAX). */
+/** Maximum size of a lease file: libvirt's own helper reads no more (VIR_NETWORK_DHCP_LEASE_FILE_SIZE_MAX). */
 export const LEASE_FILE_MAX_BYTES: number = 32 * 1024 * 1024;
 
-/** Enough to see what is wrong; a hostile guest can make any number of bad rows. */
-const ISSUES_MAX = 10;
+/** Maximum number of diagnostics per file. A hostile guest can cause any number of bad rows. */
+const MAX_DIAGNOSTICS = 10;
 
-/** What may be wrong with libvirt's files. */
+/** Codes of errors in libvirt's files. */
 export type LeaseFault = "lease-folder" | "lease-file" | "lease-row";
 
 type Row<T> = { readonly row: T } | { readonly fault: string };
 
 /**
  * Reads libvirt's `<bridge>.status`.
- * @returns the rows that are whole, in the file's order; undefined when the file as a whole says nothing (0 bytes,
- *   not JSON, not a list): what was known stays.
+ * @returns the valid rows, in the file's order; undefined when the whole file is unusable (0 bytes, not JSON, not a
+ *   list): the last good leases stay.
  */
 export function parseLeases(
   bytes: Uint8Array,
@@ -43,7 +43,7 @@ function parseRows<T>(
   file: string,
   parseRow: (row: Readonly<Record<string, unknown>>) => Row<T>,
 ): Parsed<readonly T[] | undefined, LeaseFault> {
-  // 0 bytes is what libvirt leaves after a network's first start: no fault, but no knowledge either.
+  // libvirt leaves 0 bytes after a network's first start. This is not an error.
   if (bytes.length === 0) return { value: undefined, diagnostics: [] };
   const rows = parseJson(bytes);
   if (!Array.isArray(rows)) {
@@ -64,7 +64,7 @@ function parseRows<T>(
   return { value: good, diagnostics: toDiagnostics(faults, file) };
 }
 
-/** Guests put raw bytes into hostnames (libvirt >= 11 writes them as they come), so decoding never fails here. */
+/** Guests send raw bytes as host names, and libvirt >= 11 writes them unchanged: decoding must not fail. */
 function parseJson(bytes: Uint8Array): unknown {
   try {
     return JSON.parse(new TextDecoder("utf-8").decode(bytes)) as unknown;
@@ -91,8 +91,8 @@ function parseLease(row: Readonly<Record<string, unknown>>, bridge: string): Row
       bridge,
       mac,
       address,
-      ...(expiry === 0 ? {} : { expiresAtMs: expiry * 1000 }),
-      ...(typeof hostname === "string" ? { hostname } : {}),
+      expiresAtMs: expiry === 0 ? undefined : expiry * 1000,
+      hostname: typeof hostname === "string" ? hostname : undefined,
     },
   };
 }
@@ -117,13 +117,13 @@ function text(value: unknown): string {
 
 function fault(key: string, value: unknown, wanted: string): { fault: string } {
   if (value === undefined) return { fault: `${key} is missing` };
-  // What is nested is not printed: some nest six thousand deep.
+  // Nested values are not printed: they can be nested 6,000 levels deep.
   const shown =
     typeof value === "object" ? (Array.isArray(value) ? "a list" : "an object") : JSON.stringify(value);
   return { fault: `${key} ${printable(shown)} is not ${wanted}` };
 }
 
-/** By what it says, not by its place: that changes whenever any guest renews its lease. */
+/** Names a row by its content: its position changes whenever a guest renews its lease. */
 function nameRow(row: Readonly<Record<string, unknown>>): string {
   const names = [row["ip-address"], row["mac-address"], row["domain"]]
     .map(text)
@@ -133,8 +133,8 @@ function nameRow(row: Readonly<Record<string, unknown>>): string {
 
 function toDiagnostics(faults: readonly string[], file: string): readonly Diagnostic<LeaseFault>[] {
   const all = [...new Set(faults)].toSorted();
-  const more = all.length - ISSUES_MAX;
-  return [...all.slice(0, ISSUES_MAX), ...(more > 0 ? [`${more} more rows left out`] : [])].map((message) =>
-    createWarning("lease-row", message, { file }),
+  const more = all.length - MAX_DIAGNOSTICS;
+  return [...all.slice(0, MAX_DIAGNOSTICS), ...(more > 0 ? [`${more} more rows left out`] : [])].map(
+    (message) => createWarning("lease-row", message, { file }),
   );
 }

@@ -9,7 +9,7 @@ import type { Network, OwnAddresses } from "./network.ts";
 import { checkNicBridge } from "./nic-bridges.ts";
 import type { NicBridges } from "./nic-bridges.ts";
 
-/** What decides whether a lease can be used. */
+/** The facts that decide whether a lease can be used. */
 export interface LeaseContext {
   readonly networks: readonly Network[];
   readonly nicBridges: NicBridges;
@@ -18,9 +18,8 @@ export interface LeaseContext {
 }
 
 /**
- * Live leases at addresses that can be a guest's, to be looked up. Two MACs may have a row for one address, which
- * libvirt's helper never writes but a newline in a hostname does; the order of the rows changes with every event, and
- * says nothing.
+ * Indexes the live leases at addresses that can be a guest's. Two MACs can have a row for one address: libvirt's helper
+ * never writes this, but a newline in a host name does. The order of the rows means nothing: it changes with every event.
  */
 export function indexUsable(context: LeaseContext): LeaseIndex {
   const networks = new Map(context.networks.map((each) => [each.bridge, each]));
@@ -47,7 +46,7 @@ export function checkLease(
   );
 }
 
-/** Those on these networks and of this family. */
+/** The leases on these networks in this family. */
 export function leasesOn(
   leases: readonly Lease[],
   networks: readonly Network[],
@@ -57,7 +56,7 @@ export function leasesOn(
   return leases.filter(({ bridge, address }) => bridges.has(bridge) && familyOf(address) === family);
 }
 
-/** Who has which address, four of them at most. In an order of their own: that of the rows changes whenever any guest renews its lease. */
+/** `MAC at ADDRESS and ...`, four at most, sorted: the order of the rows changes whenever a guest renews its lease. */
 export function describeLeases(leases: readonly Lease[]): string {
   const all = leases.map((lease) => `${lease.mac} at ${lease.address}`).toSorted();
   return all.slice(0, 4).join(" and ") + (all.length > 4 ? ` and ${all.length - 4} more` : "");

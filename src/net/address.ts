@@ -38,10 +38,10 @@ export function parseIp(text: string): Ip | undefined {
   return ipaddr.IPv6.parse(text).toString() as Ip;
 }
 
-/** The only loopback address that the kernel can redirect to a guest: of 127.0.0.0/8 no other is wired, and no `::1`. */
+/** The only loopback address that kvmnatd redirects: not the rest of 127.0.0.0/8, and not `::1`. */
 export const LOOPBACK: Ip = "127.0.0.1" as Ip;
 
-/** Whether an address is the host's own for itself alone: of 127.0.0.0/8, or `::1`. */
+/** Whether an address is in 127.0.0.0/8, or `::1`. */
 export function isLoopback(ip: Ip): boolean {
   return familyOf(ip) === 4 ? ip.startsWith("127.") : ip === "::1";
 }
@@ -79,14 +79,14 @@ export function cidrContains(cidr: Cidr, ip: Ip): boolean {
   return familyOf(ip) === cidr.family && ipaddr.parse(ip).match(ipaddr.parse(cidr.base), cidr.prefix);
 }
 
-/** True for the network's first address and, in IPv4, its broadcast: neither can be a guest's. */
+/** Whether a guest cannot have it: the network's first address and, in IPv4, its broadcast address. */
 export function isReservedIn(cidr: Cidr, ip: Ip): boolean {
   if (ip === cidr.base) return true;
   if (cidr.family === 6 || cidr.prefix >= 31) return false;
   return ip === ipaddr.IPv4.broadcastAddressFromCIDR(formatCidr(cidr)).toString();
 }
 
-/** Reads a MAC in any case with `:` or `-`. Multicast and all-zero MACs are no guest's. */
+/** Reads a MAC in any case with `:` or `-`. A guest cannot have a multicast or all-zero MAC. */
 export function parseMac(text: string): Mac | undefined {
   if (!/^[0-9a-f]{2}([:-][0-9a-f]{2}){5}$/i.test(text)) return undefined;
   const mac = text.toLowerCase().replaceAll("-", ":");

@@ -38,7 +38,14 @@ const WHERE = { file: "kvmnatd.yaml" };
 export const NOW = 1_795_000_000_000;
 
 export function lease(address: string, owner: Mac, more: Partial<Lease> = {}): Lease {
-  return { bridge: "virbr0", mac: owner, address: ip(address), expiresAtMs: NOW + 3_600_000, ...more };
+  return {
+    bridge: "virbr0",
+    mac: owner,
+    address: ip(address),
+    hostname: undefined,
+    expiresAtMs: NOW + 3_600_000,
+    ...more,
+  };
 }
 
 /** virbr0, up, with a subnet of each family. */

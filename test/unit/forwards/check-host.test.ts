@@ -38,6 +38,6 @@ it.each([
     `networks: [virbr0, virbr1, virbr9]\n${GUESTS}`,
     ["1:28 there is no bridge virbr9 on this host (yet), and libvirt has no leases of it"],
   ],
-])("%s: what is not on this host is told with its place", (text, expected) => {
+])("reports names that this host does not have, with line and column: %s", (text, expected) => {
   expect(told(text)).toEqual(expected);
 });

@@ -49,7 +49,7 @@ function resolveMap(
   return resolveForwards(map, incumbents, resolveInputs(networks, HOST, more));
 }
 
-/** Who answers at which address, on virbr0 if nothing else is said. */
+/** Which MAC answers at which address, on virbr0 by default. */
 function answersAt(
   ...answers: readonly (readonly [address: string, mac: Mac | undefined, bridge?: string])[]
 ): ProbeResults {
@@ -68,7 +68,7 @@ function outcome(resolution: Resolution, index = 0): { readonly at: string; read
 }
 
 describe("domain", () => {
-  it("is found by libvirt's MAC and that MAC's lease", () => {
+  it("is found by the lease of the MAC that libvirt lists", () => {
     const up = network({
       ...running,
       leases: [lease("192.168.122.7", MAC_B), lease("192.168.122.11", MAC_A)],
@@ -76,7 +76,7 @@ describe("domain", () => {
     expect(outcome(resolve([web], [up]))).toEqual({ at: "192.168.122.11", why: "" });
   });
 
-  it("that libvirt does not list is off, though its lease lives on", () => {
+  it("is off when libvirt does not list it, though its lease is live", () => {
     const up = network({ leases: [lease("192.168.122.11", MAC_A)] });
     expect(outcome(resolve([web], [up]))).toMatchObject({
       at: "pending",
@@ -84,7 +84,7 @@ describe("domain", () => {
     });
   });
 
-  it("does not count on a bridge that it is not plugged into", () => {
+  it("is pending when its MAC has a lease only on a bridge that it is not plugged into", () => {
     const plugged = network({ ...running });
     const subnet = { cidr: { family: 4 as const, base: ip("10.1.0.0"), prefix: 24 }, own: ip("10.1.0.1") };
     const other = network({
@@ -95,7 +95,7 @@ describe("domain", () => {
     expect(outcome(resolve([web], [plugged, other])).at).toBe("pending");
   });
 
-  it("with two network cards keeps the one that holds the forward", () => {
+  it("keeps the NIC that the forward leads to when it has two", () => {
     const domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A, MAC_B] }];
     const leases = [lease("192.168.122.11", MAC_A), lease("192.168.122.12", MAC_B)];
     const held = incumbent("192.168.122.12", MAC_B);
@@ -104,7 +104,7 @@ describe("domain", () => {
   });
 });
 
-describe("the lease of a network card that holds the forward vanished, another card has one", () => {
+describe("the lease of the incumbent's NIC vanished, and another NIC has a lease", () => {
   const domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A, MAC_B] }];
   const other = lease("192.168.122.12", MAC_B, { expiresAtMs: NOW + 7_200_000 });
   const up = network({ domains, leases: [other] });
@@ -114,7 +114,7 @@ describe("the lease of a network card that holds the forward vanished, another c
   const answering = (answer: Mac | undefined, nowMs = NOW): Resolution =>
     resolve([web], [up], [held], { nowMs, probeResults: answersAt([at, answer]) });
 
-  it("the first is asked, and while it answers it keeps the forward until its time ends", () => {
+  it("probes the incumbent and keeps it while it answers, until the end of its lease", () => {
     expect(resolve([web], [up], [held]).probes).toContainEqual({ bridge: "virbr0", address: at });
     const kept = answering(MAC_A);
     expect(outcome(kept)).toEqual({
@@ -128,10 +128,10 @@ describe("the lease of a network card that holds the forward vanished, another c
   });
 
   it.each([
-    ["does not answer", undefined, NOW],
-    ["has another's MAC by now", MAC_C, NOW],
-    ["has come to the end of its time", MAC_A, expiresAtMs],
-  ])("else the other has it: the first %s", (_what, answer, nowMs) => {
+    ["is silent", undefined, NOW],
+    ["answers with another MAC", MAC_C, NOW],
+    ["has reached the end of its lease", MAC_A, expiresAtMs],
+  ])("moves to the other NIC when the incumbent %s", (_what, answer, nowMs) => {
     expect(outcome(answering(answer, nowMs)).at).toBe(other.address);
   });
 });
@@ -139,14 +139,11 @@ describe("the lease of a network card that holds the forward vanished, another c
 describe("several live leases of one MAC", () => {
   it.each([
     ["the latest expiry", NOW + 1000, NOW + 2000, "192.168.122.12"],
-    ["an infinite one before any other", undefined, NOW + 2000, "192.168.122.11"],
-    ["the lower address of equals", NOW + 1000, NOW + 1000, "192.168.122.11"],
-  ])("%s wins", (_what, first, second, expected) => {
-    const at = (expiresAtMs: number | undefined): object =>
-      expiresAtMs === undefined ? {} : { expiresAtMs };
-    const { expiresAtMs: _, ...eternal } = lease("192.168.122.11", MAC_A);
-    const one = first === undefined ? eternal : lease("192.168.122.11", MAC_A, at(first));
-    const two = lease("192.168.122.12", MAC_A, at(second));
+    ["an infinite lease", undefined, NOW + 2000, "192.168.122.11"],
+    ["the lower address of equal leases", NOW + 1000, NOW + 1000, "192.168.122.11"],
+  ])("chooses %s", (_what, first, second, expected) => {
+    const one = lease("192.168.122.11", MAC_A, { expiresAtMs: first });
+    const two = lease("192.168.122.12", MAC_A, { expiresAtMs: second });
     for (const leases of [
       [one, two],
       [two, one],
@@ -155,10 +152,10 @@ describe("several live leases of one MAC", () => {
   });
 });
 
-describe("a guest that answers at two leases and renews them by turns", () => {
+describe("a guest that answers at two leases and renews them alternately", () => {
   const [ONE, TWO] = ["192.168.122.11", "192.168.122.77"] as const;
 
-  /** @returns where its forward leads each time; @param answering where it does, each time */
+  /** @param answering where it answers each time @returns where its forward leads each time */
   function flap(
     times: number,
     everyMs: number,
@@ -184,21 +181,21 @@ describe("a guest that answers at two leases and renews them by turns", () => {
     });
   }
 
-  it("follows the newest six times within a minute, and then stays", () => {
+  it("follows the newest lease six times within a minute, then stays", () => {
     expect(flap(12, 1000)).toEqual([ONE, TWO, ONE, TWO, ONE, TWO, ONE, ONE, ONE, ONE, ONE, ONE]);
   });
 
-  it("goes on following one that moves every quarter of a minute", () => {
+  it("keeps following a guest that moves every 15 seconds", () => {
     expect(flap(10, 15_000)).toEqual([ONE, TWO, ONE, TWO, ONE, TWO, ONE, TWO, ONE, TWO]);
   });
 
-  it("moves once it no longer answers where it is", () => {
+  it("moves when the guest no longer answers at its address", () => {
     const times = flap(9, 1000, [TWO]);
     expect(times.slice(1)).toEqual(Array.from({ length: 8 }, () => TWO));
   });
 });
 
-describe("who answers at a lease that the guest did not have before", () => {
+describe("a lease that the guest did not have before", () => {
   const at = ip("192.168.122.99");
   const own = ip("192.168.122.11");
   const newest = lease(at, MAC_A, { expiresAtMs: NOW + 7_200_000 });
@@ -225,32 +222,35 @@ describe("who answers at a lease that the guest did not have before", () => {
       guest("web", domain("web"), [{ listen: [{ kind: "any", family: 6 }] }]),
       { ...newest, address: ip("fd00:122::99") },
     ],
-  ])("another MAC does: it is pending, says so, and is asked again (%s)", (_what, by, only) => {
-    const { address } = only;
-    expect(answering([only], [], { by }).probes).toEqual([{ bridge: "virbr0", address }]);
-    const foreign = answering([only], [[address, MAC_B]], { by });
-    const { at: pending, why } = outcome(foreign);
-    expect(pending).toBe("pending");
-    expect(why).toContain(`${address} is leased to ${MAC_A}, but ${MAC_B} answers there`);
-    expect(foreign.wakeAtMs).toBe(NOW + 1000);
-    expect(outcome(answering([only], [[address, MAC_A]], { by })).at).toBe(address);
-  });
+  ])(
+    "is pending, with the reason, and probed again when another MAC answers there (%s)",
+    (_what, by, only) => {
+      const { address } = only;
+      expect(answering([only], [], { by }).probes).toEqual([{ bridge: "virbr0", address }]);
+      const foreign = answering([only], [[address, MAC_B]], { by });
+      const { at: pending, why } = outcome(foreign);
+      expect(pending).toBe("pending");
+      expect(why).toContain(`${address} is leased to ${MAC_A}, but ${MAC_B} answers there`);
+      expect(foreign.wakeAtMs).toBe(NOW + 1000);
+      expect(outcome(answering([only], [[address, MAC_A]], { by })).at).toBe(address);
+    },
+  );
 
-  it("its own MAC does: nobody is asked again", () => {
+  it("is published and not probed again when its own MAC answers there", () => {
     const found = answering([newest], [[at, MAC_A]]);
     expect(outcome(found)).toEqual({ at, why: "" });
     expect(found.wakeAtMs).toBe(newest.expiresAtMs);
     expect(answering([newest], [], { incumbents: found.incumbents }).probes).toEqual([]);
   });
 
-  it("another network card of the guest does, on the same bridge: that is the guest", () => {
+  it("is published when another NIC of the guest answers there on the same bridge", () => {
     const domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A, MAC_B] }];
     const by = guest("web", { kind: "mac", mac: MAC_A });
     expect(outcome(answering([newest], [[at, MAC_B]], { by, domains }))).toEqual({ at, why: "" });
     expect(outcome(answering([newest], [[at, MAC_C]], { by, domains })).at).toBe("pending");
   });
 
-  it("nobody does: published at once, without a word, and asked again, ever more rarely", () => {
+  it("is published at once without a note when no neighbour answers, and probed ever more rarely", () => {
     let nowMs = NOW;
     let incumbents: readonly Incumbent[] = [];
     const askedAtMs: number[] = [];
@@ -279,7 +279,7 @@ describe("who answers at a lease that the guest did not have before", () => {
     );
   });
 
-  it("of several, one at which another MAC answers is no choice", () => {
+  it("is not chosen among several when another MAC answers there", () => {
     const leases = [newest, lease(own, MAC_A)];
     const silent = answering(leases, [
       [at, MAC_B],
@@ -299,7 +299,7 @@ describe("who answers at a lease that the guest did not have before", () => {
 
   const held = incumbent(own, MAC_A);
 
-  it("the incumbent's address is not asked about, and not left for one at which another MAC answers", () => {
+  it("does not replace the incumbent's address when another MAC answers at the new one", () => {
     expect(answering([lease(own, MAC_A)], [], { incumbents: [held] }).probes).toEqual([]);
     const answers: readonly Answer[] = [
       [at, MAC_B],
@@ -317,7 +317,7 @@ describe("who answers at a lease that the guest did not have before", () => {
     expect(over.wakeAtMs).toBe(NOW + 6000);
   });
 
-  it("a lease that led to nobody, until another MAC answers there, is left", () => {
+  it("is dropped when another MAC begins to answer there", () => {
     const { incumbents } = answering([newest], [[at, undefined]]);
     const later = answering([newest], [[at, MAC_B]], { incumbents, nowMs: NOW + 50 });
     expect(outcome(later).at).toBe("pending");
@@ -338,7 +338,7 @@ describe("who answers at a lease that the guest did not have before", () => {
     expect(alone.probes).toEqual([{ bridge: "virbr0", address: own }]);
   });
 
-  it("a guest with two network cards is found by the other one", () => {
+  it("is replaced by the lease of another NIC when another MAC answers there", () => {
     const domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A, MAC_B] }];
     const leases = [newest, lease(own, MAC_B)];
     expect(answering(leases, [], { domains }).probes).toHaveLength(2);
@@ -357,7 +357,7 @@ describe("who answers at a lease that the guest did not have before", () => {
   });
 });
 
-describe("a guest on another network takes a MAC as its own, and has a lease with it there", () => {
+describe("a guest on another network uses the same MAC and has a lease with it there", () => {
   const subnet = { cidr: { family: 4 as const, base: ip("10.1.0.0"), prefix: 24 }, own: ip("10.1.0.1") };
   const own = ip("192.168.122.11");
   const taken = ip("10.1.0.5");
@@ -377,7 +377,7 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
   const at = (by: Guest, networks: readonly Network[], incumbents: readonly Incumbent[] = []): object =>
     outcome(resolve([by], networks, incumbents, { probeResults: answers }));
 
-  it("the MAC of a domain counts on the bridge that this card is plugged into, whatever its other cards are", () => {
+  it("counts a domain's MAC only on the bridge of its NIC, whatever its other NICs are", () => {
     const domains = [card("virbr0", MAC_A)];
     const other = second({ domains: [card("virbr1", MAC_B), card("virbr1", MAC_C, "far")] });
     expect(at(web, [first({ domains }), other])).toEqual({ at: own, why: "" });
@@ -390,7 +390,7 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
   it.each([
     ["mac", byMac],
     ["hostname", byName],
-  ])("where libvirt lists the MAC on a network, it counts there alone (%s)", (_what, by) => {
+  ])("counts the MAC only on the network where libvirt lists it (%s)", (_what, by) => {
     const domains = [card("virbr0", MAC_A)];
     const named = [{ ...ownLease, hostname: "web" }];
     const networks = [first({ domains, leases: named }), second()];
@@ -404,7 +404,7 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
     ["mac", byMac],
     ["hostname", byName],
   ])(
-    "an incumbent that libvirt lists nowhere is not moved to another network while it is there (%s)",
+    "keeps an incumbent that libvirt does not list on its network while it answers there (%s)",
     (_what, by) => {
       const { incumbents } = resolve([by], [first({ leases: [{ ...ownLease, hostname: "web" }] })]);
       expect(incumbents).toMatchObject([{ address: own }]);
@@ -423,7 +423,7 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
     },
   );
 
-  it("who answers at the same address on a network with the same subnet says nothing", () => {
+  it("ignores answers at the same address on another network with the same subnet", () => {
     const twin = network({
       bridge: "virbr1",
       leases: [lease(own, MAC_B, { bridge: "virbr1" })],
@@ -442,7 +442,7 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
     ]);
   });
 
-  it("a row of another MAC for the incumbent's address takes it down on its own network alone", () => {
+  it("drops the incumbent for another MAC's row for its address only on its own network", () => {
     const { incumbents } = resolve([byMac], [first()]);
     const row = lease(own, MAC_B, { bridge: "virbr1" });
     const kept = (networks: readonly Network[]): string =>
@@ -455,7 +455,7 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
     ["live", NOW + 7_200_000],
     ["expired", NOW - 1],
   ])(
-    "that lease (%s) takes no forward down, when the incumbent's vanished and it answers",
+    "keeps the incumbent whose lease vanished while it answers, with that lease %s",
     (_what, expiresAtMs) => {
       const held = incumbent(own, MAC_A);
       const networks = [
@@ -469,7 +469,7 @@ describe("a guest on another network takes a MAC as its own, and has a lease wit
   );
 });
 
-describe("more leases than can be asked about", () => {
+describe("more leases than a pass can probe", () => {
   const subnets = [{ cidr: { family: 4 as const, base: ip("10.1.0.0"), prefix: 16 }, own: ip("10.1.0.1") }];
   const address = (index: number): string => `10.1.${(index >> 8) + 1}.${index & 255}`;
   const many = (owner: Mac, from: number, count: number): readonly Lease[] =>
@@ -480,7 +480,7 @@ describe("more leases than can be asked about", () => {
   const leases = many(MAC_A, 0, 300);
   const flooded = network({ ...running, subnets, leases });
 
-  it("the newest are asked, where the forward leads now, and the others in turn", () => {
+  it("probes the newest and the incumbent's in each pass, and the others in turn", () => {
     const held = incumbent(oldest, MAC_A);
     const asked = new Set<string>();
     for (let nowMs = NOW; nowMs < NOW + 600; nowMs += 1) {
@@ -493,7 +493,7 @@ describe("more leases than can be asked about", () => {
     expect(asked.size).toBe(leases.length);
   });
 
-  it("one that answers in its turn is the guest's, and stays it", () => {
+  it("chooses a lease that answers in its turn, and keeps it", () => {
     const own = address(150);
     const turnMs = Array.from({ length: 600 }, (_, index) => NOW + index).find((nowMs) =>
       resolve([web], [flooded], [], { nowMs }).probes.some((each) => each.address === own),
@@ -505,14 +505,14 @@ describe("more leases than can be asked about", () => {
     expect(outcome(later)).toEqual(outcome(found));
   });
 
-  it("while none answers, the newest is taken, and the status says of how many", () => {
+  it("chooses the newest while none answers, and names their number", () => {
     expect(outcome(resolve([web], [flooded]))).toEqual({
       at: address(299),
       why: `unverified: ${MAC_A} has 300 live leases and answers at none of the 8 newest`,
     });
   });
 
-  it("a pass asks for no more than 256, one of each guest first, and everybody gets a turn", () => {
+  it("names at most 256 probes per pass, the first of each guest among them, and all in turn", () => {
     const count = 60;
     const macOf = (index: number): Mac => mac(`52:54:00:00:00:${index.toString(16).padStart(2, "0")}`);
     const indexes = Array.from({ length: count }, (_, index) => index);
@@ -536,7 +536,7 @@ describe("more leases than can be asked about", () => {
   });
 });
 
-describe("addresses that can be no guest's", () => {
+describe("addresses that cannot be a guest's", () => {
   it.each([
     ["10.0.0.1", "outside"],
     ["127.0.0.1", "outside"],
@@ -544,13 +544,13 @@ describe("addresses that can be no guest's", () => {
     ["192.168.122.1", "own address"],
     ["192.168.122.0", "network or broadcast"],
     ["192.168.122.255", "network or broadcast"],
-  ])("%s is refused: %s", (address, why) => {
+  ])("rejects %s: %s", (address, why) => {
     const up = network({ ...running, leases: [lease(address, MAC_A)] });
     expect(outcome(resolve([web], [up]))).toEqual({ at: "pending", why: expect.stringContaining(why) });
   });
 });
 
-describe("an address that the host itself has, on whatever link", () => {
+describe("an address that the host itself has on any link", () => {
   const at = "192.168.122.99";
   const host: HostAddresses = new Map([...HOST, ["lan0", [ip(at)]]]);
   const refusal = { at: "pending", why: expect.stringContaining(`${at} is the host's own, on lan0`) };
@@ -558,13 +558,13 @@ describe("an address that the host itself has, on whatever link", () => {
   it.each([
     ["leased", web],
     ["in the config", guest("web", { kind: "address", address: ip(at) })],
-  ])("is no guest's: %s", (_what, by) => {
+  ])("is rejected: %s", (_what, by) => {
     const up = network({ ...running, leases: [lease(at, MAC_A)] });
     expect(outcome(resolve([by], [up], [], { hostAddresses: host }))).toEqual(refusal);
     expect(outcome(resolve([by], [up])).at).toBe(at);
   });
 
-  it("is left at once by the forward that led there, though a lease is still live", () => {
+  it("ends a forward to it at once, though the lease is live", () => {
     const up = network({ ...running, leases: [lease(at, MAC_A)] });
     const { incumbents } = resolve([web], [up]);
     expect(incumbents).toHaveLength(1);
@@ -579,7 +579,7 @@ describe("two rows for one address", () => {
       leases: [lease("192.168.122.11", MAC_A), lease("192.168.122.11", MAC_B, second)],
     });
 
-  it("an expired one hides no live one", () => {
+  it("uses the live row when the other one expired", () => {
     expect(outcome(resolve([web], [both({ expiresAtMs: NOW - 1 })])).at).toBe("192.168.122.11");
   });
 
@@ -593,18 +593,18 @@ describe("two rows for one address", () => {
     );
   const held = incumbent(at, MAC_A);
 
-  it("of live ones that of the MAC that answers counts, in whatever order they stand", () => {
+  it("uses the row of the MAC that answers, in any order of rows", () => {
     for (const each of answering(MAC_A)) expect(each.at).toBe(at);
     for (const each of answering(MAC_B, [held]))
       expect(each).toEqual({ at: "pending", why: expect.stringContaining(`and ${MAC_B} answers there`) });
   });
 
-  it("while nobody answers the incumbent stays, and nobody else comes", () => {
+  it("keeps the incumbent and adds no other guest while no neighbour answers", () => {
     for (const each of answering(undefined, [held])) expect(each.at).toBe(at);
     for (const each of answering(undefined)) expect(each.at).toBe("pending");
   });
 
-  it("both are asked again", () => {
+  it("probes the address again", () => {
     const { probes, wakeAtMs } = resolve([web], [both({})]);
     expect(probes).toEqual([{ bridge: "virbr0", address: at }]);
     expect(wakeAtMs).toBe(NOW + 1000);
@@ -617,13 +617,13 @@ describe("hostname", () => {
     lease(address, owner, { hostname: "my-laptop" });
   const held = incumbent("192.168.122.11", MAC_A, { guest: "laptop", identity: "hostname=My-Laptop" });
 
-  it("finds the only one that says so, whatever the case", () => {
+  it("finds the only lease with this name, in any case", () => {
     expect(outcome(resolve([laptop], [network({ leases: [named("192.168.122.11", MAC_A)] })])).at).toBe(
       "192.168.122.11",
     );
   });
 
-  it("claimed by two, without incumbent, is a conflict that names both", () => {
+  it("is a conflict that names both guests when two use it and there is no incumbent", () => {
     const leases = [named("192.168.122.11", MAC_A), named("192.168.122.12", MAC_B)];
     const { at, why } = outcome(resolve([laptop], [network({ leases })]));
     expect(at).toBe("pending");
@@ -631,7 +631,7 @@ describe("hostname", () => {
     expect(why).toContain(`${MAC_B} at 192.168.122.12`);
   });
 
-  it("stays with the incumbent when dnsmasq has given the name to another", () => {
+  it("stays with the incumbent when dnsmasq has given it to another guest", () => {
     const leases = [lease("192.168.122.11", MAC_A), named("192.168.122.66", MAC_B)];
     const { at, why } = outcome(resolve([laptop], [network({ leases })], [held]));
     expect(at).toBe("192.168.122.11");
@@ -639,12 +639,12 @@ describe("hostname", () => {
     expect(why).toContain(MAC_B);
   });
 
-  it("goes to the new one when the incumbent has no live lease any more", () => {
+  it("moves to the new guest when the incumbent has no live lease", () => {
     const leases = [named("192.168.122.66", MAC_B)];
     expect(outcome(resolve([laptop], [network({ leases })], [held])).at).toBe("192.168.122.66");
   });
 
-  it("forgets the incumbent when the config looks for another name", () => {
+  it("forgets the incumbent when the config names another host name", () => {
     const renamed = guest("laptop", { kind: "hostname", hostname: "other" });
     const leases = [lease("192.168.122.11", MAC_A), lease("192.168.122.12", MAC_B, { hostname: "other" })];
     expect(outcome(resolve([renamed], [network({ leases })], [held])).at).toBe("192.168.122.12");
@@ -658,7 +658,7 @@ describe("hostname", () => {
   });
 });
 
-it("who has moved while in doubt is asked again soon at the new address", () => {
+it("probes a guest again soon after a move, however old the doubt about its last address is", () => {
   const held = incumbent("192.168.122.10", MAC_A, {
     recheck: { doubt: "ambiguous", sinceMs: NOW - 600_000, dueAtMs: NOW },
   });
@@ -696,15 +696,15 @@ describe("a lease that vanished", () => {
     expect(outcome(resolve([web], [up], [held])).at).toBe("pending");
   });
 
-  it("that comes back in time has not vanished", () => {
+  it("confirms the forward when it comes back in time", () => {
     const first = resolve([web], [network(running)], [held]);
     const up = network({ ...running, leases: [lease("192.168.122.11", MAC_A)] });
     const back = resolve([web], [up], first.incumbents, { nowMs: NOW + 1000 });
     expect(outcome(back)).toEqual({ at: "192.168.122.11", why: "" });
-    expect(back.incumbents[0]).not.toHaveProperty("lostAtMs");
+    expect(back.incumbents[0]?.leaseLostAtMs).toBeUndefined();
   });
 
-  it("expires by itself", () => {
+  it("ends the forward at its expiry", () => {
     const up = network({ ...running, leases: [lease("192.168.122.11", MAC_A, { expiresAtMs: NOW + 10 })] });
     const live = resolve([web], [up]);
     expect(live.wakeAtMs).toBe(NOW + 10);
@@ -713,7 +713,7 @@ describe("a lease that vanished", () => {
   });
 });
 
-it("keeps the incumbent as long as the lease file was never readable", () => {
+it("keeps the incumbent while the lease file cannot be read", () => {
   const held = incumbent("192.168.122.11", MAC_A);
   const unread = network({ ...running, leases: undefined });
   const much = resolve([web], [unread], [held], { nowMs: NOW + 86_400_000 });
@@ -721,13 +721,13 @@ it("keeps the incumbent as long as the lease file was never readable", () => {
   expect(outcome(resolve([web], [unread])).at).toBe("pending");
 });
 
-describe("where ports are published", () => {
+describe("host addresses", () => {
   const up = network({
     ...running,
     leases: [lease("192.168.122.11", MAC_A), lease("fd00:122::5", MAC_A)],
   });
 
-  it("an interface stands for its addresses of both families", () => {
+  it("publishes on the addresses of an interface in both families", () => {
     const eth = guest("web", domain("web"), [{ listen: [{ kind: "interface", name: "eth0" }] }]);
     const { forwards } = resolve([eth], [up]);
     expect(forwards.map((each) => [each.family, each.hostAddresses, each.target?.address])).toEqual([
@@ -736,7 +736,7 @@ describe("where ports are published", () => {
     ]);
   });
 
-  it("an interface's IPv6 address promises nothing to a guest without one", () => {
+  it("ignores an interface's IPv6 address when the guest has none", () => {
     const eth = guest("web", domain("web"), [{ listen: [{ kind: "interface", name: "eth0" }] }]);
     const { forwards } = resolve([eth], [network({ ...running, leases: [lease("192.168.122.11", MAC_A)] })]);
     expect(forwards.map((each) => each.family)).toEqual([4]);
@@ -746,7 +746,7 @@ describe("where ports are published", () => {
     [true, ["127.0.0.1"], "192.168.122.11", undefined],
     [false, [], undefined, expect.stringContaining("127.0.0.1 can be published, with reach.loopback: true")],
   ])(
-    "lo stands for 127.0.0.1 alone, and that only with reach.loopback (%s)",
+    "publishes on 127.0.0.1 for interface lo only with reach.loopback (%s)",
     (loopback, addresses, target, why) => {
       const web2 = guest("web", domain("web"), [{ listen: [{ kind: "interface", name: "lo" }] }]);
       const map = portMap([web2], { reach: { guests: true, host: true, loopback } });
@@ -758,7 +758,7 @@ describe("where ports are published", () => {
     },
   );
 
-  describe("by two forwards on one address", () => {
+  describe("of two forwards with the same port", () => {
     const eth0: Listen = { kind: "interface", name: "eth0" };
     const at = (address: string): Listen => ({ kind: "address", address: ip(address) });
     const host: HostAddresses = new Map([["eth0", [ip("192.168.1.100"), ip("192.168.1.101")]]]);
@@ -786,7 +786,7 @@ describe("where ports are published", () => {
       );
     };
 
-    it("the later one is pending, and says whose it is", () => {
+    it("the later one is pending and names the guest that has the port", () => {
       expect(
         publishedAt([
           ["web", [eth0]],
@@ -798,7 +798,7 @@ describe("where ports are published", () => {
       ]);
     });
 
-    it("the later one keeps what is left", () => {
+    it("the later one keeps the remaining addresses", () => {
       expect(
         publishedAt([
           ["db", [at("192.168.1.100")]],
@@ -824,7 +824,7 @@ describe("where ports are published", () => {
       ).toEqual([["192.168.1.100", "192.168.1.101"], undefined]);
     });
 
-    it("127.0.0.1 is with who names it, else with the first", () => {
+    it("the one that names 127.0.0.1 has it, else the first", () => {
       const [one, two] = [at("192.168.1.100"), at("192.168.1.101")];
       expect(
         publishedAt(
@@ -856,14 +856,14 @@ describe("where ports are published", () => {
   it.each([
     ["eth9", "there is no interface eth9 (yet)"],
     ["eth1", "interface eth1 has no address (yet)"],
-  ])("on interface %s it is pending, and says why", (name, why) => {
+  ])("is pending with the reason on interface %s", (name, why) => {
     const later = guest("web", domain("web"), [{ listen: [{ kind: "interface", name }] }]);
     const addresses = new Map([...HOST, ["eth1", []]]);
     const { forwards } = resolve([later], [up], [], { hostAddresses: addresses });
     expect(forwards.map((each) => each.why)).toEqual([why]);
   });
 
-  it("an address that is not on the host yet is pending, and says so", () => {
+  it("is pending with the reason on an address that the host does not have yet", () => {
     const later = guest("web", domain("web"), [
       { listen: [{ kind: "address", address: ip("192.168.1.200") }] },
     ]);
@@ -874,7 +874,7 @@ describe("where ports are published", () => {
   });
 });
 
-it("depends on no order of the leases", () => {
+it("does not depend on the order of the leases", () => {
   const leases = [
     lease("192.168.122.11", MAC_A),
     lease("192.168.122.12", MAC_A),

@@ -18,7 +18,7 @@ function parse(content: unknown): Parsed<readonly Lease[] | undefined> {
 }
 
 describe("a file that libvirt wrote", () => {
-  it("gives each row", () => {
+  it("returns each row", () => {
     expect(parse([ROW])).toEqual({
       value: [
         {
@@ -33,21 +33,21 @@ describe("a file that libvirt wrote", () => {
     });
   });
 
-  it("gives IPv6 rows in their short form", () => {
+  it("returns IPv6 addresses in their short form", () => {
     const row = { ...ROW, iaid: "1105505880", "ip-address": "fd00:122:0::18F", "server-duid": "00:01" };
     expect(parse([row]).value?.[0]?.address).toBe("fd00:122::18f");
   });
 
-  it.each([["[\n\n]\n"], ["[]\n"]])("emptied as %j has no leases", (text) => {
+  it.each([["[\n\n]\n"], ["[]\n"]])("has no leases when libvirt emptied it as %j", (text) => {
     expect(parse(text)).toEqual({ value: [], diagnostics: [] });
   });
 
-  it("of 0 bytes says nothing, and that is no fault", () => {
+  it("has no value and no error when it has 0 bytes", () => {
     expect(parse("")).toEqual({ value: undefined, diagnostics: [] });
   });
 });
 
-describe("a file that is no list of rows says so, and what was known stays", () => {
+describe("a file that is not a list of rows is an error without a value", () => {
   it.each([
     ["truncated", '[ { "ip-address": "192.168.1'],
     ["an object", "{}"],
@@ -88,7 +88,7 @@ describe("expiry", () => {
   );
 });
 
-describe("one bad row hides no other", () => {
+describe("one bad row does not hide the others", () => {
   it.each([
     ["no object", 7],
     ["an array", []],
@@ -106,7 +106,7 @@ describe("one bad row hides no other", () => {
     expect(diagnostics[0]?.message).toMatch(/^row (of .+ )?left out: /);
   });
 
-  it("told the same in whatever order they come", () => {
+  it("reports the same in any order of the rows", () => {
     const bad = [
       { ...ROW, "ip-address": "x" },
       { ...ROW, "mac-address": "y" },
@@ -119,7 +119,7 @@ describe("one bad row hides no other", () => {
     ]);
   });
 
-  it("and a thousand of them make ten lines and a count", () => {
+  it("reports a thousand bad rows as ten lines and a count", () => {
     const { value, diagnostics } = parse([
       ...Array.from({ length: 1000 }, (_, index) => ({ "mac-address": `x${index}` })),
       ROW,
@@ -130,24 +130,24 @@ describe("one bad row hides no other", () => {
   });
 });
 
-describe("what guests say of themselves is data", () => {
+describe("data that guests send", () => {
   it.each([
     ["quotes", '"quote\\back'],
     ["a newline", "x\ny"],
     ["an escape sequence", "\u001b[2J\u0007"],
     ["10,000 characters", "A".repeat(10_000)],
     ["a forged row", 'x", "ip-address": "192.168.122.66'],
-  ])("hostname with %s", (_what, hostname) => {
+  ])("keeps a hostname with %s", (_what, hostname) => {
     expect(parse([{ ...ROW, hostname }])).toMatchObject({ value: [{ hostname }], diagnostics: [] });
   });
 
-  it("a hostname that is no text is left out, its row is not", () => {
+  it("keeps a row whose hostname is not a string, without the hostname", () => {
     const { value, diagnostics } = parse([{ ...ROW, hostname: 7 }]);
     expect(diagnostics).toEqual([]);
-    expect(value?.[0]).not.toHaveProperty("hostname");
+    expect(value?.[0]?.hostname).toBeUndefined();
   });
 
-  it("bytes that are no UTF-8 in one hostname hide no row", () => {
+  it("keeps all rows when one hostname is not valid UTF-8", () => {
     const text = JSON.stringify([
       { ...ROW, hostname: "XX" },
       { ...ROW, "ip-address": "192.168.122.9" },
@@ -157,13 +157,13 @@ describe("what guests say of themselves is data", () => {
     expect(parseLeases(bytes, FILE, "virbr0")).toMatchObject({ value: [{}, {}], diagnostics: [] });
   });
 
-  it("an upper-case MAC is the same MAC", () => {
+  it("reads an upper-case MAC as the same MAC", () => {
     expect(parse([{ ...ROW, "mac-address": "52:54:00:6C:3C:01" }]).value?.[0]?.mac).toBe("52:54:00:6c:3c:01");
   });
 });
 
 describe(".macs", () => {
-  it("gives domains, also with odd names, and drops what is no MAC", () => {
+  it("returns domains with unusual names, and drops invalid MACs", () => {
     const rows = [
       { domain: 'we"b ü', macs: ["52:54:00:6C:3C:01", "nonsense"] },
       { domain: "", macs: [] },
