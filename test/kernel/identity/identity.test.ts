@@ -7,7 +7,7 @@ import type { Daemon } from "../../support/lab.ts";
 import { CLIENT, DB, FAR, leaseRow, leaseRow6, HOST_V6, WEB } from "../../support/world.ts";
 import type { LeaseRow } from "../../support/world.ts";
 
-/** Here db is hostile: it says what it likes to the DHCP server, but its network card answers with its own MAC. */
+/** db is hostile: it sends forged DHCP requests, but its NIC answers with its own MAC. */
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 const SOON = { timeout: 20_000 };
 const LATER = 7200;
@@ -22,25 +22,25 @@ beforeEach(async () => {
 });
 afterEach(() => world.close());
 
-/** A lease in another's name, newer than its own. */
+/** A lease with web's MAC that db requested, newer than web's own. */
 const forged = (address = DB.address, mac = WEB.mac): LeaseRow =>
   leaseRow({ mac, address }, { "expiry-time": Math.floor(Date.now() / 1000) + LATER });
 const forge = (...rows: readonly LeaseRow[]): Promise<void> => world.forgeLeases("virbr0", rows);
 const why = async (guest = "web"): Promise<string | null | undefined> =>
   (await world.status()).forwards.find((forward) => forward.guest === guest)?.why;
-/** What web's forward led to, each time it was changed. */
+/** The logged moves of web's forward. */
 const moves = (): readonly string[] =>
   world.log().flatMap(({ event, msg }) => (event === "forward-moved" ? [msg] : []));
 
-describe("a guest with a lease in another's name gets nothing of it", () => {
-  it("beside the victim's own lease", async () => {
+describe("the forward stays when another guest has a lease with its MAC", () => {
+  it("beside its own lease", async () => {
     await forge(leaseRow(WEB), forged());
     await world.becomes("web", "active", /newer lease of 192\.168\.122\.12 passed over/);
     expect(await world.web()).toBe(WEB_ANSWERS);
     expect(moves()).toEqual([]);
   });
 
-  it("on another network, where the victim has another card, be its own lease released", async () => {
+  it("on another network on which it has another NIC, after its own lease was released", async () => {
     await world.serve("far", "far", ["tcp:22"]);
     await world.writeMacs("virbr1", { web: ["52:54:00:6c:3c:77"], far: [FAR.mac] });
     await world.lab.exec(["ip", "-n", "far", "link", "set", "eth0", "address", WEB.mac]);
@@ -51,8 +51,8 @@ describe("a guest with a lease in another's name gets nothing of it", () => {
     expect(moves()).toEqual([]);
   });
 
-  it("though somebody on another network vouches for it", async () => {
-    // What one ARP request from a guest on virbr1 leaves behind.
+  it("though a guest on another network answers for this address", async () => {
+    // The entry that one ARP request from a guest on virbr1 creates.
     const vouched = "192.168.122.77";
     await world.lab.exec([
       "ip",
@@ -72,7 +72,7 @@ describe("a guest with a lease in another's name gets nothing of it", () => {
     expect(moves()).toEqual([]);
   });
 
-  it("with a forged row for the victim's own address", async () => {
+  it("with a forged row for its own address", async () => {
     await forge(leaseRow(WEB), forged(WEB.address, DB.mac), leaseRow(DB));
     await world.becomes(
       "web",
@@ -86,7 +86,7 @@ describe("a guest with a lease in another's name gets nothing of it", () => {
     expect((await world.status()).forwards.map(({ address }) => address)).toEqual([WEB.address, DB.address]);
   });
 
-  it("after it has released the victim's", async () => {
+  it("after its own lease was released", async () => {
     await forge(leaseRow(WEB), forged());
     await world.becomes("web", "active", /passed over/);
     await forge(forged());
@@ -99,14 +99,14 @@ describe("a guest with a lease in another's name gets nothing of it", () => {
     expect(moves()).toEqual([]);
   });
 
-  it("in the place of the victim's", async () => {
+  it("in place of its own lease", async () => {
     await forge(forged());
     await world.becomes("web", "active", /its lease vanished, but/);
     expect(await world.web()).toBe(WEB_ANSWERS);
     expect(moves()).toEqual([]);
   });
 
-  it("with two hundred of them", async () => {
+  it("two hundred times", async () => {
     const many = Array.from({ length: 200 }, (_, index) => forged(`192.168.122.${index + 20}`));
     await forge(leaseRow(WEB), ...many);
     await world.becomes("web", "active", /passed over/);
@@ -127,7 +127,7 @@ describe("a guest with a lease in another's name gets nothing of it", () => {
     expect(moves()).toEqual([]);
   });
 
-  it("taken while no daemon ran", async () => {
+  it("requested while no daemon ran", async () => {
     await daemon.stop();
     await forge(leaseRow(WEB), forged());
     daemon = await world.start();
@@ -137,13 +137,13 @@ describe("a guest with a lease in another's name gets nothing of it", () => {
   });
 });
 
-describe("a lease in the name of a guest that has none", () => {
+describe("a lease with the MAC of a guest that has none", () => {
   const TAKEN = "192.168.122.99";
   const takes = (address = `${TAKEN}/24`): Promise<unknown> =>
     world.lab.exec(["ip", "-n", "db", "address", "add", address, "dev", "eth0", "nodad"]);
   const REFUSED = /is leased to .*:01, but .*:02 answers there/;
 
-  it("gets nothing when the guest starts, and does not hinder it", async () => {
+  it("gets no forward when the guest starts, and does not delay it", async () => {
     await world.writeMacs("virbr0", { db: [DB.mac] });
     await world.becomes("web", "pending", /guest is off/);
     await takes();
@@ -157,7 +157,7 @@ describe("a lease in the name of a guest that has none", () => {
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("gets nothing of a guest that is silent", async () => {
+  it("gets no forward while the guest is silent", async () => {
     await daemon.stop();
     await world.run("teardown", GUESTS);
     await takes();
@@ -168,7 +168,7 @@ describe("a lease in the name of a guest that has none", () => {
     expect((await world.status()).forwards[0]?.address).toBe(WEB.address);
   });
 
-  it("gets nothing by being silent at first", async () => {
+  it("loses the forward once another MAC answers after a silence", async () => {
     await world.configure("guests:\n  other: {mac: 52:54:00:6c:3c:77, ports: [1122:22]}\n");
     await forge(leaseRow(DB), forged(TAKEN, "52:54:00:6c:3c:77"));
     await world.becomes("other", "active", /^$/);
@@ -188,7 +188,7 @@ describe("a lease in the name of a guest that has none", () => {
   });
 });
 
-describe("neighbour entries that the admin made", () => {
+describe("permanent neighbour entries", () => {
   const neighbour = (...words: readonly string[]): Promise<unknown> =>
     world.lab.exec(["ip", "neigh", "replace", ...words]);
   const fixed = async (): Promise<string> => {
@@ -201,7 +201,7 @@ describe("neighbour entries that the admin made", () => {
       .join("\n");
   };
 
-  it("stay as they are, and a permanent one is the answer", async () => {
+  it("stay unchanged and count as answers", async () => {
     await neighbour(DB.address, "lladdr", DB.mac, "dev", "virbr0", "nud", "permanent");
     await neighbour("192.168.122.66", "lladdr", DB.mac, "dev", "virbr0", "nud", "noarp");
     await neighbour("192.168.122.77", "lladdr", WEB.mac, "dev", "virbr0", "nud", "permanent");
@@ -214,7 +214,7 @@ describe("neighbour entries that the admin made", () => {
     expect(await fixed()).toBe(before);
   });
 
-  it("on IPv6 too", async () => {
+  it("stay unchanged and count as answers on IPv6", async () => {
     await world.configure(`listen: ["${HOST_V6}"]\nguests:\n  web: {ports: [1122:22]}\n`);
     await world.writeLeases("virbr0", [leaseRow6(WEB)]);
     await world.isWell();
@@ -230,7 +230,7 @@ describe("neighbour entries that the admin made", () => {
 });
 
 describe("a lease that vanished", () => {
-  it("keeps its forward while the guest answers, and no longer", async () => {
+  it("keeps its forward only while the guest answers", async () => {
     await forge(leaseRow(DB));
     await world.becomes("web", "active", /its lease vanished, but .* still answers there: kept/);
     await world.settles();
@@ -239,7 +239,7 @@ describe("a lease that vanished", () => {
     await world.becomes("web", "pending", /no live lease/);
   });
 
-  it("by a file that is no UTF-8 any more: all other rows are gone", async () => {
+  it("keeps its forward when the file is not valid UTF-8 and has lost its other rows", async () => {
     const file = join(world.dnsmasqDir, "virbr0.status");
     const bytes = Buffer.from(JSON.stringify([leaseRow(DB, { hostname: "XX" })]), "latin1");
     bytes.set([0xff, 0xfe], bytes.indexOf("XX"));
@@ -250,12 +250,12 @@ describe("a lease that vanished", () => {
     expect(moves()).toEqual([]);
   });
 
-  it("and that another guest has now takes its forward along at once", async () => {
+  it("ends its forward at once when another guest has the address", async () => {
     await forge(leaseRow(DB), leaseRow({ mac: "52:54:00:00:00:99", address: WEB.address }));
     await world.becomes("web", "pending", /no live lease/);
   });
 
-  it("before its guest was off", async () => {
+  it("ends its forward when the guest is off", async () => {
     await forge(leaseRow(DB));
     await world.becomes("web", "active", /still answers there: kept/);
     await world.writeMacs("virbr0", { db: [DB.mac] });
@@ -264,7 +264,7 @@ describe("a lease that vanished", () => {
 });
 
 describe("several live leases of one guest (PXE, then the installed system)", () => {
-  it("the one at which it answers, once it does", async () => {
+  it("follows the lease at which it answers, once it answers there", async () => {
     const pxe = leaseRow(WEB);
     const system = forged("192.168.122.77");
     await forge(pxe, system);
@@ -281,7 +281,7 @@ describe("several live leases of one guest (PXE, then the installed system)", ()
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
   });
 
-  it("none answers: the incumbent stays, marked", async () => {
+  it("keeps the incumbent, marked unverified, when it answers at none", async () => {
     await world.lab.exec(["ip", "-n", "web", "link", "set", "eth0", "down"]);
     await forge(leaseRow(WEB), forged("192.168.122.77"));
     await world.becomes(
@@ -292,7 +292,7 @@ describe("several live leases of one guest (PXE, then the installed system)", ()
     expect((await world.status()).forwards[0]?.address).toBe(WEB.address);
   });
 
-  it("none answers and there is no incumbent: the newest, marked", async () => {
+  it("takes the newest, marked unverified, when it answers at none and there is no incumbent", async () => {
     await world.configure("guests:\n  other: {mac: 52:54:00:6c:3c:77, ports: [1122:22]}\n");
     await forge(
       leaseRow({ mac: "52:54:00:6c:3c:77", address: "192.168.122.70" }),
@@ -303,7 +303,7 @@ describe("several live leases of one guest (PXE, then the installed system)", ()
   });
 });
 
-describe("a name taken from its incumbent", () => {
+describe("a host name that another guest took from its incumbent", () => {
   beforeEach(async () => {
     await world.configure("guests:\n  site: {hostname: site, ports: [1122:22]}\n");
     await world.writeLeases("virbr0", [leaseRow(WEB, { hostname: "site" }), leaseRow(DB)]);
@@ -317,7 +317,7 @@ describe("a name taken from its incumbent", () => {
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("changes nothing after the incumbent's lease was released by somebody", async () => {
+  it("changes nothing after another guest released the incumbent's lease", async () => {
     await forge(leaseRow(DB, { hostname: "site" }));
     await world.becomes("site", "active", /conflict: its lease vanished, but .* still answers/);
     expect(await world.web()).toBe(WEB_ANSWERS);

@@ -5,7 +5,7 @@ import { createDaemonWorld } from "../../support/daemon-world.ts";
 import type { DaemonWorld } from "../../support/daemon-world.ts";
 import { DB, leaseRow, WEB } from "../../support/world.ts";
 
-/** Who answers for the address later than a pass waits for it. */
+/** Answers ARP for an address later than a pass waits. */
 const LATE_ARP = resolve(import.meta.dirname, "../../support/late-arp.py");
 const MOVED = "192.168.122.50";
 const LATE_MS = 12;
@@ -17,7 +17,7 @@ beforeEach(async () => {
 });
 afterEach(() => world.close());
 
-/** The guest leaves web's old address alone, has this one, and answers for it late, with its own MAC. */
+/** The guest has the new address, not web's old one, and answers for it late, with its own MAC. */
 async function answersLate(guest: "web" | "db", mac: string): Promise<void> {
   const script = `
 ip -n web address del ${WEB.address}/24 dev eth0
@@ -30,11 +30,11 @@ ip netns exec ${guest} sysctl -qw net.ipv4.conf.eth0.arp_ignore=8`;
   await world.lab.spawn(argv, { netns: guest }).waitForLine(/^up$/);
 }
 
-it("another's MAC that answers late at the address of a guest that is silent gets no forward for long", async () => {
+it("ends the forward soon when another MAC answers late at the address of a silent guest", async () => {
   await answersLate("db", DB.mac);
   await world.forgeLeases("virbr0", [leaseRow({ mac: WEB.mac, address: MOVED }), leaseRow(DB)]);
   await world.becomes("web", "pending", /but 52:54:00:6c:3c:02 answers there/);
-  // It is late each time, and what is meant for one question may come within the next.
+  // It is late each time, and the answer to one probe can arrive after the next.
   for (let look = 0; look < 60; look += 1) {
     await world.forgeLeases("virbr0", [leaseRow({ mac: WEB.mac, address: MOVED }), leaseRow(DB)]);
     await setTimeout(look);
@@ -42,7 +42,7 @@ it("another's MAC that answers late at the address of a guest that is silent get
   }
 });
 
-it("what dnsmasq puts into the kernel's list for a forged request is nobody's answer", async () => {
+it("does not take the entry that dnsmasq writes for a forged request for an answer", async () => {
   const expiry = Math.floor(Date.now() / 1000) + 3600;
   const forge = async (later: number): Promise<void> =>
     world.forgeLeases("virbr0", [
@@ -59,7 +59,7 @@ it("what dnsmasq puts into the kernel's list for a forged request is nobody's an
   expect(await world.rules("nat")).toContain(`--to-destination ${WEB.address}:22`);
 });
 
-/** As dnsmasq does before it sends an answer (SIOCSARP with ATF_COM, in dhcp.c). */
+/** dnsmasq does this before it sends its answer (SIOCSARP with ATF_COM, in dhcp.c). */
 const INJECT = `
 import fcntl, socket, struct, sys
 address, mac, link = sys.argv[1:]
@@ -69,7 +69,7 @@ row += struct.pack("i16s16s", 2, bytes(16), link.encode())
 fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8955, row)
 `;
 
-it("a guest that answers late at its new address is followed there, though its old lease lives", async () => {
+it("follows a guest that answers late at its new address, though its old lease is live", async () => {
   await answersLate("web", WEB.mac);
   const expiry = Math.floor(Date.now() / 1000) + 3600;
   await world.forgeLeases("virbr0", [
