@@ -53,15 +53,15 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   let portMap: PortMap | undefined;
   let handsOver = false;
   let stopResync: () => void = () => undefined;
-  const watches = createWatchers(local, paths, () => loop.isInSync());
+  const watches = createWatchers(local, paths);
   const metrics = createMetricsEndpoint(logger, () => loop.hint("metrics endpoint"));
   const loop = createLoop({
-    host: watches.host,
+    host: local,
     logger,
     identity,
     previousTargets: readPortTargets(before?.forwards ?? []),
     usedVariants: variants,
-    changeDetectionProblem: (variant) => watches.unheard(variant),
+    changeDetectionProblem: (variant) => watches.changeDetectionProblem(variant),
     onPortMap: (now) => {
       logger.setLevel(now.logLevel);
       if (now.resync !== portMap?.resync) {

@@ -8,7 +8,7 @@ import { listFlows, removeFlows } from "./netfilter/conntrack.ts";
 import { chooseIptables, otherIptables, readRules, restoreRules } from "./netfilter/iptables.ts";
 import { readLibvirtTables, runNft } from "./netfilter/nftables.ts";
 import { createRuleMonitor } from "./netfilter/rule-monitor.ts";
-import type { RuleMonitor } from "./netfilter/rule-monitor.ts";
+import type { RuleWatcher } from "./netfilter/rule-monitor.ts";
 import { readLinks, watchLinks } from "./network/links.ts";
 import type { LinkWatcher } from "./network/links.ts";
 import { readListeners } from "./network/listening-sockets.ts";
@@ -26,17 +26,15 @@ export interface LocalHost extends Host {
   /** Locks the runtime folder until this process ends. @returns false when another process holds the lock */
   lockRuntimeDir(): Promise<boolean>;
   watchLinks(watcher: LinkWatcher, signal: AbortSignal): Promise<void>;
-  createRuleMonitor(
-    onChange: Parameters<typeof createRuleMonitor>[1],
-    onState: Parameters<typeof createRuleMonitor>[2],
-    isCalm: () => boolean,
-  ): RuleMonitor;
+  /** Changes by this host's own `restoreRules` and `runNft` are not reported. */
+  watchRules(watcher: RuleWatcher, signal: AbortSignal): Promise<void>;
 }
 
 export function createHost(paths: Paths): LocalHost {
   const launcher = createLauncher();
   const followCommand = createFollowCommand();
   const lock = createFolderLock();
+  const rules = createRuleMonitor(followCommand);
   return {
     configPath: paths.config,
     dnsmasqDir: paths.dnsmasqDir,
@@ -51,9 +49,13 @@ export function createHost(paths: Paths): LocalHost {
     chooseIptables,
     otherIptables,
     readRules: (tool, family) => readRules(launcher, tool, family),
-    restoreRules: (tool, family, { input }) => restoreRules(launcher, tool, family, input),
+    restoreRules: (tool, family, { input, ruleCount }) => {
+      const restore = (): Promise<void> => restoreRules(launcher, tool, family, input);
+      // The kernel reports no events of iptables-legacy.
+      return tool.variant === "legacy" ? restore() : rules.expecting(ruleCount, restore);
+    },
     readLibvirtTables: () => readLibvirtTables(launcher),
-    runNft: ({ input }) => runNft(launcher, input),
+    runNft: ({ input, ruleCount }) => rules.expecting(ruleCount, () => runNft(launcher, input)),
     listFlows: (family) => listFlows(launcher, family),
     removeFlows: (stale, family) => removeFlows(launcher, stale, family),
     readSysctl,
@@ -62,6 +64,6 @@ export function createHost(paths: Paths): LocalHost {
     isCron,
     lockRuntimeDir: () => lock.acquire(paths.runtimeDir),
     watchLinks: (watcher, signal) => watchLinks(followCommand, watcher, signal),
-    createRuleMonitor: (...given) => createRuleMonitor(followCommand, ...given),
+    watchRules: (watcher, signal) => rules.watch(watcher, signal),
   };
 }

@@ -2,24 +2,18 @@ import type { Family } from "../net/address.ts";
 import { CHAIN_PREFIX, MARK } from "./ownership.ts";
 
 /*
- * Docker changes several rules with each container. Reading all rules each time would cost more than everything else that
- * kvmnatd does. A rule that another program adds or removes matters only if it may be one of ours or precede one of ours:
+ * Docker changes a handful of rules with each container; a pass each time would take 11 % of a core with 5,000
+ * forwards. A rule of another program is harmless where it can neither be one of ours nor keep packets from the forwards:
  *
- *   table, chain                      | added                          | removed
- *   ----------------------------------+--------------------------------+------------------------------
- *   libvirt's or ours, anywhere       | yes                            | yes
- *   raw PREROUTING                    | unless it only drops           | unless kvmnatd saw it added
- *   other chains of raw               | unless it only drops           | no
- *   filter FORWARD                    | unless it only accepts         | unless kvmnatd saw it added
- *   filter INPUT, OUTPUT              | no                             | no
- *   other chains of filter            | unless it only accepts         | unless kvmnatd saw it added
- *   nat PREROUTING                    | if inserted: it may have ports | unless kvmnatd saw it appended
- *   nat OUTPUT, POSTROUTING           | no: order does not matter      | unless kvmnatd saw it added
- *   other chains of nat               | no                             | no
+ *   table  | harmless when added
+ *   -------+------------------------------------------------------------------
+ *   raw    | it only drops
+ *   filter | it only accepts, or it is in INPUT or OUTPUT
+ *   nat    | it is appended: ours come first; or it is not in PREROUTING
  *
- * The kernel reports a removed rule only by its handle, so the handles of foreign rules are remembered. jump-position.ts
- * decides which rule is in the way of which of ours. The table holds while the rules are as desired; while a foreign rule
- * is in the way, its removal matters too.
+ * unless its chain or its text names a chain of ours or of libvirt's, or nft cannot print all of it. The removal of a
+ * rule that was harmless when it was added is harmless as well. The kernel reports removals by handle alone, so the
+ * handles of harmless rules are remembered. Every other event asks for a pass.
  */
 
 /** A rule that was added or removed, as `nft -a monitor rules` prints it. */
@@ -30,10 +24,10 @@ export interface RuleEvent {
   readonly chain: string;
   /** The rule; empty when it was removed. */
   readonly text: string;
-  /** Its handle in its table; a replacing rule may keep it. Undefined when a comment breaks the line. */
+  /** Its number in its table; undefined where a comment breaks the line. */
   readonly handle: string | undefined;
-  /** Whether the text is complete: nft 1.0.6 and 1.1.3 print two blanks for what they cannot print, such as iptables' comments. */
-  readonly isWhole: boolean;
+  /** Whether nft printed all of it: nft 1.0.6 and 1.1.3 leave two blanks for what they cannot print, such as iptables' comments. */
+  readonly isComplete: boolean;
 }
 
 const EVENT = /^(add|insert|delete|replace) rule (ip6?) (raw|filter|nat|libvirt_network) (\S+)(.*)$/;
@@ -50,90 +44,61 @@ export function parseRuleEvent(line: string): RuleEvent | undefined {
     chain,
     text: rest.replace(HANDLE, "").trim(),
     handle: HANDLE.exec(rest)?.[1],
-    isWhole: HANDLE.test(rest) && !/ {2}|\bxt (?:match|target)\b/.test(rest),
+    isComplete: HANDLE.test(rest) && !/ {2}|\bxt (?:match|target)\b/.test(rest),
   };
 }
 
+/** Remembers which rules of other programs are harmless. */
 export interface ForeignRules {
-  /** Whether an event of another program may concern our rules. */
-  concerns(event: RuleEvent): boolean;
-  /** Records an event that kvmnatd may have caused itself. */
+  /** Counts an event of another program. @returns whether it asks for a pass */
+  isRelevant(event: RuleEvent): boolean;
+  /** Counts an event of kvmnatd's own change. */
   sawOwn(event: RuleEvent): void;
-  /** Forgets all handles, because events may have been missed. */
+  /** Events may have been missed. */
   forget(): void;
 }
 
-/** Maximum number of remembered handles. Beyond it, removals of foreign rules cause a pass. */
+/** Maximum number of remembered rules. Beyond it all are forgotten, and each removal asks for a pass. */
 const MAX_REMEMBERED = 10_000;
 
-/** Remembers the handles of foreign rules in the chains that have rules of ours too. */
 export function createForeignRules(): ForeignRules {
-  const others = new Set<string>();
-
-  /** Whether the rule was foreign. Handles begin again in a new table, so none may stay. */
-  function remove({ family, table, handle }: RuleEvent): boolean {
-    return others.delete(`${family} ${table} ${handle}`);
-  }
-
-  function remember({ family, table, handle }: RuleEvent): void {
-    if (others.size >= MAX_REMEMBERED) others.clear();
-    others.add(`${family} ${table} ${handle}`);
-  }
-
+  const harmless = new Set<string>();
   return {
-    concerns(event) {
-      if (event.verb === "delete") return !remove(event) && mayConcernWhenGone(event);
-      if (event.handle === undefined || isLibvirtsOrOurs(event)) return true;
-      // Its comment, which nft does not print, may mark it as ours.
-      if (mayHaveBeenOurs(event) && !event.isWhole) return true;
-      if (mayHavePorts(event)) return true;
-      if (mayConcernWhenGone(event)) remember(event);
-      return mayBeInTheWay(event);
+    isRelevant(event) {
+      // A handle may be reused in a table that is made again.
+      const wasHarmless = harmless.delete(handleKey(event));
+      if (event.verb === "delete") return !wasHarmless;
+      if (!isHarmless(event)) return true;
+      if (harmless.size >= MAX_REMEMBERED) harmless.clear();
+      harmless.add(handleKey(event));
+      return false;
     },
-    sawOwn: (event) => void remove(event),
-    forget: () => others.clear(),
+    sawOwn: (event) => void harmless.delete(handleKey(event)),
+    forget: () => harmless.clear(),
   };
 }
 
-function isLibvirtsOrOurs({ verb, table, chain, text }: RuleEvent): boolean {
-  return verb === "replace" || table === "libvirt_network" || SPECIAL.test(chain) || SPECIAL.test(text);
+function handleKey({ family, table, handle }: RuleEvent): string {
+  return `${family} ${table} ${handle}`;
 }
 
-const SPECIAL = new RegExp(`\\b(?:${CHAIN_PREFIX}|LIBVIRT_|${MARK})`);
+const OURS_OR_LIBVIRTS = new RegExp(`\\b(?:${CHAIN_PREFIX}|LIBVIRT_|${MARK})`);
 
-/** Whether a removed rule may have been ours, or in the way, if its handle is not remembered. */
-function mayConcernWhenGone(event: RuleEvent): boolean {
-  return mayHaveBeenOurs(event) || isForwarding(event);
-}
-
-/** Whether the chain has rules of ours or of libvirt. */
-function mayHaveBeenOurs({ table, chain }: RuleEvent): boolean {
-  return table === "libvirt_network" || SPECIAL.test(chain) || SHARED.has(`${table} ${chain}`);
-}
-
-const SHARED: ReadonlySet<string> = new Set([
-  "raw PREROUTING",
-  "filter FORWARD",
-  "nat PREROUTING",
-  "nat OUTPUT",
-  "nat POSTROUTING",
-]);
-
-/** Whether the rule may shadow ours, see shadowing-rules.ts. An appended rule stands behind ours. */
-function mayHavePorts({ verb, table, chain }: RuleEvent): boolean {
-  return verb === "insert" && table === "nat" && chain === "PREROUTING";
-}
-
-function mayBeInTheWay({ table, chain, text }: RuleEvent): boolean {
-  if (table === "raw") return !DROPS.test(text);
-  return isForwarding({ table, chain }) && !ACCEPTS.test(text);
-}
-
-/** FORWARD and the chains that it may jump to: an accept or return there may keep a packet from a later reject. */
-function isForwarding({ table, chain }: Pick<RuleEvent, "table" | "chain">): boolean {
-  return table === "filter" && chain !== "INPUT" && chain !== "OUTPUT";
-}
-
-/** Not preceded by a jump, because a chain may have this name. */
+/** A verdict at the end; a chain may be called `drop`. */
 const DROPS = /(?<! jump| goto) drop$/;
 const ACCEPTS = /(?<! jump| goto) accept$/;
+
+function isHarmless({ verb, table, chain, text, isComplete }: RuleEvent): boolean {
+  if (verb === "replace" || !isComplete) return false;
+  if (OURS_OR_LIBVIRTS.test(chain) || OURS_OR_LIBVIRTS.test(text)) return false;
+  switch (table) {
+    case "raw":
+      return DROPS.test(text);
+    case "filter":
+      return ACCEPTS.test(text) || chain === "INPUT" || chain === "OUTPUT";
+    case "nat":
+      return verb === "add" || chain !== "PREROUTING";
+    default:
+      return false;
+  }
+}

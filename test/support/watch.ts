@@ -12,6 +12,8 @@ const [config = "", dnsmasqDir = ""] = process.argv.slice(2);
 const setLimit = (count: string): void => writeFileSync("/proc/sys/user/max_inotify_watches", count);
 setLimit("0");
 const paths = { config, dnsmasqDir, runtimeDir: "/nowhere" };
-const watches = createWatchers(createHost(paths), paths, () => true);
-watches.start((trigger) => console.log(`hint: ${trigger}; ${watches.unheard("nft") ?? "all is heard"}`));
+const watches = createWatchers(createHost(paths), paths);
+watches.start((trigger) =>
+  console.log(`hint: ${trigger}; ${watches.changeDetectionProblem("nft") ?? "all is heard"}`),
+);
 createInterface({ input: process.stdin }).on("line", setLimit);

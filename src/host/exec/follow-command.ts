@@ -5,19 +5,13 @@ import { runCommand } from "./run-command.ts";
 
 /** Interval between the end of a followed program and its restart. */
 const RESTART_MS = 5000;
-
-/** A program that is being followed. */
-export interface Followed {
-  readonly pid: number;
-  /** Whether the kernel ends it with us, whatever ends us. */
-  readonly diesWithUs: boolean;
-  send(signal: "SIGSTOP" | "SIGCONT"): void;
-}
+/** Interval between signals that resume a program that another program has stopped. */
+const RESUME_MS = 5000;
 
 export interface Follower {
   readonly onLine: (line: string) => void;
   /** The program runs from now on, until the signal. */
-  readonly onRun: (followed: Followed, ended: AbortSignal) => Promise<void>;
+  readonly onRun: (pid: number, ended: AbortSignal) => Promise<void>;
   readonly onEnd: () => void;
 }
 
@@ -40,7 +34,7 @@ export function createFollowCommand(): FollowCommand {
   return async (argv, follower, signal) => {
     while (!signal.aborted) {
       canDieWithUs ??= await canUseSetpriv();
-      await followOnce(argv, canDieWithUs === true, follower, signal);
+      await followOnce(canDieWithUs === true ? [...DIES_WITH_US, ...argv] : argv, follower, signal);
       follower.onEnd();
       // The program was killed or is missing: no busy loop.
       await setTimeout(RESTART_MS, undefined, { signal, ref: false }).catch(() => undefined);
@@ -61,39 +55,37 @@ async function canUseSetpriv(): Promise<boolean | undefined> {
 
 async function followOnce(
   argv: readonly string[],
-  diesWithUs: boolean,
   { onLine, onRun }: Follower,
   signal: AbortSignal,
 ): Promise<void> {
-  const [file = "", ...args] = diesWithUs ? [...DIES_WITH_US, ...argv] : argv;
+  const [file = "", ...args] = argv;
   const running = programs()(file, args, {
     stdin: "ignore",
     stderr: "ignore",
     buffer: false,
     reject: false,
     cancelSignal: signal,
+    // A stopped program would not receive SIGTERM.
+    killSignal: "SIGKILL",
   });
-  const { pid } = running;
-  const send = (name: "SIGSTOP" | "SIGCONT"): void => void running.kill(name);
-  // Stopped, it would not hear that it is to end.
-  const goOn = (): void => send("SIGCONT");
-  signal.addEventListener("abort", goOn);
+  const resume = setInterval(() => running.kill("SIGCONT"), RESUME_MS).unref();
   const end = new AbortController();
   let bug: { readonly error: unknown } | undefined;
-  const onRunning = (
-    pid === undefined ? Promise.resolve() : onRun({ pid, diesWithUs, send }, end.signal)
-  ).catch((error: unknown) => {
-    bug = { error };
-    running.kill("SIGKILL");
-  });
+  const { pid } = running;
+  const onRunning = (pid === undefined ? Promise.resolve() : onRun(pid, end.signal)).catch(
+    (error: unknown) => {
+      bug = { error };
+      running.kill("SIGKILL");
+    },
+  );
   try {
     for await (const line of running) onLine(line);
     await running;
   } catch (error) {
-    // How it ended is all the same: it is started again.
+    // It is restarted, however it ended.
     if (!(error instanceof ExecaError)) throw error;
   } finally {
-    signal.removeEventListener("abort", goOn);
+    clearInterval(resume);
     end.abort();
     await onRunning;
   }

@@ -5,109 +5,130 @@ import type { FSWatcher } from "chokidar";
 import { errnoOf } from "../../errors.ts";
 
 export interface Watched {
-  /** Everything directly in these counts. */
+  /** Everything directly in these folders counts. */
   readonly folders: readonly string[];
   readonly file: string;
 }
 
-/** How often to look whether a path is still what is watched: a watch dies with it, or never began. */
+export interface FileWatcher {
+  /** A file in a folder, or the file, has changed. A call may come before the last change: read a second time later. */
+  readonly onChange: (path: string) => void;
+  /** Why not everything is watched; undefined when it is: changes until then may have been missed. */
+  readonly onState: (fault: string | undefined) => void;
+}
+
+/** Interval between checks whether a path is still the same file: a watch ends with its file. */
 const POLL_MS = 1000;
-/** How often a watch that could not be made is tried again. */
+/** Interval between attempts to make a watch that failed. */
 const RETRY_MS = 2000;
 
 interface Opened {
   readonly watcher: FSWatcher;
-  /** Of what is watched; undefined: nothing was there. */
+  /** Identity of what is watched; undefined: nothing was there. */
   readonly id: string | undefined;
   readonly openedAtMs: number;
 }
 
 /**
- * Calls `onChange` with a path whenever something changes in the folders, or the file does. None of them need exist
- * yet, and each may be deleted and made anew, or be reached by links that lead elsewhere later: it is looked for. A call may
- * come before the last change: the caller looks a second time.
- * @param onState why not all of it is watched; undefined when it is: what happened until then may have been missed
+ * Watches folders and a file. None of them need exist yet, and each may be replaced, or be reached by links that are
+ * changed later.
+ * @param pollMs for tests
  * @returns what ends the watch
  */
 export function watchFiles(
   { folders, file }: Watched,
-  onChange: (path: string) => void,
-  onState: (fault: string | undefined) => void,
+  { onChange, onState }: FileWatcher,
+  pollMs: number = POLL_MS,
 ): () => Promise<void> {
-  const counts = (path: string): boolean =>
-    // libvirt writes X.new and renames it to X: only the second is news.
-    path === file || (!path.endsWith(".new") && folders.some((folder) => path.startsWith(`${folder}/`)));
-  const tell = (path: string): void => {
-    if (counts(path)) onChange(path);
-  };
+  const paths = [...folders, file];
+  const state = createWatchState(paths.length, onState);
   const opened = new Map<string, Opened>();
-  const faults = new Map<string, string>();
-  const begun = new Set<string>();
-  let told: { readonly fault: string | undefined } | undefined;
+  const onEvent = (path: string): void => {
+    if (isRelevant(path, { folders, file })) onChange(path);
+  };
 
-  function tellState(): void {
-    const [fault] = faults.values();
-    const hasBegun = begun.size === folders.length + 1;
-    if (fault === told?.fault && (told !== undefined || !hasBegun)) return;
-    told = { fault };
-    onState(fault);
-  }
-
-  function open(path: string, id: string | undefined): void {
-    // libvirt renames a new file over the old one, so it is the folder that is watched; whether the config is another
-    // file by now is looked for.
-    const watcher = watch(path, {
-      depth: 0,
-      ignoreInitial: true,
-      atomic: false,
-      ignorePermissionErrors: true,
-    });
-    let isWell = true;
-    watcher.on("all", (_event, changed) => tell(changed));
-    // The kernel's own events as well: chokidar 6 tells nothing of a file that is replaced by a folder.
-    watcher.on("raw", (_event, name, details) => {
-      const { watchedPath } = details as { readonly watchedPath?: string };
-      if (watchedPath === file) tell(file);
-      else if (watchedPath !== undefined) tell(join(watchedPath, basename(String(name))));
-    });
-    watcher.on("error", (error) => {
-      isWell = false;
-      faults.set(path, explain(path, error));
-      tellState();
-    });
-    watcher.on("ready", () => {
-      if (isWell) faults.delete(path);
-      begun.add(path);
-      tellState();
-    });
+  async function open(path: string, id: string | undefined): Promise<void> {
+    await opened.get(path)?.watcher.close();
+    const watcher = openWatcher(path, file, onEvent);
+    state.follow(path, watcher);
     opened.set(path, { watcher, id, openedAtMs: performance.now() });
-  }
-
-  /** Before it is watched: what is made in between is another one, which the next turn finds. */
-  async function openAll(): Promise<void> {
-    for (const path of [...folders, file]) open(path, await identify(path));
   }
 
   async function reopenChanged(): Promise<void> {
     for (const [path, known] of opened) {
-      const id = await identify(path);
+      const id = await readIdentity(path);
       const isSame = known.id === id;
-      const isDue = faults.has(path) && performance.now() - known.openedAtMs >= RETRY_MS;
+      const isDue = state.isFaulty(path) && performance.now() - known.openedAtMs >= RETRY_MS;
       if (isSame && !isDue) continue;
-      await known.watcher.close();
-      open(path, id);
+      await open(path, id);
       if (!isSame) onChange(path);
     }
   }
 
-  let turn = openAll();
-  const poll = setInterval(() => {
-    turn = turn.then(reopenChanged);
-  }, POLL_MS);
+  // The identity is read before the watch begins: a file that is made in between is another one at the next poll.
+  let turn = (async () => {
+    for (const path of paths) await open(path, await readIdentity(path));
+  })();
+  const poll = setInterval(() => void (turn = turn.then(reopenChanged)), pollMs);
   return async () => {
     clearInterval(poll);
     await turn;
     await Promise.all([...opened.values()].map(({ watcher }) => watcher.close()));
+  };
+}
+
+/** libvirt writes X.new and renames it to X: only the second is news. */
+function isRelevant(path: string, { folders, file }: Watched): boolean {
+  return path === file || (!path.endsWith(".new") && folders.some((folder) => path.startsWith(`${folder}/`)));
+}
+
+/** Watches a folder instead of its files: libvirt renames a new file over the old one. */
+function openWatcher(path: string, file: string, onEvent: (path: string) => void): FSWatcher {
+  const watcher = watch(path, { depth: 0, ignoreInitial: true, atomic: false, ignorePermissionErrors: true });
+  watcher.on("all", (_event, changed) => onEvent(changed));
+  // The kernel's own events as well: chokidar 6 does not report a file that is replaced by a folder.
+  watcher.on("raw", (_event, name, details) => {
+    const { watchedPath } = details as { readonly watchedPath?: string };
+    if (watchedPath === file) onEvent(file);
+    else if (watchedPath !== undefined) onEvent(join(watchedPath, basename(String(name))));
+  });
+  return watcher;
+}
+
+interface WatchState {
+  follow(path: string, watcher: FSWatcher): void;
+  isFaulty(path: string): boolean;
+}
+
+/** Reports a fault when it is new, and the good state first when all paths are watched. */
+function createWatchState(pathCount: number, onState: (fault: string | undefined) => void): WatchState {
+  const faults = new Map<string, string>();
+  const begun = new Set<string>();
+  let reported: { readonly fault: string | undefined } | undefined;
+
+  function report(): void {
+    const [fault] = faults.values();
+    const hasBegun = begun.size === pathCount;
+    if (fault === reported?.fault && (reported !== undefined || !hasBegun)) return;
+    reported = { fault };
+    onState(fault);
+  }
+
+  return {
+    follow: (path, watcher) => {
+      let isWell = true;
+      watcher.on("error", (error) => {
+        isWell = false;
+        faults.set(path, describeFault(path, error));
+        report();
+      });
+      watcher.on("ready", () => {
+        if (isWell) faults.delete(path);
+        begun.add(path);
+        report();
+      });
+    },
+    isFaulty: (path) => faults.has(path),
   };
 }
 
@@ -116,17 +137,17 @@ const LIMITS: Readonly<Record<string, string>> = {
   EMFILE: "raise fs.inotify.max_user_instances, or the limit of open files",
 };
 
-function explain(path: string, error: unknown): string {
+function describeFault(path: string, error: unknown): string {
   const code = errnoOf(error);
   const advice = LIMITS[code ?? ""];
   return `${path} cannot be watched (${code ?? String(error)})${advice === undefined ? "" : `: ${advice}`}`;
 }
 
-/** Which folder or file stands at this path now, at the end of all links; undefined: none that we may read. */
-async function identify(path: string): Promise<string | undefined> {
+/** @returns which folder or file is at this path, at the end of all links; undefined: none that may be read */
+async function readIdentity(path: string): Promise<string | undefined> {
   try {
     const { dev, ino } = await stat(path);
-    // One that may not be read is not watched, and nobody tells when it may.
+    // One that may not be read cannot be watched, and no event reports when it may.
     await access(path, constants.R_OK);
     return `${dev}:${ino}`;
   } catch (error) {

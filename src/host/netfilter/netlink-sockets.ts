@@ -2,22 +2,22 @@ import { setTimeout } from "node:timers/promises";
 import { KvmnatdError } from "../../errors.ts";
 import { readProc } from "../network/proc.ts";
 
-/** What is listened to, by its number in linux/netlink.h. */
+/** Numbers in linux/netlink.h of the protocols that monitors listen to. */
 const PROTOCOLS = { links: "0", rules: "12" } as const;
 type Protocol = keyof typeof PROTOCOLS;
 
 /** The socket by which a process listens to the kernel. */
 interface ListeningSocket {
   readonly listens: boolean;
-  /** There is something that it has not read yet. */
+  /** Whether events wait to be read. */
   readonly waits: boolean;
 }
 
 const POLL_MS = 10;
-/** By then it is taken to listen: its socket has another number than its process where somebody had that one already. */
+/** Timeout for the start of a monitor. Its socket may have another number than its PID, and is then not found. */
 const LISTENS_MS = 10_000;
 
-/** It listens 10 ms after its start, but what reads all rules before that, a hundred thousand, takes seconds. */
+/** A monitor listens 10 ms after its start; `nft monitor` first reads all rules, which takes seconds for 100,000. */
 export async function untilListens(pid: number, protocol: Protocol, ended: AbortSignal): Promise<void> {
   const startedAtMs = performance.now();
   for (;;) {
@@ -27,7 +27,7 @@ export async function untilListens(pid: number, protocol: Protocol, ended: Abort
   }
 }
 
-/** As /proc/net/netlink has it: `sk Eth Pid Groups Rmem ...`, where Rmem is what waits to be read, in bytes. */
+/** Reads /proc/net/netlink: `sk Eth Pid Groups Rmem ...`; Rmem is the number of bytes that wait to be read. */
 export function readSocket(pid: number, protocol: Protocol): ListeningSocket {
   const rows = readNetlink()
     .split("\n")
@@ -39,7 +39,7 @@ export function readSocket(pid: number, protocol: Protocol): ListeningSocket {
   return { listens: own !== undefined, waits: own !== undefined && own[4] !== "0" };
 }
 
-/** No more files can be opened: it is asked again. */
+/** Empty while no more files can be opened: the caller tries again. */
 function readNetlink(): string {
   try {
     return readProc("/proc/net/netlink") ?? "";

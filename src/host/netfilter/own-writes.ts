@@ -1,26 +1,25 @@
-/** How long after a change of our own its events may still be under way: 2 ms, rarely 10; more on a busy host. */
-const LATE_MS = 50;
+/** Timeout for the events of kvmnatd's own change after its end: they take 2 ms, rarely 10, and more on a busy host. */
+const LATE_MS = 200;
 
-/** Whose an event is: one that we wait for, perhaps one of ours, or another's. */
-type Claim = "ours" | "unsure" | "others";
+/** `unknown`: more events than kvmnatd's own change makes came while it was under way, so one of them is foreign. */
+type EventOrigin = "own" | "unknown" | "foreign";
 
 export interface OwnWrites {
   /**
-   * Runs a change of our own.
-   * @param count how many events it makes
+   * Runs a change of kvmnatd's own.
+   * @param count number of events that it makes
    */
   expecting<T>(count: number, change: () => Promise<T>): Promise<T>;
   /** Counts an event. */
-  claim(): Claim;
+  claim(): EventOrigin;
 }
 
 /**
- * Tells our own events from those of others, which look alike, by their number: as many as we make are ours, each in
- * its time, so that one of another in between is told all the same when ours comes.
- * @param delayMs how much later than they happen events may be told
- * @param onShort told when fewer came than we made: the change failed or was cut short, or something was missed
+ * Counts events, because an event does not name its author: a write of N rules accounts for the next N events. If a
+ * foreign event arrives in between, one own event is reported as foreign, so no change is missed.
+ * @param onMissing called when fewer events came than the changes should make: one failed, or an event was lost
  */
-export function createOwnWrites(delayMs: number, onShort: () => void): OwnWrites {
+export function createOwnWrites(onMissing: () => void): OwnWrites {
   let expected = 0;
   let underWay = 0;
   let settling: NodeJS.Timeout | undefined;
@@ -29,7 +28,7 @@ export function createOwnWrites(delayMs: number, onShort: () => void): OwnWrites
     settling = undefined;
     if (expected === 0) return;
     expected = 0;
-    onShort();
+    onMissing();
   }
 
   return {
@@ -42,13 +41,13 @@ export function createOwnWrites(delayMs: number, onShort: () => void): OwnWrites
         return await change();
       } finally {
         underWay -= 1;
-        if (underWay === 0) settling = setTimeout(settle, delayMs + LATE_MS).unref();
+        if (underWay === 0) settling = setTimeout(settle, LATE_MS).unref();
       }
     },
     claim: () => {
-      if (expected === 0) return underWay > 0 || settling !== undefined ? "unsure" : "others";
+      if (expected === 0) return underWay > 0 || settling !== undefined ? "unknown" : "foreign";
       expected -= 1;
-      return "ours";
+      return "own";
     },
   };
 }

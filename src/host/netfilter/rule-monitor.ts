@@ -1,106 +1,109 @@
-import { setTimeout } from "node:timers/promises";
+import { setTimeout as pause } from "node:timers/promises";
 import type { Family } from "../../net/address.ts";
 import { createForeignRules, parseRuleEvent } from "../../rules/monitor-events.ts";
+import type { FollowCommand } from "../exec/follow-command.ts";
 import { readSocket, untilListens } from "./netlink-sockets.ts";
 import { createOwnWrites } from "./own-writes.ts";
-import { REST_MS, restWhileBusy } from "./throttle-monitor.ts";
-import type { FollowCommand, Followed } from "../exec/follow-command.ts";
 
 /**
- * So many rules came at once that the kernel dropped some of the events, ours perhaps among them: `# ERROR: We lost ...`.
- * Said once; what is dropped after that, until all that waits is read, is dropped in silence (netlink_overrun in Linux).
+ * The kernel dropped events because too many came at once: `# ERROR: We lost ...`. nft prints this once; the kernel
+ * drops further events without notice until nft has read all that wait (netlink_overrun in Linux).
  */
 const LOST = /^# (ERROR|WARN)/;
 
 /**
- * Only rules are listened to: elements of sets, which a busy firewall changes a thousand times a second, are not told, and
- * a table that is deleted takes its rules along, one line each (nftables 1.0.6). iptables-legacy makes no events. nft
- * writes a line out no sooner than with the next event, but for stdbuf (coreutils).
+ * Only rule events: a busy firewall changes elements of sets a thousand times a second, and a deleted table reports each
+ * of its rules (nftables 1.0.6). iptables-legacy makes no events. Without stdbuf (coreutils), nft writes a line only
+ * when the next event comes.
  */
 const MONITOR = ["stdbuf", "--output=L", "nft", "-a", "monitor", "rules"];
 
-/** How often to look whether the monitor has read what waits for it. */
+/** Interval between checks whether the monitor has read all events that wait. */
 const DRAIN_POLL_MS = 100;
 
-/** What does not concern us is looked at all the same, if no sooner. */
-const LOOK_LATER_MS = 10_000;
+/** Maximum delay of a pass after irrelevant events: one may have been judged wrongly, or have made a table unreadable. */
+const RECHECK_MS = 10_000;
+
+export interface RuleWatcher {
+  /** Other programs changed rules. @param family of iptables' rules; undefined when other rules may have changed as well */
+  readonly onChange: (family: Family | undefined) => void;
+  /** Whether the monitor listens; changes before it listens are not reported. */
+  readonly onState: (listens: boolean) => void;
+}
 
 export interface RuleMonitor {
   /**
-   * Runs a change of our own.
-   * @param rules how many rules it adds and removes: that many events are ours
+   * Runs a change of kvmnatd's own, which must not be reported.
+   * @param ruleCount number of rules that it adds and removes, and so of its events
    */
-  expecting<T>(rules: number, change: () => Promise<T>): Promise<T>;
-  /** Until the signal. */
-  watch(signal: AbortSignal): Promise<void>;
+  expecting<T>(ruleCount: number, change: () => Promise<T>): Promise<T>;
+  /** Reports changes by other programs until the signal. */
+  watch(watcher: RuleWatcher, signal: AbortSignal): Promise<void>;
 }
 
-/**
- * Tells of changes by others.
- * @param onChange told of which family iptables' rules have changed, if nothing else may have
- * @param onState whether the monitor listens; what happened before it does, nobody tells
- * @param isCalm whether all was as it should be when it was looked at last: then rules that cannot be in the way of ours
- * wake nobody
- */
-export function createRuleMonitor(
-  followCommand: FollowCommand,
-  onChange: (family?: Family) => void,
-  onState: (listens: boolean) => void,
-  isCalm: () => boolean,
-): RuleMonitor {
-  const others = createForeignRules();
-  const own = createOwnWrites(REST_MS, onChange);
-  const later = new Map<Family, NodeJS.Timeout>();
-  let onLoss: () => void = () => undefined;
+export function createRuleMonitor(followCommand: FollowCommand): RuleMonitor {
+  let onChange: RuleWatcher["onChange"] = () => undefined;
+  const foreign = createForeignRules();
+  const own = createOwnWrites(() => onChange(undefined));
+  const recheckLater = createRecheck((family) => onChange(family));
 
-  /** A table may have become one that iptables cannot read, or an event have been judged wrongly. */
-  function lookLater(family: Family): void {
-    if (later.has(family)) return;
-    const look = (): void => {
-      later.delete(family);
-      onChange(family);
-    };
-    later.set(family, globalThis.setTimeout(look, LOOK_LATER_MS).unref());
+  function reportAll(): void {
+    foreign.forget();
+    onChange(undefined);
   }
 
-  async function onRun(followed: Followed, ended: AbortSignal): Promise<void> {
-    let draining = false;
-    /** Nothing is known of what happens until the monitor has nothing left to read. */
-    const drain = async (): Promise<void> => {
-      draining = true;
-      while (!ended.aborted && readSocket(followed.pid, "rules").waits) await setTimeout(DRAIN_POLL_MS);
-      draining = false;
-      others.forget();
-      onChange();
-    };
-    onLoss = () => {
-      others.forget();
-      onChange();
-      if (!draining) void drain();
-    };
-    others.forget();
-    await untilListens(followed.pid, "rules", ended);
-    if (ended.aborted) return;
-    onState(true);
-    await restWhileBusy(followed, () => draining || readSocket(followed.pid, "rules").waits, ended);
-  }
-
-  function onLine(line: string): void {
-    if (LOST.test(line)) return onLoss();
+  function onEvent(line: string): void {
     const event = parseRuleEvent(line);
     if (event === undefined) return;
-    const claim = own.claim();
-    if (claim !== "others") {
-      others.sawOwn(event);
-      // It may be told in the place of another.
-      if (claim === "unsure") onChange();
-    } else if (others.concerns(event) || !isCalm())
-      onChange(event.table === "libvirt_network" ? undefined : event.family);
-    else lookLater(event.family);
+    const origin = own.claim();
+    if (origin !== "foreign") foreign.sawOwn(event);
+    if (origin === "own") return;
+    const family = event.table === "libvirt_network" ? undefined : event.family;
+    if (origin === "unknown") onChange(undefined);
+    else if (foreign.isRelevant(event)) onChange(family);
+    else recheckLater(event.family);
   }
 
-  return {
-    expecting: (rules, change) => own.expecting(rules, change),
-    watch: (signal) => followCommand(MONITOR, { onLine, onRun, onEnd: () => onState(false) }, signal),
+  async function watch(watcher: RuleWatcher, signal: AbortSignal): Promise<void> {
+    onChange = watcher.onChange;
+    let afterLoss: () => void = () => undefined;
+    const onRun = async (pid: number, ended: AbortSignal): Promise<void> => {
+      foreign.forget();
+      afterLoss = drainOnce(pid, ended, reportAll);
+      await untilListens(pid, "rules", ended);
+      if (!ended.aborted) watcher.onState(true);
+    };
+    const onLine = (line: string): void => (LOST.test(line) ? afterLoss() : onEvent(line));
+    await followCommand(MONITOR, { onLine, onRun, onEnd: () => watcher.onState(false) }, signal);
+  }
+
+  return { expecting: (ruleCount, change) => own.expecting(ruleCount, change), watch };
+}
+
+/** Reports a family once, RECHECK_MS after the first of its events. */
+function createRecheck(report: (family: Family) => void): (family: Family) => void {
+  const pending = new Set<Family>();
+  return (family) => {
+    if (pending.has(family)) return;
+    pending.add(family);
+    setTimeout(() => {
+      pending.delete(family);
+      report(family);
+    }, RECHECK_MS).unref();
+  };
+}
+
+/** Reports a loss at once, and again when the monitor has read all events that waited: until then others may be lost. */
+function drainOnce(pid: number, ended: AbortSignal, report: () => void): () => void {
+  let isDraining = false;
+  const drain = async (): Promise<void> => {
+    isDraining = true;
+    while (!ended.aborted && readSocket(pid, "rules").waits) await pause(DRAIN_POLL_MS);
+    isDraining = false;
+    report();
+  };
+  return () => {
+    report();
+    if (!isDraining) void drain();
   };
 }

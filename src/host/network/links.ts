@@ -60,7 +60,7 @@ export async function watchLinks(
 ): Promise<void> {
   const follower: Follower = {
     onLine: onChange,
-    onRun: async ({ pid }, ended) => {
+    onRun: async (pid, ended) => {
       await untilListens(pid, "links", ended);
       if (!ended.aborted) onState(true);
     },

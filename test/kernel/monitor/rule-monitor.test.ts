@@ -4,13 +4,8 @@ import type { DaemonWorld } from "../../support/daemon-world.ts";
 import { scrape } from "../../support/scrape.ts";
 import { CLIENT, DB, leaseRow, WEB } from "../../support/world.ts";
 
-/** Who changes rules, and what it costs. */
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 const SOON = { timeout: 20_000 };
-/** SIGHUP's own look and its second one; on a slow machine the second one of the SIGHUP before comes after its count, too. */
-const SECOND_LOOKS_AND_ASKED = 3;
-/** What concerns nobody is looked at all the same, if no sooner. */
-const ONCE_IN_TEN_SECONDS = 2;
 let world: DaemonWorld;
 
 afterEach(() => world.close());
@@ -26,49 +21,42 @@ async function sh(script: string): Promise<string> {
   return (await world.lab.exec(["sh", "-ec", script], { timeoutMs: 120_000 })).stdout.trim();
 }
 
-const pass = async (): Promise<number> => (await world.status()).pass;
-
-/** How many passes there have been: one that finds nothing new in the rules alone is counted, but not told. */
-async function passesUntilNow(): Promise<number> {
-  const { updatedAt } = await world.status();
-  await world.lab.exec(["pkill", "-HUP", "-f", "kvmnatd.js run"]);
-  await expect.poll(async () => (await world.status()).updatedAt, SOON).not.toBe(updatedAt);
-  return pass();
+/** Passes that events of rules asked for, with `metrics: 9101`; after a whole pass, so that no event is under way. */
+async function passesForRules(): Promise<number> {
+  await world.lab.kvmnatd(["reload"]);
+  const series = await scrape(world.lab);
+  const counts = [...series].filter(([name]) => /^kvmnatd_passes_total\{.*trigger="rules"/.test(name));
+  return counts.reduce((sum, [, count]) => sum + count, 0);
 }
 
-describe("own changes", () => {
-  it("wake nobody: a lease that moves costs one pass and its second look", async () => {
+describe("kvmnatd's own changes", () => {
+  it("ask for no pass: a moved lease is followed once", async () => {
     await begin();
-    const before = await pass();
     await world.leases(leaseRow(WEB), leaseRow({ mac: DB.mac, address: "192.168.122.99" }));
     await expect.poll(() => world.rules("nat"), SOON).toContain("192.168.122.99");
     await world.settles();
-    // Asked again soon after, as nobody answers at db's new address: the passes that time alone makes.
     const asked = world.log().filter(({ event, msg }) => event === "rule" && msg.includes("192.168.122.99"));
     expect(asked).toHaveLength(1);
     const byRules = world.log().filter(({ msg }) => msg.includes("ruleset changed"));
     expect(byRules).toEqual([]);
-    expect((await pass()) - before).toBeGreaterThanOrEqual(2);
   });
 });
 
-describe("a busy neighbour", () => {
-  it("who updates a set a thousand times a second costs no pass at all", async () => {
-    await begin();
+describe("another program", () => {
+  it("that updates a set a thousand times a second causes no pass", async () => {
+    await begin("nft", "metrics: 9101\n");
     await sh("nft add table inet busy; nft add set inet busy s '{ type ipv4_addr; }'");
-    await world.settles();
-    const before = await passesUntilNow();
-    await world.settles();
+    const before = await passesForRules();
     const updates = Array.from(
       { length: 3000 },
       (_, index) => `add element inet busy s { 10.1.${index >> 8}.${index & 255} }`,
     );
     await world.lab.exec(["nft", "-i"], { input: `${updates.join("\n")}\n` });
     expect(await sh("nft list set inet busy s | grep -c 10.1")).not.toBe("0");
-    expect((await passesUntilNow()) - before).toBeLessThanOrEqual(SECOND_LOOKS_AND_ASKED);
+    expect(await passesForRules()).toBe(before);
   });
 
-  it("who does so for long is listened to by turns, what is lost meanwhile is put back, and nobody stays stopped", async () => {
+  it("that updates a set all the time delays no repair, and the monitors end with a daemon that is killed", async () => {
     world = await createDaemonWorld("nft");
     const daemon = await world.start();
     await world.isWell();
@@ -79,23 +67,20 @@ describe("a busy neighbour", () => {
       "-c",
       `i=0; while :; do j=0; while [ $j -lt 100 ]; do echo "${update}"; j=$((j + 1)); done; i=$((i + 1)); sleep 0.1; done | nft -i`,
     ]);
-    const states = (): Promise<string> => sh("ps -C nft -o stat=,args= | grep monitor || true");
-    await expect.poll(states, SOON).toMatch(/^T/);
     await sh("iptables-nft -t nat -F KVMNATD-DNAT");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
-    await expect.poll(states, SOON).toMatch(/^T/);
     await daemon.kill("SIGKILL");
     await daemon.exited;
-    await expect.poll(states, SOON).toBe("");
-    expect(await sh("ps -C ip -o stat=,args= | grep monitor || true")).toBe("");
+    const monitors = (): Promise<string> => sh("ps -C nft,ip -o args= | grep monitor || true");
+    await expect.poll(monitors, SOON).toBe("");
     await busy.kill("SIGKILL");
   });
 
-  it("whose rules are never in our way costs next to no pass, and what it does to ours is seen all the same", async () => {
-    await begin();
+  it("that adds and removes harmless rules causes no pass, and its damage to our rules is repaired", async () => {
+    await begin("nft", "metrics: 9101\n");
     await sh("iptables-nft -N DOCKER; iptables-nft -t nat -N DOCKER");
-    const before = await passesUntilNow();
-    await world.settles();
+    const began = Date.now();
+    const before = await passesForRules();
     // As when a container with a published port starts and ends.
     const container = `iptables-nft -t nat -A DOCKER -p tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
       iptables-nft -A DOCKER -d 172.17.0.2 -p tcp --dport 80 -j ACCEPT
@@ -105,22 +90,16 @@ describe("a busy neighbour", () => {
       iptables-nft -t nat -D POSTROUTING -s 172.17.0.2 -d 172.17.0.2 -p tcp --dport 80 -j MASQUERADE
       iptables-nft -F DOCKER; iptables-nft -t nat -F DOCKER`;
     for (let index = 0; index < 5; index += 1) await sh(container);
-    expect((await passesUntilNow()) - before).toBeLessThanOrEqual(
-      SECOND_LOOKS_AND_ASKED + ONCE_IN_TEN_SECONDS,
-    );
+    // Harmless events ask for a pass every ten seconds.
+    const passes = (await passesForRules()) - before;
+    expect(passes).toBeLessThanOrEqual(1 + (Date.now() - began) / 10_000);
     await sh("iptables-nft -t nat -F POSTROUTING; iptables-nft -t nat -F PREROUTING");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
     await expect.poll(() => world.rules("nat"), SOON).toContain("-j KVMNATD-SNAT");
   });
 
-  it("who changes rules all the time costs about a pass a second, and leases are followed at once", async () => {
+  it("that changes rules all the time causes a pass a second, and leases are followed at once", async () => {
     await begin("nft", "metrics: 9101\n");
-    /** By itself a daemon makes others: second looks, and what time alone brings. */
-    const passesForRules = async (): Promise<number> => {
-      const series = await scrape(world.lab);
-      const counts = [...series].filter(([name]) => /^kvmnatd_passes_total\{.*trigger="rules"/.test(name));
-      return counts.reduce((sum, [, count]) => sum + count, 0);
-    };
     const before = await passesForRules();
     const began = Date.now();
     const busy = world.lab.spawn([
@@ -131,7 +110,7 @@ describe("a busy neighbour", () => {
     await expect.poll(() => Date.now() - began, { timeout: 40_000, interval: 200 }).toBeGreaterThan(5000);
     const passes = (await passesForRules()) - before;
     expect(passes).toBeGreaterThan(2);
-    // One at once, three more soon: it may be about to be over. Then one a second.
+    // One at once and three soon after, because the changes may end soon; then one per second.
     expect(passes).toBeLessThan(5 + (Date.now() - began) / 900);
     await world.leases(leaseRow(WEB), leaseRow({ mac: DB.mac, address: "192.168.122.99" }));
     await expect.poll(() => world.rules("nat"), SOON).toContain("192.168.122.99");
@@ -139,7 +118,7 @@ describe("a busy neighbour", () => {
   });
 
   it(
-    "heals although the kernel lost the event among a hundred thousand others",
+    "whose 100,000 rules make the kernel drop events does not prevent the repair",
     { timeout: 240_000 },
     async () => {
       await begin();
@@ -158,9 +137,9 @@ describe("a busy neighbour", () => {
     },
   );
 
-  it("who always wants to be first wins after three repairs; it is said who, and all is well once they are gone", async () => {
+  it("that keeps its rule first wins after three repairs and is named; the forward works again when the rule is gone", async () => {
     await begin();
-    // Whenever our jump is first, theirs goes before it.
+    // Inserts its rule before ours whenever ours is first.
     const rival = world.lab.spawn([
       "sh",
       "-c",
@@ -174,7 +153,7 @@ describe("a busy neighbour", () => {
     const repairs = (): number =>
       world.log().filter(({ msg }) => /^\+ .*-I FORWARD .*KVMNATD-FWD/.test(msg)).length;
     await world.settles();
-    // The first is from the start, before there was a rival; one that the rival undid at once is no repair.
+    // The first is from the start, before the rival; a repair that the rival undid at once is not logged.
     expect(repairs()).toBeLessThanOrEqual(4);
     expect(world.log().filter(({ event }) => event === "jump-overridden")).toHaveLength(1);
     await rival.kill("SIGKILL");
@@ -184,10 +163,10 @@ describe("a busy neighbour", () => {
   });
 });
 
-describe("tampering is healed", () => {
-  it("where a program that was in the way again and again has gone", async () => {
+describe("kvmnatd repairs its rules", () => {
+  it("when a program whose rule was in the way several times has gone", async () => {
     await begin();
-    // Slowly: what it adds is seen as its own.
+    // Slowly, so that each event is counted as foreign.
     for (let index = 0; index < 4; index += 1) {
       await sh("iptables-nft -I FORWARD -o virbr0 -j REJECT; sleep 0.6");
     }
@@ -198,7 +177,7 @@ describe("tampering is healed", () => {
     expect(forwards.map(({ state }) => state)).toEqual(["active", "active"]);
   });
 
-  it("where a rule is ours by its comment alone, of which nft tells nothing", async () => {
+  it("when a rule is ours by its comment alone, which nft does not print", async () => {
     await begin();
     const mark = "-m comment --comment kvmnatd:@jump";
     await sh(
@@ -208,14 +187,14 @@ describe("tampering is healed", () => {
     await expect.poll(() => world.rules("filter"), SOON).not.toMatch(/kvmnatd:@jump" -j ACCEPT/);
   });
 
-  it("where a comment breaks the line that tells of a rule", async () => {
+  it("when a comment breaks the line of an event", async () => {
     await begin();
     const rule = 'insert rule ip filter FORWARD counter drop comment "let accept\nx"';
     await world.lab.exec(["nft", "-f", "-"], { input: `${rule}\n` });
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
   });
 
-  it("a table that iptables cannot read is told of, and all is well at once when it can", async () => {
+  it("when a table that iptables could not read, and that was reported, can be read again", async () => {
     await begin();
     await sh("iptables-nft -t nat -N DOCKER; nft add rule ip nat DOCKER ct mark and 1 == 1 accept");
     await world.complains("incompatible-table");
@@ -223,17 +202,17 @@ describe("tampering is healed", () => {
     await world.isWell();
   });
 
-  it("at once, again and again", async () => {
+  it("each time they are flushed", async () => {
     await begin();
     for (let index = 0; index < 10; index += 1) {
       await sh("iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING; iptables-nft -F KVMNATD-FWD");
       await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
     }
-    // What libvirt alone can put back is said.
+    // Only libvirt can put back its own jumps.
     await world.complains("libvirt-jump-missing", /guests on virbr0, virbr1 are open .*restart libvirtd/);
   });
 
-  it("when the monitor has died, by looking every two seconds, and it is said", async () => {
+  it("every two seconds while the monitor does not run, and reports that", async () => {
     await begin();
     await sh("pkill -STOP -f '^nft -a monitor'; pkill -KILL -f '^nft -a monitor'");
     await world.complains(
@@ -242,21 +221,21 @@ describe("tampering is healed", () => {
     );
     await sh("iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
-    // It is started again after five seconds.
+    // The monitor is restarted after five seconds.
     const codes = async (): Promise<readonly string[]> =>
       (await world.status()).problems.map(({ code }) => code);
     await expect.poll(codes, { timeout: 40_000 }).not.toContain("change-monitoring-degraded");
   });
 
-  it("when somebody has stopped the monitor, which goes on soon", async () => {
+  it("when another program has stopped the monitor, which kvmnatd resumes", async () => {
     await begin();
     await sh("pkill -STOP -f '^nft -a monitor'; iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
   });
 
-  it("with iptables-legacy, which tells nobody, by looking every two seconds", async () => {
+  it("every two seconds with iptables-legacy, which reports no changes", async () => {
     await begin("legacy");
-    await world.complains("change-monitoring-degraded", /iptables-legacy tells nobody of a change/);
+    await world.complains("change-monitoring-degraded", /iptables-legacy reports no changes/);
     await sh("iptables-legacy -F FORWARD; iptables-legacy -t nat -F PREROUTING");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
   });

@@ -11,7 +11,7 @@ beforeAll(async () => {
 });
 afterAll(() => lab.close());
 
-it("without inotify watches it is told that files are not watched, and they are once there are some", async () => {
+it("reports that files are not watched without inotify watches, and watches them once there are some", async () => {
   const folder = join(lab.dir, "dnsmasq");
   const config = join(lab.dir, "kvmnatd.yaml");
   await mkdir(folder);
@@ -21,11 +21,11 @@ it("without inotify watches it is told that files are not watched, and they are 
   await watches.waitForLine(
     /^hint: files are not watched; .*cannot be watched \(ENOSPC\): raise fs\.inotify\.max_user_watches/,
   );
-  // chokidar may say that it is ready before it says that it is not: what was said until now does not count.
+  // chokidar may report that it is ready before it reports the error: earlier lines do not count.
   const said = watches.lines.length;
   watches.stdin.write("1000\n");
   await expect.poll(() => watches.lines.slice(said)).toContain("hint: files are watched; all is heard");
-  // Of each path it is told once, though all are tried again and again, and come back one by one.
+  // Each path is reported once, although every watch is retried and they recover one by one.
   const told = watches.lines.filter((line) => line.startsWith("hint: files are not"));
   expect(told).toEqual([...new Set(told)]);
   await writeFile(join(folder, "virbr0.status"), "[]\n");

@@ -2,16 +2,16 @@ import { describe, expect, it } from "vitest";
 import { createForeignRules, parseRuleEvent } from "../../../src/rules/monitor-events.ts";
 import type { ForeignRules } from "../../../src/rules/monitor-events.ts";
 
-/** Whether the last of these lines concerns us, after the others. */
-function concerns(...lines: readonly string[]): boolean | undefined {
-  return tell(createForeignRules(), ...lines);
+/** Whether the last of these events asks for a pass, after the others. */
+function isRelevant(...lines: readonly string[]): boolean | undefined {
+  return feed(createForeignRules(), ...lines);
 }
 
-function tell(others: ForeignRules, ...lines: readonly string[]): boolean | undefined {
+function feed(others: ForeignRules, ...lines: readonly string[]): boolean | undefined {
   return lines
     .map((line) => {
       const event = parseRuleEvent(line);
-      return event === undefined ? undefined : others.concerns(event);
+      return event === undefined ? undefined : others.isRelevant(event);
     })
     .at(-1);
 }
@@ -22,28 +22,29 @@ const MASQUERADE = "add rule ip nat POSTROUTING ip saddr 172.17.0.2 counter masq
 describe("an event of another program", () => {
   it.each([
     "add rule ip nat DOCKER tcp dport 8080 counter packets 0 bytes 0 dnat to 172.17.0.2:80 # handle 2",
-    "delete rule ip nat DOCKER handle 2",
     'add rule ip filter DOCKER ip daddr 172.17.0.2 iifname != "docker0" tcp dport 80 counter accept # handle 9',
     MASQUERADE,
     "add rule ip nat PREROUTING fib daddr type local counter jump DOCKER # handle 5",
     "add rule ip raw PREROUTING ip daddr 172.17.0.2 counter packets 0 bytes 0 drop # handle 3",
     "add rule ip filter INPUT ip saddr 192.0.2.1 counter drop # handle 11",
-    "delete rule ip filter INPUT handle 11",
     "insert rule ip filter FORWARD counter accept # handle 12",
-  ])("does not matter when a container causes it: %s", (line) => {
-    expect(concerns(line)).toBe(false);
+  ])("asks for no pass when the rule is harmless: %s", (line) => {
+    expect(isRelevant(line)).toBe(false);
   });
 
-  it("does not matter when the program removes a rule that it added to its own chain", () => {
+  it("asks for no pass when a harmless rule is removed again", () => {
     const added =
       'add rule ip filter DOCKER ip daddr 172.17.0.2 iifname != "docker0" tcp dport 80 counter accept # handle 9';
-    expect(concerns(added, "delete rule ip filter DOCKER handle 9")).toBe(false);
+    expect(isRelevant(added, "delete rule ip filter DOCKER handle 9")).toBe(false);
     expect(
-      concerns(added, "delete rule ip filter DOCKER handle 9", "delete rule ip filter DOCKER handle 9"),
+      isRelevant(added, "delete rule ip filter DOCKER handle 9", "delete rule ip filter DOCKER handle 9"),
     ).toBe(true);
   });
 
   it.each([
+    // Rules that were not seen to be added.
+    "delete rule ip nat DOCKER handle 2",
+    "delete rule ip filter INPUT handle 11",
     "delete rule ip nat POSTROUTING handle 4",
     "delete rule ip6 filter FORWARD handle 2",
     "delete rule ip raw PREROUTING handle 2",
@@ -60,7 +61,7 @@ describe("an event of another program", () => {
     "add rule ip filter DOCKER-USER counter drop # handle 2",
     "insert rule ip filter FORWARD counter return # handle 2",
     "add rule ip filter DOCKER-USER counter return # handle 13",
-    // It may have let past what is rejected behind it.
+    // It may have accepted packets that a rule behind it rejects.
     "delete rule ip filter DOCKER handle 9",
     "insert rule ip filter FORWARD counter goto THEIRS # handle 2",
     'add rule ip filter DOCKER-USER xt target "REJECT" # handle 2',
@@ -72,13 +73,13 @@ describe("an event of another program", () => {
     // A comment with a newline in it.
     'add rule ip filter FORWARD counter reject comment "x',
     'insert rule ip filter FORWARD counter drop comment "let accept',
-    // Two blanks are iptables' comment, by which it may be ours.
+    // Two blanks stand for iptables' comment, which may be our mark.
     "insert rule ip filter FORWARD  counter packets 0 bytes 0 accept # handle 13",
     "insert rule ip nat PREROUTING  counter packets 0 bytes 0 accept # handle 14",
     'insert rule ip nat PREROUTING xt match "comment" counter accept # handle 14',
     'insert rule ip raw PREROUTING iifname "virbr0" ip daddr 127.0.0.0/8  counter packets 0 bytes 0 drop # handle 4',
-  ])("matters when the rule may be ours or in our way: %s", (line) => {
-    expect(concerns(line)).toBe(true);
+  ])("asks for a pass when the rule may be ours or in the way: %s", (line) => {
+    expect(isRelevant(line)).toBe(true);
   });
 
   it.each([
@@ -88,48 +89,48 @@ describe("an event of another program", () => {
     "delete table ip nat",
     "# new generation 7 by process 12 (nft)",
     "",
-  ])("is ignored in a table that kvmnatd does not read: %s", (line) => {
-    expect(concerns(line)).toBeUndefined();
+  ])("is ignored in other tables: %s", (line) => {
+    expect(isRelevant(line)).toBeUndefined();
   });
 });
 
-describe("a removed rule", () => {
-  it("does not matter when kvmnatd saw it added", () => {
-    expect(concerns(MASQUERADE, "delete rule ip nat POSTROUTING handle 4")).toBe(false);
-    expect(concerns(MASQUERADE, "delete rule ip6 nat POSTROUTING handle 4")).toBe(true);
-    expect(concerns(MASQUERADE, "delete rule ip filter FORWARD handle 4")).toBe(true);
+describe("a removal", () => {
+  it("asks for no pass where its harmless rule was seen", () => {
+    expect(isRelevant(MASQUERADE, "delete rule ip nat POSTROUTING handle 4")).toBe(false);
+    expect(isRelevant(MASQUERADE, "delete rule ip6 nat POSTROUTING handle 4")).toBe(true);
+    expect(isRelevant(MASQUERADE, "delete rule ip filter FORWARD handle 4")).toBe(true);
   });
 
-  it("matters when its handle may belong to another rule", () => {
+  it("asks for a pass once the handle may be another rule's", () => {
     const gone = "delete rule ip nat POSTROUTING handle 4";
-    expect(concerns(MASQUERADE, gone, gone)).toBe(true);
+    expect(isRelevant(MASQUERADE, gone, gone)).toBe(true);
   });
 
-  it("matters when the added rule may have been ours", () => {
+  it("asks for a pass where the rule may have been ours", () => {
     const jump = "add rule ip nat POSTROUTING counter jump KVMNATD-SNAT # handle 4";
-    expect(concerns(jump, "delete rule ip nat POSTROUTING handle 4")).toBe(true);
+    expect(isRelevant(jump, "delete rule ip nat POSTROUTING handle 4")).toBe(true);
     const guard =
       'insert rule ip raw PREROUTING iifname "virbr0" ip daddr 127.0.0.0/8  counter drop # handle 4';
-    expect(concerns(guard, "delete rule ip raw PREROUTING handle 4")).toBe(true);
+    expect(isRelevant(guard, "delete rule ip raw PREROUTING handle 4")).toBe(true);
   });
 
-  it("matters after a change of our own, or after missed events", () => {
+  it("asks for a pass after an own change of the rule, or after lost events", () => {
     const gone = "delete rule ip nat POSTROUTING handle 4";
     const others = createForeignRules();
-    tell(others, MASQUERADE);
+    feed(others, MASQUERADE);
     const own = parseRuleEvent(gone);
     if (own !== undefined) others.sawOwn(own);
-    expect(tell(others, gone)).toBe(true);
-    tell(others, MASQUERADE);
+    expect(feed(others, gone)).toBe(true);
+    feed(others, MASQUERADE);
     others.forget();
-    expect(tell(others, gone)).toBe(true);
+    expect(feed(others, gone)).toBe(true);
   });
 
-  it("matters when there are too many handles to remember", () => {
+  it("asks for a pass after more rules than are remembered", () => {
     const many = Array.from(
       { length: 10_001 },
       (_, index) => `add rule ip nat POSTROUTING counter masquerade # handle ${index + 10}`,
     );
-    expect(concerns(MASQUERADE, ...many, "delete rule ip nat POSTROUTING handle 4")).toBe(true);
+    expect(isRelevant(MASQUERADE, ...many, "delete rule ip nat POSTROUTING handle 4")).toBe(true);
   });
 });

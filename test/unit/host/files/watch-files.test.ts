@@ -5,54 +5,46 @@ import { setTimeout } from "node:timers/promises";
 import { afterEach, beforeEach, expect, it } from "vitest";
 import { watchFiles } from "../../../../src/host/files/watch-files.ts";
 
+const POLL_MS = 50;
+const IGNORE = { onChange: () => undefined, onState: () => undefined };
 let parent: string;
 beforeEach(async () => {
   parent = await mkdtemp(join(tmpdir(), "kvmnatd-watch-"));
 });
 afterEach(() => rm(parent, { recursive: true }));
 
-it("a folder that is made just when the watch begins is watched", async () => {
+it("watches a folder that is made while its watch begins", async () => {
   const changed = new Set<string>();
+  const onChange = (path: string): void => void changed.add(path);
   const stops: (() => Promise<void>)[] = [];
   const folders = Array.from({ length: 24 }, (_, index) => join(parent, `${index}`));
   for (const [index, folder] of folders.entries()) {
     const watched = { folders: [folder], file: join(parent, "config") };
-    stops.push(
-      watchFiles(
-        watched,
-        (path) => changed.add(path),
-        () => undefined,
-      ),
-    );
+    stops.push(watchFiles(watched, { ...IGNORE, onChange }, POLL_MS));
     await setTimeout(index % 4);
     await mkdir(folder);
   }
-  // By then it has been looked at whether each is still what is watched.
-  await setTimeout(2500);
-  const unheard = (): readonly string[] =>
-    folders.filter((folder) => !changed.has(`${folder}/virbr0.status`));
+  // Each folder is reported itself once a poll has found it.
+  await expect.poll(() => folders.filter((folder) => !changed.has(folder))).toEqual([]);
+  const missed = (): readonly string[] => folders.filter((folder) => !changed.has(`${folder}/virbr0.status`));
   await expect
     .poll(async () => {
-      // On a busy machine it looks later.
-      for (const folder of unheard()) {
+      for (const folder of missed()) {
         await writeFile(`${folder}/virbr0.status.new`, "[]");
         await rename(`${folder}/virbr0.status.new`, `${folder}/virbr0.status`);
       }
-      return unheard();
+      return missed();
     })
     .toEqual([]);
   await Promise.all(stops.map((stop) => stop()));
 });
 
-it("says once when all is watched: what happened until then may have been missed", async () => {
+it("reports once that everything is watched, when all watches have begun", async () => {
   const states: (string | undefined)[] = [];
-  const stop = watchFiles(
-    { folders: [parent, join(parent, "missing")], file: join(parent, "config") },
-    () => undefined,
-    (fault) => states.push(fault),
-  );
+  const watched = { folders: [parent, join(parent, "missing")], file: join(parent, "config") };
+  const stop = watchFiles(watched, { ...IGNORE, onState: (fault) => states.push(fault) }, POLL_MS);
   await expect.poll(() => states).toEqual([undefined]);
-  await setTimeout(1500);
+  await setTimeout(4 * POLL_MS);
   expect(states).toEqual([undefined]);
   await stop();
 });

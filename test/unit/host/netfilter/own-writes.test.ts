@@ -1,15 +1,15 @@
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import { createOwnWrites } from "../../../../src/host/netfilter/own-writes.ts";
 
-const DELAY_MS = 200;
-let shorts: number;
+const LATE_MS = 200;
+let missing: number;
 let own: ReturnType<typeof createOwnWrites>;
 
 beforeEach(() => {
   vi.useFakeTimers();
-  shorts = 0;
-  own = createOwnWrites(DELAY_MS, () => {
-    shorts += 1;
+  missing = 0;
+  own = createOwnWrites(() => {
+    missing += 1;
   });
 });
 afterEach(() => vi.useRealTimers());
@@ -22,43 +22,43 @@ const change = async (count: number, ms = 0): Promise<void> => {
   await done;
 };
 
-it("without a change of ours all are others'", () => {
-  expect(claims(2)).toEqual(["others", "others"]);
+it("counts every event as foreign without a change of its own", () => {
+  expect(claims(2)).toEqual(["foreign", "foreign"]);
 });
 
-it("as many as we make are ours; what comes beside them may be", async () => {
+it("counts as many events as the change makes as its own, and one more as unknown until the change is over", async () => {
   await change(2, 5);
-  expect(claims(3)).toEqual(["ours", "ours", "unsure"]);
+  expect(claims(3)).toEqual(["own", "own", "unknown"]);
   await vi.advanceTimersByTimeAsync(1000);
-  expect(claims(1)).toEqual(["others"]);
-  expect(shorts).toBe(0);
+  expect(claims(1)).toEqual(["foreign"]);
+  expect(missing).toBe(0);
 });
 
-it("fewer than we make are told, once it is late", async () => {
+it("reports missing events, once they are late", async () => {
   await change(2);
-  expect(claims(1)).toEqual(["ours"]);
-  await vi.advanceTimersByTimeAsync(DELAY_MS);
-  expect(shorts).toBe(0);
+  expect(claims(1)).toEqual(["own"]);
+  await vi.advanceTimersByTimeAsync(LATE_MS - 1);
+  expect(missing).toBe(0);
   await vi.advanceTimersByTimeAsync(100);
-  expect(shorts).toBe(1);
-  expect(claims(1)).toEqual(["others"]);
+  expect(missing).toBe(1);
+  expect(claims(1)).toEqual(["foreign"]);
 });
 
-it("a change that goes on is waited for: two families at once, of which one ends first", async () => {
+it("waits for the longer of two changes at a time", async () => {
   const long = own.expecting(1, () => after(600));
   await change(1, 5);
   await vi.advanceTimersByTimeAsync(590);
-  // Each has ended, and the first's time would be over by now.
+  // The timeout of the first change would be over by now.
   await vi.advanceTimersByTimeAsync(10);
   await long;
-  expect(claims(2)).toEqual(["ours", "ours"]);
+  expect(claims(2)).toEqual(["own", "own"]);
   await vi.advanceTimersByTimeAsync(1000);
-  expect(shorts).toBe(0);
+  expect(missing).toBe(0);
 });
 
-it("a change that fails has its events too, or not", async () => {
+it("reports missing events of a change that failed, which may have made some", async () => {
   const failed = own.expecting(1, () => Promise.reject(new Error("refused")));
   await expect(failed).rejects.toThrow("refused");
   await vi.advanceTimersByTimeAsync(1000);
-  expect(shorts).toBe(1);
+  expect(missing).toBe(1);
 });
