@@ -13,7 +13,7 @@ import type { Diagnostic } from "../../diagnostic.ts";
 import { createWarning } from "../../diagnostic.ts";
 import type { LogLevel } from "../../config/port-map.ts";
 
-/** syslog's priorities, which journald reads from `<N>` at the start of a line. */
+/** syslog's priorities; journald reads them from `<N>` at the start of a line. */
 const PRIORITIES: Readonly<Record<string, number>> = {
   fatal: 2,
   error: 3,
@@ -23,10 +23,9 @@ const PRIORITIES: Readonly<Record<string, number>> = {
   trace: 7,
 };
 
-/** For people; for journald, as text; for a program. */
+/** For people; as text for journald; for a program. */
 export type LogFormat = "pretty" | "journal" | "json";
 
-/** Where the lines go: people, journald or a program. */
 export function chooseFormat(env: NodeJS.ProcessEnv, isTerminal: boolean): LogFormat {
   if (isTerminal) return "pretty";
   return isJournal(env["JOURNAL_STREAM"]) ? "journal" : "json";
@@ -39,7 +38,7 @@ function isJournal(stream: string | undefined): boolean {
   return stream === `${dev}:${ino}`;
 }
 
-/** How long the end of the process may wait for a reader. */
+/** Timeout for the log's reader at the end of the process. */
 const FLUSH_MS = 2000;
 
 export interface LoggerOptions {
@@ -53,15 +52,15 @@ export interface LoggerOptions {
 }
 
 export interface ClosableLogger extends Logger {
-  /** Before the process ends: nothing may be left behind, but a reader that stands still is not waited for. */
+  /** Writes the lines that wait, before the process ends; gives up on a reader that stands still. */
   flush(): Promise<void>;
 }
 
-/** Writes to standard output, or to journald. What cannot be written yet waits in memory: nobody waits for the log. */
+/** Logs to standard output or to journald. Logging never blocks: lines that cannot be written yet are buffered. */
 export function createLogger(options: LoggerOptions): ClosableLogger {
   const { level, onProblem } = options;
   const stdout = createLineWriter(openStdout(), {
-    onLost: (lines) => tellLost(logger, lines),
+    onDropped: (lines) => logDropped(logger, lines),
     onError: onProblem,
   });
   const { stream, flush = () => undefined } = destinationOf(options, stdout);
@@ -75,16 +74,16 @@ export function createLogger(options: LoggerOptions): ClosableLogger {
   };
 }
 
-function tellLost(logger: Logger, lines: number): void {
-  const message = `the log lost ${lines === 1 ? "1 line" : `${lines} lines`} here: nobody had read it for too long`;
+function logDropped(logger: Logger, lines: number): void {
+  const message = `the log lost ${lines === 1 ? "1 line" : `${lines} lines`} here: its reader was too slow`;
   logger.log({ level: "warn", event: "log-lines-dropped", message });
 }
 
 function problemOf(error: string | undefined): Diagnostic | undefined {
   if (error === undefined) return undefined;
   const message =
-    `the log cannot be written to standard output (${error}); its lines wait in memory, 10 MB at most, and are tried ` +
-    "again every second: make room for them, or start kvmnatd anew with a standard output that takes them";
+    `the log cannot be written to standard output (${error}); up to 10 MB of lines are buffered and retried every ` +
+    "second: make room for them, or restart kvmnatd with another standard output";
   return createWarning("log-write-failed", message);
 }
 
@@ -112,7 +111,7 @@ function destinationOf({ format, color, journalFd }: LoggerOptions, stdout: Line
   }
 }
 
-/** What is logged, as pino wrote it. */
+/** An entry, as pino writes it. */
 interface PinoLine {
   readonly level: number;
   readonly msg: string;
@@ -139,13 +138,13 @@ function journalEntries(fd: number, stdout: LineWriter): Destination {
         const id = catalogEntryFor(rest.event)?.id;
         const fields: Record<string, string> = {
           MESSAGE: msg,
-          // What `journalctl -x` explains it by.
+          // Selects the text of `journalctl -x`.
           ...(id === undefined ? {} : { MESSAGE_ID: id }),
           PRIORITY: `${priorityOf(level)}`,
           SYSLOG_IDENTIFIER: "kvmnatd",
           ...Object.fromEntries(own),
         };
-        // Better without its fields than not at all.
+        // An entry without its fields is better than none.
         journal.write(fields, () => writeLine(stdout, line));
       },
     },

@@ -1,94 +1,116 @@
-import { describe, expect, it } from "vitest";
+import { execFileSync } from "node:child_process";
+import { closeSync, constants, openSync, readSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, it } from "vitest";
 import { createLineWriter } from "../../../../src/host/log/line-writer.ts";
 import type { LineWriter } from "../../../../src/host/log/line-writer.ts";
 
-/** A file that takes so many bytes, or fails. */
-function fakeFile(): {
-  text: string;
-  room: number;
-  error: string;
-  lost: number[];
-  errors: (string | undefined)[];
-  writer: LineWriter;
-} {
-  const file = {
-    text: "",
-    room: Number.POSITIVE_INFINITY,
-    error: "EAGAIN",
-    lost: [] as number[],
-    errors: [] as (string | undefined)[],
-    writer: createLineWriter(7, {
-      onLost: (lines) => {
-        file.lost.push(lines);
-        file.writer.write(`lost ${lines}\n`);
-      },
-      onError: () => file.errors.push(file.writer.error()),
-      write: (_fd, bytes, done) =>
-        setImmediate(() => {
-          const count = Math.min(bytes.length, file.room);
-          if (count === 0) return done(Object.assign(new Error(file.error), { code: file.error }), 0);
-          file.room -= count;
-          file.text += Buffer.from(bytes.subarray(0, count)).toString("latin1");
-          done(null, count);
-        }),
-    }),
-  };
-  return file;
+const { O_RDONLY, O_WRONLY, O_NONBLOCK } = constants;
+/** Bytes that a pipe holds. */
+const PIPE = 65_536;
+let folder: string;
+let reader: number;
+let written: number;
+let writer: LineWriter;
+let dropped: number[];
+let errors: (string | undefined)[];
+
+/** A real pipe; it is read only when a test asks for it. */
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), "kvmnatd-log-"));
+  execFileSync("mkfifo", [join(folder, "pipe")]);
+  reader = openReader();
+  written = openSync(join(folder, "pipe"), O_WRONLY | O_NONBLOCK);
+  dropped = [];
+  errors = [];
+  writer = createLineWriter(written, {
+    onDropped: (lines) => {
+      dropped.push(lines);
+      writer.write(`dropped ${lines}\n`);
+    },
+    onError: () => errors.push(writer.error()),
+    maxBuffered: 500_000,
+  });
+});
+afterEach(async () => {
+  let isEmpty = false;
+  void writer.flush(5000).then(() => (isEmpty = true));
+  await expect
+    .poll(() => {
+      read();
+      return isEmpty;
+    })
+    .toBe(true);
+  closeSync(reader);
+  closeSync(written);
+  await rm(folder, { recursive: true });
+});
+
+function openReader(): number {
+  return openSync(join(folder, "pipe"), O_RDONLY | O_NONBLOCK);
 }
 
-describe("lines", () => {
-  it("come out whole and in their order, however little is taken at once", async () => {
-    const file = fakeFile();
-    file.room = 5;
-    for (const line of ["one\n", "two\n", "three\n"]) file.writer.write(line);
-    await expect.poll(() => file.text).toBe("one\nt");
-    file.writer.write("four\n");
-    file.room = Number.POSITIVE_INFINITY;
-    await expect.poll(() => file.text).toBe("one\ntwo\nthree\nfour\n");
-    expect(file.errors).toEqual([]);
-  });
+/** What is in the pipe now. */
+function read(): string {
+  const chunks: string[] = [];
+  const buffer = Buffer.alloc(PIPE);
+  try {
+    for (;;) {
+      const length = readSync(reader, buffer);
+      if (length === 0) break;
+      chunks.push(buffer.toString("latin1", 0, length));
+    }
+  } catch (error) {
+    expect(error).toMatchObject({ code: "EAGAIN" });
+  }
+  return chunks.join("");
+}
 
-  it("wait while there is an error, which is told once, and once more when it is over", async () => {
-    const file = fakeFile();
-    file.room = 0;
-    file.error = "ENOSPC";
-    file.writer.write("one\n");
-    await expect.poll(() => file.errors).toEqual(["ENOSPC"]);
-    file.room = Number.POSITIVE_INFINITY;
-    await expect.poll(() => file.text).toBe("one\n");
-    expect(file.errors).toEqual(["ENOSPC", undefined]);
-  });
+/** Reads until the text ends so. */
+async function readUntil(end: string): Promise<string> {
+  let text = "";
+  await expect.poll(() => (text += read()).endsWith(end), { timeout: 20_000, interval: 5 }).toBe(true);
+  return text;
+}
 
-  it("that are more than memory may hold are dropped and counted, and told where they are missing", async () => {
-    const file = fakeFile();
-    file.room = 0;
-    const line = `${"x".repeat(999_999)}\n`;
-    for (let count = 0; count < 14; count += 1) file.writer.write(line);
-    file.room = Number.POSITIVE_INFINITY;
-    await expect.poll(() => file.text.endsWith("lost 3\n")).toBe(true);
-    file.writer.write("after\n");
-    await expect.poll(() => file.text.endsWith("lost 3\nafter\n")).toBe(true);
-    expect(file.text.length).toBe(11_000_000 + "lost 3\nafter\n".length);
-    expect(file.lost).toEqual([3]);
-  });
+it("writes every line of a slow reader, in order", async () => {
+  const lines = Array.from({ length: 10_000 }, (_, index) => `line ${index}\n`);
+  for (const line of lines) writer.write(line);
+  expect(await readUntil("line 9999\n")).toBe(lines.join(""));
+  expect([dropped, errors]).toEqual([[], []]);
+});
 
-  it("are waited for at the end, but not for ever", async () => {
-    const file = fakeFile();
-    file.writer.write("one\n");
-    await file.writer.flush(5000);
-    expect(file.text).toBe("one\n");
-    file.room = 0;
-    file.writer.write("two\n");
-    await file.writer.flush(20);
-    expect(file.text).toBe("one\n");
-  });
+it("drops and counts lines beyond its buffer, and reports them where they are missing", async () => {
+  const line = `${"x".repeat(49_999)}\n`;
+  for (let count = 0; count < 14; count += 1) writer.write(line);
+  const text = await readUntil("dropped 4\n");
+  writer.write("after\n");
+  expect(await readUntil("after\n")).toBe("after\n");
+  expect(text.length).toBe(500_000 + "dropped 4\n".length);
+  expect(dropped).toEqual([4]);
+});
 
-  it("a bug is thrown", () => {
-    const writer = createLineWriter(7, {
-      onLost: () => undefined,
-      onError: () => undefined,
-      write: (_fd, _bytes, done) => done(new TypeError("a bug"), 0),
-    });
-    expect(() => writer.write("one\n")).toThrow("a bug");
-  });
+it("keeps lines while there is an error, which is reported once, and once more when it is over", async () => {
+  closeSync(reader);
+  writer.write("one\n");
+  await expect.poll(() => errors).toEqual(["EPIPE"]);
+  reader = openReader();
+  expect(await readUntil("one\n")).toBe("one\n");
+  await expect.poll(() => errors).toEqual(["EPIPE", undefined]);
+});
+
+it("waits for its lines to be written, but not longer than it may", async () => {
+  writer.write("one\n");
+  await writer.flush(5000);
+  expect(read()).toBe("one\n");
+  writer.write(`${"x".repeat(2 * PIPE)}\n`);
+  await writer.flush(20);
+  expect(read().length).toBeLessThanOrEqual(PIPE);
+});
+
+it("throws what is not an error of the file", () => {
+  const broken = createLineWriter(2 ** 40, { onDropped: () => undefined, onError: () => undefined });
+  expect(() => broken.write("one\n")).toThrow(RangeError);
 });
