@@ -21,9 +21,14 @@ async function sh(script: string): Promise<string> {
   return (await world.lab.exec(["sh", "-ec", script], { timeoutMs: 120_000 })).stdout.trim();
 }
 
-/** Passes that events of rules asked for, with `metrics: 9101`; after a whole pass, so that no event is under way. */
+/** Waits for a whole pass, so that no event is under way. @returns as `countRulePasses` */
 async function passesForRules(): Promise<number> {
   await world.lab.kvmnatd(["reload"]);
+  return countRulePasses();
+}
+
+/** @returns the number of passes that events of rules asked for, with `metrics: 9101` */
+async function countRulePasses(): Promise<number> {
   const series = await scrape(world.lab);
   const counts = [...series].filter(([name]) => /^kvmnatd_passes_total\{.*trigger="rules"/.test(name));
   return counts.reduce((sum, [, count]) => sum + count, 0);
@@ -100,15 +105,15 @@ describe("another program", () => {
 
   it("that changes rules all the time causes a pass a second, and leases are followed at once", async () => {
     await begin("nft", "metrics: 9101\n");
-    const before = await passesForRules();
     const began = Date.now();
+    const before = await countRulePasses();
     const busy = world.lab.spawn([
       "sh",
       "-c",
       "while :; do iptables-nft -A FORWARD -s 192.0.2.1 -j DROP; iptables-nft -D FORWARD -s 192.0.2.1 -j DROP; sleep 0.03; done",
     ]);
     await expect.poll(() => Date.now() - began, { timeout: 40_000, interval: 200 }).toBeGreaterThan(5000);
-    const passes = (await passesForRules()) - before;
+    const passes = (await countRulePasses()) - before;
     expect(passes).toBeGreaterThan(2);
     // One at once and three soon after, because the changes may end soon; then one per second.
     expect(passes).toBeLessThan(5 + (Date.now() - began) / 900);
