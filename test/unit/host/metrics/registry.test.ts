@@ -1,0 +1,170 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { createRegistry } from "../../../../src/host/metrics/registry.ts";
+import type { CountedForward } from "../../../../src/status/counters.ts";
+import type { PassReport } from "../../../../src/status/metrics.ts";
+import type { DaemonStatus } from "../../../../src/status/status.ts";
+
+const DOCS = join(import.meta.dirname, "../../../../docs");
+
+const forward = (more: Partial<CountedForward> = {}): CountedForward => ({
+  guest: "web",
+  protocol: "tcp",
+  published: "1122",
+  target: "22",
+  listen: [],
+  family: 4,
+  state: "active",
+  address: "192.168.122.11",
+  mac: null,
+  why: null,
+  leaseExpires: null,
+  packets: 1,
+  bytes: 60,
+  ...more,
+});
+
+const report = (more: Partial<PassReport> = {}): PassReport => ({
+  seconds: 0.03,
+  triggers: ["timer"],
+  outcome: "unchanged",
+  added: 0,
+  removed: 0,
+  healed: 0,
+  configErrors: [],
+  leaseErrors: [],
+  ...more,
+});
+
+const status = (more: Partial<DaemonStatus> = {}): DaemonStatus => ({
+  schema: 1,
+  version: "1.2.3",
+  pid: 1,
+  startTicks: "1",
+  config: "/etc/kvmnatd.yaml",
+  startedAt: "2026-01-02T03:04:05.000Z",
+  updatedAt: "2026-01-02T03:04:06.000Z",
+  pass: 1,
+  iptables: "nft",
+  problems: [],
+  forwards: [],
+  ...more,
+});
+
+/** A page on which every metric has a series. */
+async function renderAll(): Promise<string> {
+  const registry = createRegistry();
+  registry.countPass(report(), undefined);
+  const problems = [{ code: "config-invalid", message: "x", severity: "error" }] as const;
+  registry.setState(status({ problems, forwards: [forward()] }), [forward({ guest: 'a"b\\c' })]);
+  return registry.render();
+}
+
+interface Metric {
+  readonly name: string;
+  readonly type: string;
+  readonly labels: readonly string[];
+}
+
+/** The metrics of a page, each with the labels of its series. */
+function parseMetrics(page: string): readonly Metric[] {
+  return Array.from(page.matchAll(/^# TYPE (\w+) (\w+)$/gm), ([, name = "", type = ""]) => {
+    const series = new RegExp(`^${name}(?:_count)?(?:\\{(.*)\\})? `, "m").exec(page)?.[1] ?? "";
+    return { name, type, labels: Array.from(series.matchAll(/(\w+)="/g), ([, label = ""]) => label) };
+  });
+}
+
+const PAGE = await renderAll();
+const METRICS = parseMetrics(PAGE);
+
+describe("the registry", () => {
+  it("has a series of every metric, and escapes names", () => {
+    expect(METRICS).toHaveLength(14);
+    for (const { name } of METRICS) expect(PAGE).toMatch(new RegExp(`^${name}(_count)?({| )`, "m"));
+    expect(PAGE).toContain('kvmnatd_forward_packets_total{guest="a\\"b\\\\c",');
+  });
+
+  it("removes series of what is gone, and keeps what it counted", async () => {
+    const registry = createRegistry();
+    for (let index = 0; index < 1000; index += 1) {
+      registry.countPass(report(), undefined);
+      registry.setState(status({ version: `${index}` }), [forward({ guest: `g${index}` })]);
+    }
+    const text = await registry.render();
+    expect(text.match(/guest=/g)).toHaveLength(2);
+    expect(text.match(/^kvmnatd_build_info\{/gm)).toHaveLength(1);
+    expect(text).toContain('kvmnatd_passes_total{trigger="timer",outcome="unchanged"} 1000');
+  });
+
+  it("counts an error that stays once", async () => {
+    const registry = createRegistry();
+    const faulty = report({ configErrors: ["a"], leaseErrors: ["x", "y"] });
+    registry.countPass(faulty, undefined);
+    registry.countPass(faulty, faulty);
+    const text = await registry.render();
+    expect(text).toMatch(/^kvmnatd_config_errors_total 1$/m);
+    expect(text).toMatch(/^kvmnatd_lease_errors_total 2$/m);
+  });
+
+  it("has every state, also those that no forward is in", () => {
+    expect(PAGE.match(/^kvmnatd_forwards\{.*$/gm)).toEqual([
+      'kvmnatd_forwards{state="active"} 1',
+      'kvmnatd_forwards{state="pending"} 0',
+      'kvmnatd_forwards{state="degraded"} 0',
+    ]);
+  });
+
+  it("has no series of packets that could not be read", async () => {
+    const registry = createRegistry();
+    registry.setState(status(), [forward({ packets: null, bytes: null })]);
+    expect(await registry.render()).not.toMatch(/^kvmnatd_forward_/m);
+  });
+});
+
+describe("the documentation", () => {
+  const doc = readFileSync(join(DOCS, "metrics.md"), "utf8");
+  const dashboard = JSON.parse(readFileSync(join(DOCS, "grafana-dashboard.json"), "utf8")) as Dashboard;
+  const alerts = readFileSync(join(DOCS, "alerts.yaml"), "utf8");
+  const known = METRICS.flatMap(({ name, type }) =>
+    type === "histogram" ? [`${name}_bucket`, `${name}_count`, `${name}_sum`] : [name],
+  );
+  const namesIn = (text: string): readonly string[] => text.match(/\bkvmnatd_\w+/g) ?? [];
+
+  it.each(METRICS)("of metrics.md has $name with its type and labels", ({ name, type, labels }) => {
+    const row = doc.split("\n").find((line) => line.startsWith(`| \`${name}\``));
+    const [, , documented = "", labelled = ""] = (row ?? "").split("|").map((cell) => cell.trim());
+    expect([documented, labelled]).toEqual([type, labels.map((label) => `\`${label}\``).join(", ")]);
+  });
+
+  it("of metrics.md has no other metrics", () => {
+    const rows = doc.match(/^\| `(kvmnatd_\w+)`/gm) ?? [];
+    expect(rows).toHaveLength(METRICS.length);
+  });
+
+  it("of the dashboard uses these metrics, from a data source that is chosen at its import", () => {
+    const targets = dashboard.panels.flatMap((panel) => panel.targets);
+    expect(targets.length).toBeGreaterThan(10);
+    for (const { expr } of targets) {
+      expect(namesIn(expr).length).toBeGreaterThan(0);
+      expect(known).toEqual(expect.arrayContaining([...namesIn(expr)]));
+    }
+    expect(dashboard.schemaVersion).toBeGreaterThan(30);
+    for (const { datasource } of [...dashboard.panels, ...targets])
+      expect(datasource.uid).toBe("${datasource}");
+    expect(dashboard.templating.list[0]).toMatchObject({ name: "datasource", type: "datasource" });
+  });
+
+  it("of the alerts uses these metrics", () => {
+    expect(known).toEqual(expect.arrayContaining([...namesIn(alerts)]));
+  });
+});
+
+interface Dashboard {
+  readonly schemaVersion: number;
+  readonly templating: { readonly list: readonly unknown[] };
+  readonly panels: readonly {
+    readonly datasource: { readonly uid: string };
+    readonly targets: readonly { readonly expr: string; readonly datasource: { readonly uid: string } }[];
+  }[];
+}
