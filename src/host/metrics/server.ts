@@ -1,20 +1,20 @@
-import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import type { IncomingMessage, RequestListener, Server, ServerResponse } from "node:http";
 import { formatEndpoint } from "../../config/values/endpoint.ts";
 import type { Endpoint } from "../../config/values/endpoint.ts";
 import { errnoOf } from "../../errors.ts";
 
 const PATH = "/metrics";
-/** Prometheus asks over one connection; whoever else connects gets these, and no more of our memory. */
+/** Maximum number of connections. Prometheus needs one; others must not take more memory. */
 const MAX_CONNECTIONS = 32;
 const LIMITS = {
   maxHeaderSize: 8192,
-  /** Whoever connects must have asked by then. */
   headersTimeout: 5000,
   requestTimeout: 5000,
   connectionsCheckingInterval: 1000,
 };
-/** Whoever has asked must go on reading the answer. */
+/** Timeout for a client that does not read its answer. */
 const IDLE_MS = 10_000;
+/** Interval between attempts to listen. */
 const RETRY_MS = 2000;
 
 export interface Page {
@@ -23,17 +23,17 @@ export interface Page {
 }
 
 export interface MetricsServer {
-  /** Listens there from now on, and nowhere else; undefined: nowhere. What fails is tried again until it works. */
+  /** Listens there from now on, and nowhere else; undefined: nowhere. Retries until it works. */
   listenAt(endpoint: Endpoint | undefined): void;
   /** Ends it. */
   stop(): Promise<void>;
 }
 
-/** Where it listens now, or why it does not. */
+/** Where it listens, or why it does not. */
 export type Listening = { readonly at: Endpoint } | { readonly problem: string } | undefined;
 
 /**
- * Serves one page over HTTP to whoever asks for it.
+ * Serves one page over HTTP.
  * @param makePage called for each request
  * @param onState called when it begins to listen, when it ends, and each time that it cannot
  */
@@ -41,42 +41,21 @@ export function createMetricsServer(
   makePage: () => Promise<Page>,
   onState: (state: Listening) => void,
 ): MetricsServer {
+  const handler = createHandler(makePage);
   let wanted: Endpoint | undefined;
-  let server: Server | undefined;
-  let retry: NodeJS.Timeout | undefined;
   let turn: Promise<void> = Promise.resolve();
+  let end: () => Promise<void> = async () => undefined;
 
   function listenAt(endpoint: Endpoint | undefined): void {
     if (endpoint?.host === wanted?.host && endpoint?.port === wanted?.port) return;
     wanted = endpoint;
-    clearTimeout(retry);
-    again();
+    turn = turn.then(() => change(endpoint));
   }
 
-  function again(): void {
-    turn = turn.then(change);
-  }
-
-  async function change(): Promise<void> {
-    if (server !== undefined) await close(server);
-    server = undefined;
-    const at = wanted;
-    if (at === undefined) return onState(undefined);
-    try {
-      server = await open(at, makePage);
-      server.on("error", (error) => fail(at, error));
-      onState({ at });
-    } catch (error) {
-      fail(at, error);
-    }
-  }
-
-  function fail(at: Endpoint, error: unknown): void {
-    const code = errnoOf(error);
-    if (code === undefined) throw error;
-    onState({ problem: explain(at, code) });
-    clearTimeout(retry);
-    retry = setTimeout(again, RETRY_MS).unref();
+  async function change(endpoint: Endpoint | undefined): Promise<void> {
+    await end();
+    if (endpoint === undefined) onState(undefined);
+    end = endpoint === undefined ? async () => undefined : listenWithRetry(endpoint, handler, onState);
   }
 
   return {
@@ -88,10 +67,53 @@ export function createMetricsServer(
   };
 }
 
-async function open({ host, port }: Endpoint, makePage: () => Promise<Page>): Promise<Server> {
-  // It takes 80 ms and 16 MB to load: only where it is wanted.
+/** Listens at an address; begins again after an error. @returns what ends it */
+function listenWithRetry(
+  at: Endpoint,
+  handler: RequestListener,
+  onState: (state: Listening) => void,
+): () => Promise<void> {
+  let server: Server | undefined;
+  let retry: NodeJS.Timeout | undefined;
+  let isEnded = false;
+
+  async function listen(): Promise<void> {
+    if (server !== undefined) await close(server);
+    server = undefined;
+    try {
+      server = await open(at, handler);
+      server.on("error", fail);
+      onState({ at });
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  function fail(error: unknown): void {
+    const code = errnoOf(error);
+    if (code === undefined) throw error;
+    onState({ problem: describeFault(at, code) });
+    clearTimeout(retry);
+    if (!isEnded) retry = setTimeout(listenAgain, RETRY_MS).unref();
+  }
+
+  function listenAgain(): void {
+    turn = turn.then(listen);
+  }
+
+  let turn = listen();
+  return async () => {
+    isEnded = true;
+    clearTimeout(retry);
+    await turn;
+    if (server !== undefined) await close(server);
+  };
+}
+
+async function open({ host, port }: Endpoint, handler: RequestListener): Promise<Server> {
+  // Loaded only here: node:http takes 80 ms and 16 MB.
   const { createServer } = await import("node:http");
-  const server = createServer(LIMITS, (request, response) => void serve(request, response, makePage));
+  const server = createServer(LIMITS, handler);
   server.maxConnections = MAX_CONNECTIONS;
   server.setTimeout(IDLE_MS);
   await new Promise<void>((done, failed) => {
@@ -108,20 +130,19 @@ async function close(server: Server): Promise<void> {
   await closed;
 }
 
-async function serve(
-  { method, url }: IncomingMessage,
-  response: ServerResponse,
-  makePage: () => Promise<Page>,
-): Promise<void> {
-  // One request a connection: who asks every 15 s needs no open one, who asks all the time shall not keep it.
-  response.setHeader("Connection", "close");
-  if (url?.split("?")[0] !== PATH) return answer(response, 404, `only ${PATH} is here\n`);
-  if (method !== "GET") {
-    response.setHeader("Allow", "GET");
-    return answer(response, 405, "only GET works here\n");
-  }
-  const { contentType, text } = await makePage();
-  return answer(response, 200, text, contentType);
+function createHandler(makePage: () => Promise<Page>): RequestListener {
+  const serve = async ({ method, url }: IncomingMessage, response: ServerResponse): Promise<void> => {
+    // One request per connection: a client that scrapes every 15 s needs no open one, and others must not keep it.
+    response.setHeader("Connection", "close");
+    if (url?.split("?")[0] !== PATH) return answer(response, 404, `the only page is ${PATH}\n`);
+    if (method !== "GET") {
+      response.setHeader("Allow", "GET");
+      return answer(response, 405, "the only method is GET\n");
+    }
+    const { contentType, text } = await makePage();
+    return answer(response, 200, text, contentType);
+  };
+  return (request, response) => void serve(request, response);
 }
 
 function answer(
@@ -134,7 +155,7 @@ function answer(
   response.end(text);
 }
 
-function explain(at: Endpoint, code: string): string {
+function describeFault(at: Endpoint, code: string): string {
   const where = `metrics cannot be served at ${formatEndpoint(at)}`;
   return `${where}: ${(FAULTS[code] ?? (() => code))(at.port)}; forwards work; kvmnatd retries every 2 s`;
 }

@@ -1,17 +1,17 @@
 import { writeSync } from "node:fs";
 import { errnoOf } from "../../errors.ts";
 
-/** A full queue (journald takes 512 datagrams at once) empties within milliseconds: measured 20 us an entry. */
+/** Interval between attempts while the socket is full: journald takes 512 datagrams at once, and 20 us an entry. */
 const RETRY_MS = 5;
-/** What is more than this has to be lost: a journald that hangs must not take all memory. */
+/** Maximum number of waiting datagrams: a journald that hangs must not take all memory. */
 const MAX_QUEUED = 100_000;
-/** How long the end of the program may wait for the queue to empty. */
+/** Timeout for the queue at the end of the program. */
 const FLUSH_MS = 2000;
 
 export interface Datagrams {
-  /** @param onFailure called, perhaps later, when this one cannot be sent at all */
+  /** @param onFailure called, perhaps later, when this datagram cannot be sent */
   send(datagram: Uint8Array, onFailure: () => void): void;
-  /** Sends what waits, before the process ends. */
+  /** Sends the waiting datagrams before the process ends. */
   flush(): void;
 }
 
@@ -20,29 +20,44 @@ interface Waiting {
   readonly onFailure: () => void;
 }
 
+/** @returns `full` when the datagram can be sent later, `failed` when it cannot be sent */
+type Send = (datagram: Uint8Array) => "sent" | "full" | "failed";
+
 /**
- * Node cannot connect to a datagram socket, but a write to one that somebody else has connected sends a datagram.
- * @param fd a connected AF_UNIX datagram socket; when it does not block, what finds it full waits here, in its order
+ * Sends datagrams in order; those that find the socket full wait.
+ * @param fd a connected, non-blocking AF_UNIX datagram socket
  * @param write for tests
  */
 export function createDatagrams(
   fd: number,
   write: (fd: number, bytes: Uint8Array) => number = writeSync,
 ): Datagrams {
+  return createQueue(createSocket(fd, write));
+}
+
+/** Node cannot connect to a datagram socket, but a write to one that another process has connected sends a datagram. */
+function createSocket(fd: number, write: (fd: number, bytes: Uint8Array) => number): Send {
+  return (datagram) => {
+    try {
+      write(fd, datagram);
+      return "sent";
+    } catch (error) {
+      const code = errnoOf(error);
+      if (code === undefined) throw error;
+      return code === "EAGAIN" || code === "ENOBUFS" ? "full" : "failed";
+    }
+  };
+}
+
+function createQueue(send: Send): Datagrams {
   const queue: Waiting[] = [];
   let timer: NodeJS.Timeout | undefined;
 
   /** @returns false when the socket is full */
   function sendOne({ datagram, onFailure }: Waiting): boolean {
-    try {
-      write(fd, datagram);
-    } catch (error) {
-      const code = errnoOf(error);
-      if (code === undefined) throw error;
-      if (code === "EAGAIN" || code === "ENOBUFS") return false;
-      onFailure();
-    }
-    return true;
+    const outcome = send(datagram);
+    if (outcome === "failed") onFailure();
+    return outcome !== "full";
   }
 
   function drain(): void {
