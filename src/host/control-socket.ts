@@ -5,24 +5,24 @@ import { join } from "node:path";
 import { errnoOf, KvmnatdError } from "../errors.ts";
 
 const NAME = "control";
-/** Longer than any request. */
+/** Maximum length of a request. */
 const MAX_REQUEST = 200;
-/** Whoever connects and says nothing does not stay. */
+/** Timeout for the request of a client that has connected. */
 const IDLE_MS = 10_000;
 
-/** What the daemon can be asked to do. */
+/** Requests that the daemon accepts. */
 export type Request = "reload" | "handover";
 
 export interface Answer {
   readonly exitCode: number;
-  /** For people; may have several lines, or none. */
+  /** Text for people, of any number of lines. */
   readonly text: string;
 }
 
 /**
- * Listens on a socket in the runtime folder, on which only the daemon's own user and root may write.
- * The folder must be this process's alone (lock.ts): what stands there was left by one before it.
- * @returns what ends it
+ * Listens on a socket in the runtime folder that only the daemon's own user and root may write.
+ * This process must hold the folder's lock (lock.ts): an existing socket is a leftover of an earlier daemon.
+ * @returns a function that ends it
  * @throws KvmnatdError when the folder cannot be written
  */
 export async function serveControl(
@@ -42,7 +42,7 @@ export async function serveControl(
       server.once("error", fail);
       server.listen(path, done);
     });
-    // An error that comes later (no open file is left for who asks) keeps nobody from being let in afterwards.
+    // A later error (no open file is left for a client) does not prevent later connections.
     server.removeAllListeners("error").on("error", () => undefined);
     await chmod(path, 0o600);
   } catch (error) {
@@ -58,31 +58,31 @@ export async function serveControl(
 }
 
 function serve(socket: Socket, answer: (request: Request) => Promise<Answer>): void {
-  let said = "";
+  let received = "";
   socket.setEncoding("utf8");
   socket.setTimeout(IDLE_MS, () => socket.destroy());
-  // Who asked has gone: nothing to tell.
+  // The client has gone.
   socket.on("error", () => socket.destroy());
   socket.on("data", (chunk: string) => {
-    said += chunk;
-    if (said.length > MAX_REQUEST) socket.destroy();
-    if (!said.includes("\n")) return;
+    received += chunk;
+    if (received.length > MAX_REQUEST) socket.destroy();
+    if (!received.includes("\n")) return;
     socket.removeAllListeners("data");
     socket.setTimeout(0);
-    const request = said.slice(0, said.indexOf("\n"));
+    const request = received.slice(0, received.indexOf("\n"));
     if (request === "reload" || request === "handover")
       void answer(request).then((given) => socket.end(`${JSON.stringify(given)}\n`));
     else socket.end(`${JSON.stringify({ exitCode: 64, text: "unknown request" })}\n`);
   });
 }
 
-/** @returns the daemon's answer; undefined when none runs. @throws KvmnatdError when it may not be asked, or ends meanwhile */
+/** @returns the daemon's answer; undefined when none runs. @throws KvmnatdError without permission, or when the daemon ends meanwhile */
 export async function askDaemon(folder: string, request: Request): Promise<Answer | undefined> {
   const path = join(folder, NAME);
   const socket = createConnection(path);
-  let said = "";
+  let received = "";
   socket.setEncoding("utf8");
-  socket.on("data", (chunk: string) => (said += chunk));
+  socket.on("data", (chunk: string) => (received += chunk));
   try {
     await new Promise<void>((done, fail) => {
       socket.once("error", fail);
@@ -96,7 +96,7 @@ export async function askDaemon(folder: string, request: Request): Promise<Answe
     const why = code === "EACCES" ? "permission denied; run as root" : code;
     throw new KvmnatdError("control-socket-failed", `${path}: ${why}`, { cause: error });
   }
-  if (!said.endsWith("\n"))
+  if (!received.endsWith("\n"))
     throw new KvmnatdError("control-socket-failed", "kvmnatd ended before it answered; see its log");
-  return JSON.parse(said) as Answer;
+  return JSON.parse(received) as Answer;
 }

@@ -6,7 +6,7 @@ export function isCron(expression: string): boolean {
 
 /**
  * Calls `onTick` at the times of a cron expression, in the host's time zone.
- * @returns what stops it
+ * @returns a function that stops it
  */
 export function startResync(expression: string, onTick: () => void): () => void {
   const task = schedule(expression, onTick, { suppressMissedWarning: true });

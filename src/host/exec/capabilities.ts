@@ -1,10 +1,10 @@
 import { readFileSync } from "node:fs";
 import { errnoOf } from "../../errors.ts";
 
-/** Of what the programs need; by its number in Linux's capability.h. */
+/** Capabilities that the programs need, with their numbers in linux/capability.h. */
 const CAPABILITIES = { CAP_NET_ADMIN: 12, CAP_NET_RAW: 13 };
 
-/** Those that this process, and what it starts, is known not to have. */
+/** @returns the capabilities that this process and its programs lack */
 export function missingCapabilities(): readonly string[] {
   const bits = /^CapEff:\s*([\da-f]+)$/m.exec(readOwnStatus())?.[1];
   if (bits === undefined) return [];
@@ -14,7 +14,7 @@ export function missingCapabilities(): readonly string[] {
     .map(([name]) => name);
 }
 
-/** Empty where it cannot be read: it only explains another failure, which may be that no more files can be opened. */
+/** Empty when it cannot be read: it only explains another failure, perhaps that no more files can be opened. */
 function readOwnStatus(): string {
   try {
     return readFileSync("/proc/self/status", "utf8");

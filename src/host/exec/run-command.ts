@@ -5,11 +5,11 @@ import { ExecaError, programs } from "./programs.ts";
 
 export interface CommandOptions {
   readonly input?: string;
-  /** After this the program gets SIGTERM and, a second later, SIGKILL. */
+  /** Timeout after which the program gets SIGTERM and, one second later, SIGKILL. */
   readonly timeoutMs?: number;
   readonly env?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal;
-  /** An open file of ours that the program gets as its standard input. */
+  /** An open file that becomes the program's standard input. */
   readonly stdin?: ReadStream;
 }
 
@@ -18,10 +18,10 @@ export interface CommandOutput {
   readonly stderr: string;
 }
 
-/** What takes longer hangs. */
+/** Timeout for a program: one that takes longer hangs. */
 export const TIMEOUT_MS = 20_000;
 
-/** Debian package by program, for the message when one is missing. */
+/** Debian packages of programs, for the message when one is missing. */
 const PACKAGES: Readonly<Record<string, string>> = {
   ip: "iproute2",
   ss: "iproute2",
@@ -58,8 +58,8 @@ export async function runCommand(
 }
 
 /**
- * Hands on each line of a program that may print more than there is memory for.
- * @returns what it wrote to standard error
+ * Passes on each line of a program whose output may not fit into memory.
+ * @returns its standard error
  * @throws CommandError when it is missing or fails
  */
 export async function readLines(argv: readonly string[], onLine: (line: string) => void): Promise<string> {
@@ -77,13 +77,13 @@ export async function readLines(argv: readonly string[], onLine: (line: string) 
   }
 }
 
-/** How a program failed: one of these, and what it said. */
+/** How a program failed: one of these, and its standard error. */
 interface Failure {
   readonly isMissing?: boolean;
-  /** Stopped after so long. */
+  /** Stopped after this time. */
   readonly lateMs?: number;
   readonly exitCode?: number | undefined;
-  /** How else it ended. */
+  /** Any other end. */
   readonly ended?: string;
   readonly stderr: string;
   readonly cause?: unknown;
@@ -117,12 +117,12 @@ function explain(program: string, failure: Failure, stderr: string): string {
   return `${first === "" ? ended : `${first} (${ended})`}${missingRight(stderr)}`;
 }
 
-/** Who lacks a right is told in words that differ from program to program, or not at all (iproute2 under systemd's filters). */
+/** Programs report a missing capability in different words, or not at all (iproute2 under systemd's filters). */
 function missingRight(stderr: string): string {
   const missing = missingCapabilities();
   if (missing.length === 0) return "";
   const isRefused = /permission denied|operation not permitted|must be root/i.test(stderr);
-  // CAP_NET_RAW alone is for iptables-legacy, which says that it was refused.
+  // Only iptables-legacy needs CAP_NET_RAW, and it reports the refusal.
   if (!isRefused && missing.every((name) => name === "CAP_NET_RAW")) return "";
   const names = missing.join(" and ");
   return `; kvmnatd needs root or ${names}; of a service, \`systemctl cat kvmnatd\` shows what it may do`;

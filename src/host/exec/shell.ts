@@ -3,34 +3,34 @@ import type { Readable, Writable } from "node:stream";
 import { errnoOf } from "../../errors.ts";
 import { programs } from "./programs.ts";
 
-/** A shell that does what is written to it, until it is killed or this process ends. */
+/** A shell that runs the scripts written to it, until it is killed or this process ends. */
 export interface ShellProcess {
   write(script: string): void;
-  /** Open files of it that lead here, by their numbers. */
+  /** Its open files that this process reads, by their numbers in the shell. */
   readonly outputs: readonly { readonly fd: number; readonly stream: Readable }[];
-  /** It, and all that it has started. */
+  /** Kills it and all programs that it has started. */
   kill(): void;
-  /** Why it has ended. What it has started may still run, and its outputs stay open until then. */
+  /** Resolves with the reason of its end. Its programs may still run and keep its outputs open. */
   readonly ended: Promise<string>;
 }
 
-/** @param count of its outputs */
+/** @param count number of outputs */
 export function startShell(count: number): ShellProcess {
   const fds = Array.from({ length: count }, (_, index) => 3 + index);
   const shell = programs()("sh", ["-s", "kvmnatd"], {
     stdio: ["pipe", "ignore", "pipe", ...fds.map(() => "pipe" as const)],
     buffer: false,
     reject: false,
-    // The head of a group, to be killed with all that it has started.
+    // The leader of a process group, which is killed as a whole.
     detached: true,
   });
   const streams: readonly (Readable | Writable | null)[] = shell.stdio;
-  // Whatever is wrong with one of its files, it ends by that, and says so.
+  // A failing file ends the shell, which `ended` reports.
   for (const stream of streams) stream?.on("error", () => undefined);
   let complaint = "";
   shell.stderr?.on("data", (chunk: Buffer) => {
     complaint = String(chunk).trim().split("\n").at(-1) ?? "";
-    // bash would try for a quarter of a minute, and do nothing else meanwhile.
+    // bash would retry for 15 s, and do nothing else meanwhile.
     if (complaint.includes("fork: retry")) killGroup(shell.pid);
   });
   return {
@@ -57,7 +57,7 @@ function killGroup(pid: number | undefined): void {
   try {
     process.kill(-pid, "SIGKILL");
   } catch (error) {
-    // It has ended by itself.
+    // It has already ended.
     if (errnoOf(error) === undefined) throw error;
   }
 }

@@ -32,13 +32,13 @@ export async function readConfigFile(file: string): Promise<ConfigFile> {
   }
 }
 
-/** To open a named pipe is to wait for somebody who writes; a shell's `<(...)` and standard input are there already. */
+/** Opening a named pipe would wait for a writer; a shell's `<(...)` and standard input have one already. */
 async function refusePipe(file: string): Promise<void> {
   const ready = /^\/(dev|proc)\//.test(file);
   if (!ready && (await stat(file)).isFIFO()) throw unusable(file, "is a named pipe; the config is a file");
 }
 
-/** Also of a pipe or a device, which has no size and perhaps no end. */
+/** Works also for a pipe or a device, which has no size and perhaps no end. */
 async function readWhole(handle: FileHandle, file: string): Promise<Uint8Array> {
   const buffer = new Uint8Array(MAX_BYTES + 1);
   let length = 0;
@@ -65,7 +65,7 @@ function decode(bytes: Uint8Array, file: string): string {
   }
 }
 
-/** The rule of sudo and cron: who can write the file commands root's firewall. */
+/** The rule of sudo and cron: a user that can write the file controls root's firewall. */
 function distrust(file: string, uid: number, gid: number, mode: number): Diagnostic<string> | undefined {
   const fault =
     uid !== 0

@@ -8,7 +8,7 @@ import { readStat } from "../network/proc.ts";
 
 const NAME = "status.json";
 
-/** systemd names the folder; by hand it is where systemd would have put it. Several folders are separated by colons. */
+/** @returns the folder that systemd names (several are separated by colons), or systemd's default */
 export function runtimeFolder(env: NodeJS.ProcessEnv): string {
   return env["RUNTIME_DIRECTORY"]?.split(":")[0] || "/run/kvmnatd";
 }
@@ -19,7 +19,7 @@ export async function writeStatus(folder: string, status: DaemonStatus): Promise
   try {
     await mkdir(folder, { recursive: true, mode: 0o755 });
     await writeFile(`${file}.new`, `${toJson(status)}\n`);
-    // Everybody may look, whatever the umask.
+    // Every user may read it, whatever the umask.
     await chmod(`${file}.new`, 0o644);
     await rename(`${file}.new`, file);
   } catch (error) {
@@ -42,8 +42,8 @@ export async function readStatus(folder: string): Promise<DaemonStatus | undefin
 }
 
 /**
- * Reads the status again and again; the file itself only when it has been replaced.
- * @returns the same object as long as nothing has changed; undefined while no daemon runs
+ * Creates a reader for repeated calls, which reads the file only when it has been replaced.
+ * @returns a function that gives the same object while nothing has changed, and undefined while no daemon runs
  */
 export function createStatusReader(folder: string): () => Promise<DaemonStatus | undefined> {
   let known: { readonly id: string; readonly status: DaemonStatus | undefined } | undefined;
@@ -54,7 +54,7 @@ export function createStatusReader(folder: string): () => Promise<DaemonStatus |
   };
 }
 
-/** Each state is a new file. */
+/** Each status is a new file. */
 async function identifyFile(file: string): Promise<string> {
   try {
     const { ino, mtimeMs } = await stat(file);
@@ -66,12 +66,12 @@ async function identifyFile(file: string): Promise<string> {
   }
 }
 
-/** @returns the status of a daemon that runs; undefined where none does */
+/** @returns the status of the running daemon; undefined when none runs */
 export async function readLiveStatus(folder: string): Promise<DaemonStatus | undefined> {
   return ifAlive(await readStatus(folder));
 }
 
-/** @throws KvmnatdError when there may be a status that we may not read: nobody then knows whether a daemon runs */
+/** @throws KvmnatdError when the status may exist but must not be read: whether a daemon runs is then unknown */
 export async function refuseUnreadable(folder: string): Promise<void> {
   const file = join(folder, NAME);
   try {

@@ -10,18 +10,18 @@ import { findProgram } from "../exec/programs.ts";
 import { runCommand } from "../exec/run-command.ts";
 import type { Iptables } from "../../host-interface.ts";
 
-/** Seconds that iptables-legacy waits for its lock (/run/xtables.lock); iptables-nft takes none. */
+/** Timeout for iptables-legacy's lock (/run/xtables.lock), in seconds; iptables-nft has none. */
 const LOCK_WAIT_S = "5";
-/** A restore of 20,000 rules takes half a second; what takes longer than this hangs. */
+/** Timeout for iptables-restore, which takes half a second for 20,000 rules. */
 const RESTORE_TIMEOUT_MS = 15_000;
 
 /**
- * Which programs to use.
- * @param setting the config's `iptables`; `auto` takes what `iptables` on this host is
+ * Chooses the variant.
+ * @param setting of the config; `auto` takes the variant of the host's `iptables`
  */
 export async function chooseIptables(setting: Variant | "auto"): Promise<Iptables> {
   if (setting !== "auto") return { variant: setting, infix: `-${setting}` };
-  // The name of the real file tells in a tenth of a millisecond what `--version` tells in three.
+  // Reading the name of the real file takes 0.1 ms, `--version` 3 ms.
   const file = await findProgram("iptables-save");
   const name = file === undefined ? "" : await fileBehind(file);
   if (/-(nft|legacy)(-multi)?$/.test(name))
@@ -30,7 +30,7 @@ export async function chooseIptables(setting: Variant | "auto"): Promise<Iptable
   return { variant: stdout.includes("nf_tables") ? "nft" : "legacy", infix: "" };
 }
 
-/** @returns empty when it cannot be told: the package is just being replaced */
+/** @returns empty when it is unknown, because the package is just being replaced */
 async function fileBehind(link: string): Promise<string> {
   try {
     return await realpath(link);
@@ -41,10 +41,10 @@ async function fileBehind(link: string): Promise<string> {
 }
 
 /**
- * The other variant, where it has rules here: packets pass both, and a config that changes from one to the other
- * leaves the first one's behind.
- * @param known variants that kvmnatd has used: only root is told whether there are legacy tables, and to ask for one
- * makes it, which iptables-nft warns everybody of
+ * Finds the other variant, if it may have rules: packets pass both, and a config that changes the variant leaves rules
+ * behind in the first.
+ * @param known variants that kvmnatd has used. Only root can list the legacy tables; reading one creates it, and
+ * iptables-nft then prints a warning to every user
  */
 export async function otherIptables(
   used: Iptables,
@@ -64,7 +64,7 @@ export async function otherIptables(
 export async function readRules(launcher: Launcher, tool: Iptables, family: Family): Promise<Actual> {
   const save = program(tool, family, "save");
   const isClosed = tool.variant === "legacy" && readLegacyTables(family) === undefined;
-  // iptables-legacy-save finds its tables by that list; without it each must be named.
+  // iptables-legacy-save reads that list to find its tables; without it each must be named.
   const argvs = isClosed ? TABLES.map((table) => [save, "-t", table]) : [[save]];
   const stdout = (await Promise.all(argvs.map((argv) => launcher.read(argv)))).join("");
   const { incompatible, ...actual } = parseSave(stdout);
@@ -78,7 +78,7 @@ export async function readRules(launcher: Launcher, tool: Iptables, family: Fami
   );
 }
 
-/** Text of `iptables-save -c`: the rules with their counters. */
+/** @returns the text of `iptables-save -c`: the rules with their counters */
 export async function readCounters(tool: Iptables, family: Family): Promise<string> {
   const { stdout } = await runCommand([program(tool, family, "save"), "-c", "-t", "nat"]);
   return stdout;
@@ -96,8 +96,8 @@ export async function restoreRules(
 }
 
 /**
- * The kernel lists the legacy tables of this network namespace; no program need be run to see that there are none.
- * @returns undefined for who is not root: the list is for root's eyes, whatever its capabilities of the network
+ * Reads the kernel's list of legacy tables in this network namespace, so that no program is needed when there are none.
+ * @returns undefined without root: capabilities do not suffice to read the list
  */
 function readLegacyTables(family: Family): string | undefined {
   try {

@@ -10,8 +10,8 @@ const FAMILIES: readonly (readonly [family: Family, ip: "ip" | "ip6"])[] = [
 ];
 
 /*
- * Most hosts have neither table, and one start of nft tells. Of its lists that of the chains is cheap: `list tables` reads all
- * sets of all tables, a quarter of a second where a firewall has 50,000 addresses in one (nftables 1.0.6).
+ * Most hosts have neither table, which one run of nft shows. Listing the chains is cheap; `list tables` reads all sets of
+ * all tables, which takes 0.25 s for a set of 50,000 addresses (nftables 1.0.6).
  */
 const LIST_CHAINS = ["nft", "list", "chains"];
 const listTable = (ip: string): readonly string[] => [
@@ -20,12 +20,12 @@ const listTable = (ip: string): readonly string[] => [
   LIBVIRT_TABLE,
 ];
 
-/** The table has gone; a kernel without nftables: then libvirt has none. */
+/** The table has gone, or the kernel has no nftables: libvirt has no table then. */
 const NONE = /No such file|not supported/;
 
 /**
- * libvirt's own tables, where its nftables backend is in use.
- * @throws CommandError when nft says anything else
+ * Reads libvirt's own tables, which exist when its nftables backend is in use.
+ * @throws CommandError when nft fails for another reason
  */
 export async function readLibvirtTables(launcher: Launcher): Promise<ReadonlyMap<Family, LibvirtTable>> {
   const chains = await readNft(launcher, LIST_CHAINS);
@@ -37,7 +37,7 @@ export async function readLibvirtTables(launcher: Launcher): Promise<ReadonlyMap
   return new Map(known.map(([family, text]) => [family, parseLibvirtTable(text)]));
 }
 
-/** @returns empty where there is no such table, or no nft */
+/** @returns empty when the table or nft does not exist */
 async function readNft(launcher: Launcher, argv: readonly string[]): Promise<string> {
   try {
     return await launcher.read(argv);

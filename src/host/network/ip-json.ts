@@ -2,8 +2,9 @@ import { KvmnatdError } from "../../errors.ts";
 import type { Launcher } from "../exec/launcher.ts";
 
 /**
- * What `ip -json` says, a row each.
- * @param args its words, e.g. `address show`
+ * Runs `ip -json`.
+ * @param args e.g. `address show`
+ * @returns its rows
  * @throws CommandError when ip fails
  */
 export async function readIpJson<Row>(
@@ -11,7 +12,7 @@ export async function readIpJson<Row>(
   ...args: readonly string[]
 ): Promise<readonly Row[]> {
   const stdout = await launcher.read(["ip", "-json", ...args]);
-  // It prints names as they are, and JSON allows no control characters: for each a blank, which no link's name can hold.
+  // ip prints names unescaped, but JSON allows no control characters: each becomes a blank, which no link name can contain.
   const text = stdout.replaceAll(/\p{Cc}/gu, " ").trim();
   return text === "" ? [] : (parseJson(text, args) as readonly Row[]);
 }

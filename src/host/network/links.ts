@@ -20,7 +20,7 @@ interface LinkRow {
   readonly addr_info?: readonly AddressRow[];
 }
 
-/** Node's os.networkInterfaces() leaves out bridges without carrier, and a bridge without guests has none. */
+/** Reads the host's links. Node's os.networkInterfaces() omits bridges without carrier, and so those without guests. */
 export async function readLinks(launcher: Launcher): Promise<Links> {
   const addresses = new Map<string, readonly Ip[]>();
   const indexes = new Map<string, number>();
@@ -29,7 +29,7 @@ export async function readLinks(launcher: Launcher): Promise<Links> {
     const { ifname: name, ifindex, addr_info: rows = [], flags } = link;
     if (name === undefined) continue;
     const own = rows.flatMap(toSubnet);
-    // Names that are no UTF-8 may look alike.
+    // Names that are not valid UTF-8 may become equal.
     addresses.set(name, [...(addresses.get(name) ?? []), ...own.map((subnet) => subnet.own)]);
     if (flags?.includes("UP") !== true) continue;
     subnets.set(name, [...(subnets.get(name) ?? []), ...own]);
@@ -38,7 +38,7 @@ export async function readLinks(launcher: Launcher): Promise<Links> {
   return { addresses, indexes, subnets };
 }
 
-/** Link-local addresses are left out: nothing can be published on them. */
+/** Omits link-local addresses: no port can be published on them. */
 function toSubnet(row: AddressRow): readonly Subnet[] {
   const own = parseIp(row.local ?? "");
   if (own === undefined || row.prefixlen === undefined || row.scope === "link") return [];

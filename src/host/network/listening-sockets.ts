@@ -4,7 +4,7 @@ import { runCommand } from "../exec/run-command.ts";
 import { UNNAMED } from "../../status/ports-in-use.ts";
 import type { Listener } from "../../status/ports-in-use.ts";
 
-/** Sockets of host processes; names need root, without it `a process` stands there. */
+/** Reads the listening sockets of host processes. Names need root; without it they are `a process`. */
 export async function readListeners(): Promise<readonly Listener[]> {
   const { stdout } = await runCommand(["ss", "-H", "-l", "-n", "-t", "-u", "-p"]);
   return stdout.split("\n").flatMap((line) => {
@@ -18,12 +18,12 @@ export async function readListeners(): Promise<readonly Listener[]> {
   });
 }
 
-/** What ps, top and the journal call this process; else it is Node's `MainThread`. @param name at most 15 bytes (prctl(2)) */
+/** Sets the name of this process in ps, top and the journal, which is Node's `MainThread` else. @param name at most 15 bytes (prctl(2)) */
 export async function describeProcess(name: string): Promise<void> {
   try {
     await writeFile("/proc/self/comm", name);
   } catch (error) {
-    // Merely a name.
+    // The name has no other effect.
     if (errnoOf(error) === undefined) throw error;
   }
 }

@@ -2,8 +2,8 @@ import { readFileSync } from "node:fs";
 import { errnoOf, KvmnatdError } from "../../errors.ts";
 
 /**
- * A file of the kernel's: no disk is waited for, and Node's threads, which would be, cost more than the reading.
- * @returns undefined where there is none: a link or a process has gone, or the kernel lacks the part that it is of
+ * Reads a file of the kernel synchronously: it needs no disk, and Node's thread pool costs more than the read.
+ * @returns undefined when it does not exist: a link or a process has gone, or the kernel lacks the feature
  * @throws KvmnatdError when it cannot be read: no more files can be opened, or the sandbox refuses
  */
 export function readProc(file: string): string | undefined {
@@ -21,13 +21,13 @@ export function readProc(file: string): string | undefined {
 
 export interface ProcessStat {
   readonly pid: number;
-  /** User's and system's, in ticks of 10 ms: `USER_HZ` is the same wherever Node runs on Linux. */
+  /** User and system time in ticks of 10 ms; `USER_HZ` is 100 on every Linux that Node supports. */
   readonly ticks: number;
-  /** Ticks from the host's start to the process'. */
+  /** Start of the process, in ticks since the host's boot. */
   readonly startTicks: string;
 }
 
-/** @returns undefined where there is no such process, or it cannot be read (proc(5), /proc/PID/stat) */
+/** Reads /proc/PID/stat, proc(5). @returns undefined when there is no such process, or it cannot be read */
 export function readStat(pid: number | "self"): ProcessStat | undefined {
   try {
     const stat = readProc(`/proc/${pid}/stat`);

@@ -4,8 +4,8 @@ import { errnoOf, KvmnatdError } from "../../errors.ts";
 import { readProc } from "./proc.ts";
 
 /**
- * A sysctl by its path below /proc/sys, e.g. `net/ipv4/ip_forward`.
- * @returns undefined where it is not there: the interface has gone since, or there is no IPv6
+ * Reads a sysctl by its path below /proc/sys, e.g. `net/ipv4/ip_forward`.
+ * @returns undefined when it does not exist: the interface has gone, or the kernel has no IPv6
  * @throws KvmnatdError when it cannot be read
  */
 export async function readSysctl(path: string): Promise<string | undefined> {

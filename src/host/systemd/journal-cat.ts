@@ -5,8 +5,8 @@ import { runCommand } from "../exec/run-command.ts";
 const JOURNALD = "/run/systemd/journal/stdout";
 
 /**
- * Writes lines of a command's into the journal, beside the daemon's: who reads what became of the rules must find all
- * of it. Nothing where no journald runs.
+ * Writes lines of a command into the journal, beside the daemon's, so that the journal has every change of the rules.
+ * Does nothing when journald does not run.
  * @throws CommandError when systemd-cat fails
  */
 export async function writeToJournal(lines: readonly string[]): Promise<void> {

@@ -4,18 +4,18 @@ import { CommandError, KvmnatdError } from "../../errors.ts";
 import { readLines, runCommand } from "../exec/run-command.ts";
 
 export interface JournalText {
-  /** kvmnatd's own, the oldest first. */
+  /** Entries of kvmnatd, oldest first. */
   readonly entries: readonly JournalEntry[];
-  /** The oldest first. */
+  /** Oldest first. */
   readonly boots: readonly Boot[];
 }
 
-/** The service's, whatever it calls itself; and what root's own `kvmnatd` wrote. */
+/** Entries of the service, under any identifier, and of `kvmnatd` commands of root. */
 const OURS = ["_SYSTEMD_UNIT=kvmnatd.service", "+", "SYSLOG_IDENTIFIER=kvmnatd", "_UID=0"];
 
 /**
- * Reads what kvmnatd has logged.
- * @param folder a journal's, as `journalctl -D` takes it; undefined: this host's
+ * Reads kvmnatd's log.
+ * @param folder of a journal, as for `journalctl -D`; undefined: this host's journal
  * @throws KvmnatdError when there is no journal, or no right to read it
  */
 export async function readJournal(folder: string | undefined): Promise<JournalText> {
@@ -28,7 +28,7 @@ export async function readJournal(folder: string | undefined): Promise<JournalTe
       const entry = parseJournalEntry(line);
       if (entry !== undefined) entries.push(entry);
     });
-    // Not a word of it in the exit code: it shows the user's own entries.
+    // The exit code does not show it: journalctl prints the user's own entries.
     if (/not seeing messages from other users|insufficient permissions/.test(said)) throw denied();
     const { stdout } = await runCommand([...journalctl, "--list-boots"], { env: { TZ: "UTC" } });
     return { entries, boots: parseBoots(stdout) };

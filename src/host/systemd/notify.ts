@@ -2,10 +2,10 @@ import { createDatagrams } from "./datagram-queue.ts";
 import { runCommand } from "../exec/run-command.ts";
 import { KvmnatdError } from "../../errors.ts";
 
-/** sd_listen_fds(3): what systemd opens for a service begins here. */
+/** First file descriptor that systemd passes to a service, sd_listen_fds(3). */
 const FIRST_FD = 3;
 
-/** Datagram sockets that are connected already; Node has no call to connect one. */
+/** Connected datagram sockets, because Node cannot connect one. */
 export interface Sockets {
   readonly notify?: number;
   readonly journal?: number;
@@ -32,20 +32,20 @@ function fdOf(name: string, names: readonly string[], launcher: string | undefin
   return launcher !== undefined && /^\d+$/.test(launcher) ? Number(launcher) : undefined;
 }
 
-/** What systemd is told, as sd_notify(3) has it. */
+/** Messages to systemd, as in sd_notify(3). */
 export interface ServiceManager {
-  /** The service does its work from now on. */
+  /** The service works from now on. */
   ready(): void;
-  /** The line that `systemctl status` shows. */
+  /** Sets the line that `systemctl status` shows. */
   status(text: string): void;
-  /** The loop goes round; systemd hears of it as often as the watchdog wants. */
+  /** The loop makes progress; systemd gets this as often as its watchdog needs. */
   alive(): void;
   stopping(): void;
-  /** Within how many ms {@link alive} must be called at least; undefined without a watchdog. */
+  /** Maximum interval between calls of {@link alive}, in ms; undefined without a watchdog. */
   readonly aliveEveryMs: number | undefined;
 }
 
-/** Half of the watchdog's time, as sd_watchdog_enabled(3) recommends, and once more for a busy host. */
+/** Twice per period, as sd_watchdog_enabled(3) recommends, and twice that for a busy host. */
 const PINGS_A_PERIOD = 4;
 
 /** @param pid of this process */
@@ -92,14 +92,14 @@ function chooseSender(env: NodeJS.ProcessEnv, notify: number | undefined): Sende
   return socket === undefined || socket === "" ? undefined : sendByProgram(socket);
 }
 
-/** Without a connected socket a program has to do it, which takes 10 ms; one after the other, in their order. */
+/** Without a connected socket a program sends the messages, in order; each takes 10 ms. */
 function sendByProgram(socket: string): Sender {
   let last: Promise<unknown> = Promise.resolve();
   return (state) => {
     last = last
       .then(() => runCommand(["systemd-notify", state], { env: { NOTIFY_SOCKET: socket } }))
       .catch((error: unknown) => {
-        // systemd ends the service itself, and says so, when it waits in vain.
+        // systemd itself ends a service whose message does not come, and logs that.
         if (!(error instanceof KvmnatdError)) throw error;
       });
   };

@@ -2,9 +2,9 @@ import { CommandError } from "../../errors.ts";
 import { runCommand } from "../exec/run-command.ts";
 
 /**
- * Reads a time as journalctl does: by the same code of systemd's.
+ * Parses a time as journalctl does, by the same code of systemd.
  * @param text `2026-11-23 03:00`, `03:00`, `yesterday`, `-2h`, `2h ago` ...
- * @returns epoch ms; undefined when it is no time
+ * @returns epoch ms; undefined when the text is not a time
  * @throws CommandError when systemd-analyze is missing
  */
 export async function readTime(text: string): Promise<number | undefined> {
