@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from "node:util";
 import type { Family } from "../net/address.ts";
-import { isBackedOff, nextTryMs, NO_REPAIRS, recordRepairs } from "../rules/repair-limit.ts";
+import { nextTryMs } from "../rules/repair-limit.ts";
 import type { RepairHistory } from "../rules/repair-limit.ts";
 import { findFlushedBridges, trackLibvirtRules } from "../libvirt/flushed-rules.ts";
 import type { BridgeWithLibvirtRules } from "../libvirt/flushed-rules.ts";
@@ -12,15 +12,13 @@ import {
   describeIncumbents,
 } from "../log/audit-entries.ts";
 import type { LogEntry, LoggedGuests } from "../log/audit-entries.ts";
-import type { Desired, Jump, Variant } from "../rules/ruleset.ts";
+import type { Desired, Variant } from "../rules/ruleset.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
-import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
-import { removeStaleFlows, startFlowState } from "./remove-stale-flows.ts";
+import { startFlowState } from "./remove-stale-flows.ts";
 import type { FlowState } from "./remove-stale-flows.ts";
-import { applyRuleset, notApplied, removeOwnedRules } from "./apply.ts";
 import { observe } from "./observe.ts";
-import type { FamilyView, ObservationState, View } from "./observe.ts";
+import type { ObservationState, View } from "./observe.ts";
 import {
   describeOverriddenJump,
   failingGuests,
@@ -31,10 +29,10 @@ import {
   checkShadowingRules,
   describeOverriddenGuard,
 } from "./problems.ts";
-import type { SideOutcome } from "./problems.ts";
-import { closeLoopback, setSysctls } from "./sysctls.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import type { FamilyChange } from "../rules/diff.ts";
+import type { Applied, RepairsByFamily } from "./apply-pass.ts";
+import { applyPass } from "./apply-pass.ts";
 
 /** What one pass hands to the next. */
 export interface PassState extends ObservationState {
@@ -47,9 +45,6 @@ export interface PassState extends ObservationState {
   /** Bridges for which libvirt has, or had, rules since this daemon started. */
   readonly bridgesWithLibvirtRules?: readonly BridgeWithLibvirtRules[];
 }
-
-/** The repairs of the last minute. */
-type RepairsByFamily = ReadonlyMap<Family, RepairHistory>;
 
 interface Wanted {
   readonly variant: Variant | undefined;
@@ -98,7 +93,8 @@ interface PassRequest {
  */
 export async function reconcile(host: Host, state: PassState, request: PassRequest): Promise<PassResult> {
   const view = await observe(host, state, request.lingers);
-  const applied = await applyPass(host, state, view);
+  const { repairs = new Map<Family, RepairHistory>(), flows = startFlowState() } = state;
+  const applied = await applyPass(host, view, { repairs, flows });
   const { outcomes, changes, failed } = applied;
   const libvirt = checkLibvirtRules(host, state, view);
   const shadowing = checkShadowingRules(view, outcomes);
@@ -133,45 +129,6 @@ export async function reconcile(host: Host, state: PassState, request: PassReque
       libvirt.flushed.wakeAtMs,
       ...[...applied.repairs.values()].map(nextTryMs),
     ]),
-  };
-}
-
-/** What a pass did to the host. */
-interface Applied {
-  readonly outcomes: readonly SideOutcome[];
-  /** Changes of the rules that the kernel has taken. */
-  readonly changes: readonly FamilyChange[];
-  readonly repairs: RepairsByFamily;
-  /** Guards of 127.0.0.1 that another program keeps from their position. */
-  readonly overriddenGuards: readonly Jump[];
-  readonly flows: Awaited<ReturnType<typeof removeStaleFlows>>;
-  readonly sysctlProblems: readonly Diagnostic[];
-  /** For the log, without the changes of the rules. */
-  readonly entries: readonly LogEntry[];
-  readonly failed: boolean;
-}
-
-/** The order matters: a guard goes after what it guards is closed, routing starts after the rules are in place. */
-async function applyPass(host: Host, state: PassState, view: View): Promise<Applied> {
-  const closing = await closeFirst(host, view);
-  const before = state.repairs ?? new Map<Family, RepairHistory>();
-  const outcomes = await applyAll(host, closing.families, before);
-  const repairs = recordAllRepairs(outcomes, before, host.now());
-  const guards = overriddenGuards(view, repairs);
-  const sysctls = await setSysctls(host, view, isInPlace(outcomes), guards);
-  const changes = outcomes.flatMap(({ family, outcome }) =>
-    outcome.applied.map((change): FamilyChange => ({ family, change })),
-  );
-  const flows = await removeStaleFlows(host, view, changes, state.flows ?? startFlowState());
-  return {
-    outcomes,
-    changes,
-    repairs,
-    overriddenGuards: guards,
-    flows,
-    sysctlProblems: sysctls.problems,
-    entries: [...closing.entries, ...sysctls.entries, ...flows.entries],
-    failed: outcomes.some(({ outcome }) => outcome.errors.length > 0) || sysctls.failed,
   };
 }
 
@@ -227,78 +184,6 @@ function countWork(changes: readonly FamilyChange[], wanted: Wanted, before: Wan
   const added = changes.filter(({ change: { kind } }) => kind === "add" || kind === "create-chain").length;
   const drifted = changes.length > 0 && before !== undefined && isDeepStrictEqual(wanted, before);
   return { added, removed: changes.length - added, healed: drifted ? changes.length : 0 };
-}
-
-/** Closes bridges that are no longer open for 127.0.0.1. When that fails, the rules that guard them stay. */
-async function closeFirst(
-  host: Host,
-  view: View,
-): Promise<{ readonly entries: readonly LogEntry[]; readonly families: readonly FamilyView[] }> {
-  try {
-    return { entries: await closeLoopback(host, view), families: view.families };
-  } catch (error) {
-    if (!(error instanceof KvmnatdError)) throw error;
-    const families = view.families.map((each) => (each.family === 4 ? { ...each, error } : each));
-    return { entries: [], families };
-  }
-}
-
-function isInPlace(outcomes: readonly SideOutcome[]): boolean {
-  return outcomes.every(({ family, outcome }) => family !== 4 || outcome.errors.length === 0);
-}
-
-async function applyAll(
-  host: Host,
-  families: readonly FamilyView[],
-  repairs: RepairsByFamily,
-): Promise<readonly SideOutcome[]> {
-  const perFamily = await Promise.all(
-    families.map((each) => applyFamily(host, each, repairs.get(each.family))),
-  );
-  return perFamily.flat();
-}
-
-async function applyFamily(
-  host: Host,
-  view: FamilyView,
-  repairs: RepairHistory | undefined,
-): Promise<readonly SideOutcome[]> {
-  const { family, desired, error } = view;
-  if (error !== undefined) return [{ family, outcome: notApplied(error) }];
-  const [used, ...others] = view.sides;
-  const outcomes: SideOutcome[] = [];
-  try {
-    if (used !== undefined)
-      outcomes.push({ family, outcome: await applyRuleset(host, used, desired, repairs) });
-    // Our rules in the other variant are left from before a change of the config. They stay until the new ones work.
-    const isThere = outcomes.every(({ outcome }) => outcome.errors.length === 0);
-    if (isThere)
-      for (const other of others) outcomes.push({ family, outcome: await removeOwnedRules(host, other) });
-  } catch (failure) {
-    if (!(failure instanceof KvmnatdError)) throw failure;
-    outcomes.push({ family, outcome: notApplied(failure) });
-  }
-  return outcomes;
-}
-
-function recordAllRepairs(
-  outcomes: readonly SideOutcome[],
-  repairs: RepairsByFamily,
-  nowMs: number,
-): RepairsByFamily {
-  const next = new Map(repairs);
-  for (const { family, outcome } of outcomes)
-    next.set(family, recordRepairs(next.get(family) ?? NO_REPAIRS, outcome, nowMs));
-  return next;
-}
-
-function overriddenGuards(view: View, repairs: RepairsByFamily): readonly Jump[] {
-  return view.families.flatMap(({ family, desired }) =>
-    desired.jumps.filter(
-      (jump) =>
-        jump.mustPrecedeAcceptsFor !== undefined && isBackedOff(repairs.get(family) ?? NO_REPAIRS, jump),
-    ),
-  );
 }
 
 /** @returns the earliest of these times, epoch ms */

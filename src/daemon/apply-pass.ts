@@ -1,0 +1,134 @@
+import type { Family } from "../net/address.ts";
+import { isBackedOff, NO_REPAIRS, recordRepairs } from "../rules/repair-limit.ts";
+import type { RepairHistory } from "../rules/repair-limit.ts";
+import type { LogEntry } from "../log/audit-entries.ts";
+import type { Jump } from "../rules/ruleset.ts";
+import { KvmnatdError } from "../errors.ts";
+import type { Host } from "../host-interface.ts";
+import { removeStaleFlows } from "./remove-stale-flows.ts";
+import type { FlowState } from "./remove-stale-flows.ts";
+import { applyRuleset, notApplied, removeOwnedRules } from "./apply.ts";
+import type { FamilyView, View } from "./observe.ts";
+import type { SideOutcome } from "./problems.ts";
+import { closeLoopback, setSysctls } from "./sysctls.ts";
+import type { Diagnostic } from "../diagnostic.ts";
+import type { FamilyChange } from "../rules/diff.ts";
+
+/** What a pass did to the host. */
+export interface Applied {
+  readonly outcomes: readonly SideOutcome[];
+  /** Changes of the rules that the kernel has taken. */
+  readonly changes: readonly FamilyChange[];
+  readonly repairs: RepairsByFamily;
+  /** Guards of 127.0.0.1 that another program keeps from their position. */
+  readonly overriddenGuards: readonly Jump[];
+  readonly flows: Awaited<ReturnType<typeof removeStaleFlows>>;
+  readonly sysctlProblems: readonly Diagnostic[];
+  /** For the log, without the changes of the rules. */
+  readonly entries: readonly LogEntry[];
+  readonly failed: boolean;
+}
+
+/** What the last pass hands to {@link applyPass}. */
+interface AppliedBefore {
+  readonly repairs: RepairsByFamily;
+  readonly flows: FlowState;
+}
+
+/** The order matters: a guard goes after what it guards is closed, routing starts after the rules are in place. */
+export async function applyPass(host: Host, view: View, before: AppliedBefore): Promise<Applied> {
+  const closing = await closeFirst(host, view);
+  const outcomes = await applyAll(host, closing.families, before.repairs);
+  const repairs = recordAllRepairs(outcomes, before.repairs, host.now());
+  const guards = overriddenGuards(view, repairs);
+  const sysctls = await setSysctls(host, view, isInPlace(outcomes), guards);
+  const changes = outcomes.flatMap(({ family, outcome }) =>
+    outcome.applied.map((change): FamilyChange => ({ family, change })),
+  );
+  const flows = await removeStaleFlows(host, view, changes, before.flows);
+  return {
+    outcomes,
+    changes,
+    repairs,
+    overriddenGuards: guards,
+    flows,
+    sysctlProblems: sysctls.problems,
+    entries: [...closing.entries, ...sysctls.entries, ...flows.entries],
+    failed: outcomes.some(({ outcome }) => outcome.errors.length > 0) || sysctls.failed,
+  };
+}
+
+/** Closes bridges that are no longer open for 127.0.0.1. When that fails, the rules that guard them stay. */
+async function closeFirst(
+  host: Host,
+  view: View,
+): Promise<{ readonly entries: readonly LogEntry[]; readonly families: readonly FamilyView[] }> {
+  try {
+    return { entries: await closeLoopback(host, view), families: view.families };
+  } catch (error) {
+    if (!(error instanceof KvmnatdError)) throw error;
+    const families = view.families.map((each) => (each.family === 4 ? { ...each, error } : each));
+    return { entries: [], families };
+  }
+}
+
+function isInPlace(outcomes: readonly SideOutcome[]): boolean {
+  return outcomes.every(({ family, outcome }) => family !== 4 || outcome.errors.length === 0);
+}
+
+async function applyAll(
+  host: Host,
+  families: readonly FamilyView[],
+  repairs: RepairsByFamily,
+): Promise<readonly SideOutcome[]> {
+  const perFamily = await Promise.all(
+    families.map((each) => applyFamily(host, each, repairs.get(each.family))),
+  );
+  return perFamily.flat();
+}
+
+async function applyFamily(
+  host: Host,
+  view: FamilyView,
+  repairs: RepairHistory | undefined,
+): Promise<readonly SideOutcome[]> {
+  const { family, desired, error } = view;
+  if (error !== undefined) return [{ family, outcome: notApplied(error) }];
+  const [used, ...others] = view.sides;
+  const outcomes: SideOutcome[] = [];
+  try {
+    if (used !== undefined)
+      outcomes.push({ family, outcome: await applyRuleset(host, used, desired, repairs) });
+    // Our rules in the other variant are left from before a change of the config. They stay until the new ones work.
+    const isThere = outcomes.every(({ outcome }) => outcome.errors.length === 0);
+    if (isThere)
+      for (const other of others) outcomes.push({ family, outcome: await removeOwnedRules(host, other) });
+  } catch (failure) {
+    if (!(failure instanceof KvmnatdError)) throw failure;
+    outcomes.push({ family, outcome: notApplied(failure) });
+  }
+  return outcomes;
+}
+
+function recordAllRepairs(
+  outcomes: readonly SideOutcome[],
+  repairs: RepairsByFamily,
+  nowMs: number,
+): RepairsByFamily {
+  const next = new Map(repairs);
+  for (const { family, outcome } of outcomes)
+    next.set(family, recordRepairs(next.get(family) ?? NO_REPAIRS, outcome, nowMs));
+  return next;
+}
+
+function overriddenGuards(view: View, repairs: RepairsByFamily): readonly Jump[] {
+  return view.families.flatMap(({ family, desired }) =>
+    desired.jumps.filter(
+      (jump) =>
+        jump.mustPrecedeAcceptsFor !== undefined && isBackedOff(repairs.get(family) ?? NO_REPAIRS, jump),
+    ),
+  );
+}
+
+/** The repairs of the last minute. */
+export type RepairsByFamily = ReadonlyMap<Family, RepairHistory>;
