@@ -23,7 +23,6 @@ const EXEMPT = /\.json$|\/copyright$/;
 
 /** Files that are still to be rewritten. Only ever delete from this list. */
 const PENDING = [
-  "CHANGELOG.md",
   "src/cli",
   "src/config",
   "src/conntrack",
