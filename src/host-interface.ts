@@ -16,7 +16,7 @@ export interface ConfigFile {
   readonly text: string;
   /** Last change, epoch ms. */
   readonly changedAtMs: number;
-  /** Set when somebody other than root could have written it. */
+  /** Set when a user other than root could have written it. */
   readonly untrusted: Diagnostic<string> | undefined;
 }
 
@@ -37,9 +37,9 @@ export interface BridgeFiles {
 
 export interface LeaseFiles {
   readonly bridges: readonly BridgeFiles[];
-  /** `read`: a bridge that is not among these is no network of libvirt's. Else nobody knows which are. */
+  /** `read`: libvirt has no network on any other bridge. Otherwise the list of its networks is unknown. */
   readonly folder: "read" | "missing" | "unreadable";
-  /** Of the folder itself. */
+  /** Problems of the folder itself. */
   readonly diagnostics: readonly Diagnostic<LeaseFault>[];
 }
 
@@ -47,7 +47,7 @@ export interface Links {
   readonly addresses: HostAddresses;
   /** The kernel's number of each interface that is up. */
   readonly indexes: ReadonlyMap<string, number>;
-  /** Of interfaces that are up. */
+  /** Interfaces that are up. */
   readonly subnets: ReadonlyMap<string, readonly Subnet[]>;
 }
 
@@ -75,7 +75,7 @@ export interface Host {
   probeNeighbours(probes: readonly NeighbourProbe[]): Promise<ProbeResults>;
   readListeners(): Promise<readonly Listener[]>;
   chooseIptables(setting: Variant | "auto"): Promise<Iptables>;
-  /** @param known variants that kvmnatd has used: whether there are others, only root is told */
+  /** @param known variants that kvmnatd has used: only root can find out whether there are others */
   otherIptables(used: Iptables, family: Family, known: ReadonlySet<Variant>): Promise<Iptables | undefined>;
   readRules(tool: Iptables, family: Family): Promise<Actual>;
   readLibvirtTables(): Promise<ReadonlyMap<Family, LibvirtTable>>;

@@ -22,8 +22,8 @@ import { runtimeFolder } from "./host/files/status-file.ts";
 import { statusJsonSchema } from "./status/schema.ts";
 
 /**
- * SIGTERM and SIGINT end whatever runs. The listener stays: signal-exit (in execa) kills the process by the same
- * signal as soon as nobody else listens for it.
+ * Ends the command on SIGTERM and SIGINT. The listener stays: signal-exit (in execa) kills the process by the same
+ * signal as soon as it is the only listener.
  */
 function listenForSignals(): AbortSignal {
   const controller = new AbortController();
@@ -105,7 +105,7 @@ async function main(): Promise<number> {
   const invocation = parseArguments(process.argv.slice(2));
   if ("exitCode" in invocation) return invocation.exitCode;
   const context = createContext(invocation);
-  // A bug of ours that nobody waits for.
+  // A bug in a promise without a handler.
   process.on("uncaughtException", (error) => process.exit(explainFailure(error, context)));
   try {
     return await execute(invocation, context);
@@ -117,7 +117,7 @@ async function main(): Promise<number> {
 let lost: string | undefined;
 for (const stream of [process.stdout, process.stderr])
   stream.on("error", (error: NodeJS.ErrnoException) => {
-    // A reader that closed its end (`kvmnatd status | head -1`) is no error, nor is a terminal that has gone.
+    // A reader that closed its end (`kvmnatd status | head -1`) is not an error, nor is a closed terminal.
     if (error.code !== "EPIPE" && error.code !== "EIO") lost ??= error.message;
   });
 const exitCode = await main();

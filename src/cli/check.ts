@@ -45,7 +45,7 @@ export function printDiagnostics(
   for (const diagnostic of diagnostics) complain(formatDiagnostic(diagnostic, text, { color }));
 }
 
-/** What only this host can tell; what cannot be looked at keeps nobody from the rest, and is said. */
+/** Checks the config against this host. A check that fails is reported and does not stop the others. */
 async function checkAgainstHost(
   host: Host,
   portMap: PortMap,

@@ -24,7 +24,7 @@ interface Flag {
 }
 
 /**
- * A script for the shell's completion. It asks nobody at run time: the commands change with the program only, and
+ * A script for the shell's completion. It runs no program at run time: the commands change with the program only, and
  * starting it for every press of TAB would be slow.
  */
 export function completionScript(shell: Shell, commands: readonly CommandSpec[]): string {

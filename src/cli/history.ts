@@ -29,7 +29,7 @@ export async function history(context: Context, options: HistoryOptions): Promis
     context.complain(`kvmnatd: ${selection}`);
     return EXIT.usage;
   }
-  // Before the journal: what has ended since then is in there. Of another host there is no status.
+  // Read before the journal, which then contains every later end. There is no status of another host.
   const daemon =
     options.journalDir === undefined ? await readLiveStatus(context.paths.runtimeDir) : undefined;
   const { entries, boots } = await readJournal(options.journalDir);
@@ -101,7 +101,7 @@ function printHistory(context: Context, found: History, { at }: HistoryOptions):
   for (const { atMs, message } of others) print(`${shortTime(atMs)}  ${printable(message, 1000)}`);
 }
 
-/** Why a holding began or ended is told beside it. */
+/** The reasons of a holding stand beside its times. */
 function isShown({ message, guest }: GuestEvent, holdings: readonly Holding[]): boolean {
   return holdings.some(
     (holding) =>

@@ -17,7 +17,7 @@ const COUNTERS_MS = 2000;
 /** What is known at this moment; undefined: no daemon runs. */
 type Seen = { readonly daemon: DaemonStatus; readonly forwards: readonly CountedForward[] } | undefined;
 
-/** `kvmnatd status --watch`: the same, live, until somebody quits or the signal comes. */
+/** `kvmnatd status --watch`: the same, live, until the user quits or the signal comes. */
 export async function showLiveStatus(context: Context, signal: AbortSignal): Promise<number> {
   if (!isTerminal()) {
     context.complain(

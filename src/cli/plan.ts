@@ -62,7 +62,7 @@ function toEntry(change: SysctlChange): LogEntry {
   return { level: "info", event: "sysctl-set", message: `${sign} ${rule}  # ${change.why}`, rule, action };
 }
 
-/** A plan changes nothing: whoever may have written the config, it may be looked at. */
+/** A plan changes nothing, so it also accepts a config that other users can write. */
 function trusting(host: Host): Host {
   return { ...host, readConfig: async () => ({ ...(await host.readConfig()), untrusted: undefined }) };
 }

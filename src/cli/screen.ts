@@ -1,4 +1,4 @@
-/** Of a terminal, in characters. */
+/** Size of a terminal, in characters. */
 export interface Size {
   readonly rows: number;
   readonly columns: number;
@@ -10,7 +10,7 @@ export interface Window {
   readonly end: number;
 }
 
-/** What somebody wants who has pressed a key. */
+/** The action of a pressed key. */
 export type Key = "quit" | "up" | "down" | "page-up" | "page-down" | "top" | "bottom";
 
 const ESC = "\u001b";

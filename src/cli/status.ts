@@ -33,7 +33,7 @@ export async function status(context: Context): Promise<number> {
   return well && calm ? EXIT.ok : EXIT.degraded;
 }
 
-/** Nobody tells the daemon that a process begins to listen; where this cannot be seen, its own look counts. */
+/** A process that begins to listen causes no event for the daemon. Where this command cannot check, the daemon's check counts. */
 export async function withPortsInUse(daemon: DaemonStatus): Promise<DaemonStatus> {
   try {
     return { ...daemon, problems: updatePortsInUse(daemon, await readListeners()) };

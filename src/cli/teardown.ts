@@ -21,9 +21,9 @@ interface Removal {
 
 /**
  * Removes every rule, chain and jump of ours, of both families and both of iptables' variants.
- * Needs no config: a broken one must not keep anybody from it. What cannot be read keeps nobody from the rest.
- * @param known variants that kvmnatd has used, for who is not root
- * @param onRemoved is told of each
+ * Needs no config, so an invalid one does not prevent it. A table that cannot be read does not stop the rest.
+ * @param known variants that kvmnatd has used, which another user than root cannot find out
+ * @param onRemoved receives each removed rule
  */
 export async function removeOwned(
   host: Host,

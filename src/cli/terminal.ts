@@ -9,7 +9,7 @@ const LEAVE = "\u001b[?7h\u001b[?25h\u001b[?1049l";
 const HOME = "\u001b[H";
 const TO_END_OF_LINE = "\u001b[K";
 const TO_END_OF_SCREEN = "\u001b[J";
-/** Of a terminal that does not tell. */
+/** Size of a terminal that does not report it. */
 const STANDARD: Size = { rows: 24, columns: 80 };
 
 /** The terminal, whole, as long as it is open. */
@@ -24,7 +24,7 @@ export interface Terminal {
 export interface TerminalEvents {
   readonly onKey: (key: Key) => void;
   readonly onResize: () => void;
-  /** Whoever sat there has gone. */
+  /** The terminal is closed. */
   readonly onHangup: () => void;
 }
 

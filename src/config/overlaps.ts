@@ -75,7 +75,7 @@ function buildLane(unsorted: readonly Forward[]): Lane {
   return { forwards, highest };
 }
 
-/** Who else holds a port of the forward, among those up to index `end`: the nearest below, or the highest. */
+/** Finds another forward with a port of this one, among those up to index `end`: the nearest below, or the highest. */
 function findHolder(
   lane: Lane,
   forward: Forward,
@@ -89,7 +89,7 @@ function findHolder(
   );
 }
 
-/** Of forwards by first port, the index of the last that starts at or below the port; -1 for none. */
+/** Finds the last forward, in the order of first ports, that starts at or below the port; -1 for none. */
 export function lastStartingBy(forwards: readonly Forward[], port: number): number {
   let [low, high] = [0, forwards.length];
   while (low < high) {

@@ -114,7 +114,7 @@ function readPorts(
   const allow = raw.allow === undefined ? [] : parseAllow([...path, "allow"], raw.allow, report);
   const unusable = Object.hasOwn(raw, "ports") && raw.ports === undefined;
   const ports = raw.ports ?? [];
-  // A key that nobody knows may be what the ports were written under.
+  // The ports may stand below an unknown key.
   const known = knownKeys(path);
   if (ports.length === 0 && !unusable && Object.keys(raw).every((key) => known.includes(key))) {
     const message = `guest "${printable(name)}" publishes no port; give it ports, or remove it`;
@@ -138,7 +138,7 @@ function checkFamilies(guest: Guest, report: DiagnosticCollector): void {
   }
 }
 
-/** An allowlist with no source of a family that the port is published in lets nobody in. */
+/** Reports an allowlist without a source of a family that the port is published in: no client could connect. */
 function checkSources(guest: Guest, report: DiagnosticCollector): void {
   for (const { listen, allow, published, where } of guest.forwards) {
     const families = new Set(listen.flatMap(familiesOfListen));

@@ -88,7 +88,7 @@ function readNetworks(
       ? []
       : (report.valueOrDiagnostic(["networks", index], parseInterfaceName(text, "a bridge")) ?? []),
   );
-  // With a refused name among them nobody knows which bridges are served.
+  // With an invalid name among them the list of served bridges is unknown.
   return names.length === raw.length ? [...new Set(names)] : undefined;
 }
 

@@ -42,7 +42,7 @@ export function createForwardingState(
   return {
     forwardsByPort: new Map([...byPort].map(([key, found]) => [key, found.map(({ each }) => each)])),
     reach,
-    // Of the loopback addresses only 127.0.0.1 can be published.
+    // 127.0.0.1 is the only loopback address that can be published.
     localAddresses: new Set([...[...addresses.values()].flat().filter((ip) => !isLoopback(ip)), LOOPBACK]),
     networks,
   };

@@ -23,7 +23,7 @@ const RECHECK_INTERVAL_MS = 15_000;
 const UNFINISHED_MS = 1000;
 /** Maximum age of a check. A guest could keep replying forever. */
 const MAX_AGE_MS = 60_000;
-/** Maximum number of clients whom late replies of the host are looked for. More at one time indicate an attack. */
+/** Maximum number of clients for which checks search late replies of the host. More at one time indicate an attack. */
 const MAX_CLIENTS = 10_000;
 
 /** A check that is to be made. All times are monotonic, in ms. */
@@ -38,7 +38,7 @@ export interface PendingCheck extends Suspects {
 /** What a check has done. */
 export interface CheckOutcome {
   readonly removed: readonly Flow[];
-  /** Who began the entries that are left: they can wait if only servers did. */
+  /** The end that began the entries that are left: they can wait if it was always the server. */
   readonly left: "none" | "client" | "server";
 }
 

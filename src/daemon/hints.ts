@@ -1,6 +1,6 @@
 import type { Family } from "../net/address.ts";
 
-/** `file`: look once more when the events have settled. `rules`: somebody may change them all the time, do not hurry. */
+/** `file`: a second pass follows when the events have settled. `rules`: another program may keep changing them, so wait. */
 export type HintKind = "plain" | "file" | "rules";
 
 /** Why the next pass is made. */
@@ -9,7 +9,7 @@ export interface Hints {
   add(trigger: string, kind?: HintKind, family?: Family): void;
   /** What made the pass run that begins. A second look has the reason of the first. */
   takeTriggers(isSecondLook: boolean): readonly string[];
-  /** Of which families somebody has changed iptables' rules since this was asked last; undefined: anything may have changed. */
+  /** Families whose iptables rules have changed since the last call; undefined when anything else may have changed. */
   takeTouched(): ReadonlySet<Family> | undefined;
 }
 

@@ -9,7 +9,7 @@ import { findAddressesOutsideNetworks } from "../forwards/check-subnets.ts";
 import { ConfigError } from "../errors.ts";
 import type { ConfigFile, Host, LeaseFiles, Links } from "../host-interface.ts";
 
-/** The last good inputs. A pass may fail to read some of them anew; it then works with these. */
+/** The last good inputs. A pass that fails to read some of them again uses these. */
 export interface Snapshot {
   readonly portMap: PortMap;
   /** The text that `portMap` was read from. */

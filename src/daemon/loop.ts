@@ -34,13 +34,13 @@ import type { PassState, PassResult } from "./pass.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createError, createWarning, describeDiagnostic } from "../diagnostic.ts";
 
-/** Nobody tells that a process begins to listen. */
+/** Interval between checks for listening processes, which cause no event. */
 const LOOKS_AT_ALL = ["resync", "SIGHUP", "reload"];
 
 /** What is wrong with a file may stay so for days, and the rules are as they should be all the same. */
 const OF_FILES: ReadonlySet<string> = new Set(["config-invalid", "lease-file", "lease-folder"]);
 
-/** How often to look at rules of whose changes nobody tells. */
+/** Interval between checks of rules whose changes cause no event. */
 const POLL_MS = 2000;
 
 const FOUGHT = createError(
@@ -53,7 +53,7 @@ type Done = Omit<PassReport, "seconds" | "triggers">;
 
 const ON_HINT = { plain: onHint, file: onFileHint, rules: onRulesHint } as const;
 
-/** What came of a look that somebody asked for and waits for. */
+/** The outcome of a requested pass. */
 export interface Reloaded {
   /** Why the config on disk is not in force. */
   readonly configError?: ConfigError;
@@ -69,7 +69,7 @@ export interface Loop {
   hint(trigger: string, kind?: HintKind, family?: Family): void;
   /** Whether the last pass has found and left everything as it should be, and none runs. */
   isInSync(): boolean;
-  /** Looks at everything anew. @returns when a whole pass that began after this call has ended */
+  /** Requests a full pass. @returns when a whole pass that began after this call has ended */
   reload(): Promise<Reloaded>;
   /**
    * Passes until the signal; one at a time, none of them lost.
@@ -190,7 +190,7 @@ export function createLoop(options: LoopOptions): Loop {
 
   /** A neighbour whose rules change all the time must not cost more than it has to. */
   function takeInputs(): PassState {
-    // Where nobody tells of all else, only looking does.
+    // Without events only a check shows changes.
     const isHeard = unheard(settled?.tool?.variant) === undefined;
     const touched = hints.takeTouched();
     const onlyRules =
@@ -263,7 +263,7 @@ function failureOf({ failing, taken }: PassResult, resolved: ResolvedForward): s
   return failing.get(guestKey(resolved.family, resolved.forward.guest)) ?? taken.get(resolved);
 }
 
-/** Of a pass that could not look. */
+/** The problem of a pass that failed to read its inputs. */
 const NOTHING_DONE = { outcome: "failed", added: 0, removed: 0, healed: 0 } as const;
 
 function reportOf({ view, work, changed, failed }: PassResult): Done {

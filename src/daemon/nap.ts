@@ -1,4 +1,4 @@
-/** A sleep that somebody may end. */
+/** A sleep that can be interrupted. */
 export interface Nap {
   /** @param ms at most; Infinity: until it is woken. @returns how it ended */
   sleep(ms: number): Promise<"over" | "woken">;

@@ -5,7 +5,7 @@ import type { View } from "./observe.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createWarning } from "../diagnostic.ts";
 
-/** Published ports on which the host itself listens; or that nobody can tell, which stops nothing. */
+/** Published ports on which the host itself listens, or a problem when this cannot be read; forwards do not depend on it. */
 export async function checkPortsInUse(
   host: Host,
   { snapshot, addresses }: View,

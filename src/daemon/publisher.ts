@@ -18,7 +18,7 @@ export interface Found extends Pick<DaemonStatus, "iptables" | "forwards"> {
 
 /** Tells admins how things stand: by the status file and the log. */
 export interface Publisher {
-  /** What a pass did, into the log: what is said again and again less and less often. */
+  /** Logs the work of a pass; repeated lines less and less often. */
   tell(entries: readonly LogEntry[]): void;
   /**
    * What a pass found, into status and log.
@@ -69,7 +69,7 @@ export function createPublisher({ host, logger, identity, onStatus }: PublisherO
   return {
     tell: (entries) => log(limitEntries(problemLog, entries, host.now())),
     publish: async (pass, found, isAsBefore) => {
-      // A neighbour whose rules change all the time: there is nothing new to be told.
+      // Another program keeps changing its rules: there is nothing to publish.
       if (isAsBefore && isPublished && isDeepStrictEqual(found, known)) return;
       known = found;
       await write(pass, found.problems);

@@ -14,12 +14,12 @@ import { lastMinute, RATE_WINDOW_MS } from "../rate-limit.ts";
 export const SECOND_LOOK_MS = 150;
 /** Between the starts of two passes: a file rewritten 500 times a second must not take the processor. */
 export const PASS_GAP_MS = 100;
-/** The same where only somebody's rules ask for it, after none, one, two and more such passes in vain. */
+/** Intervals before a pass that only foreign rules caused, after zero, one, and two or more such passes without a change. */
 const VAIN_GAPS_MS: readonly number[] = [25, 100, 300];
 const BUSY_GAP_MS = 950;
 /**
- * So many repairs within a minute are no accident: somebody undoes them again and again. One a second is what such a
- * fight gets then, so it is over only when there are far fewer.
+ * Number of repairs within a minute that shows that another program keeps undoing them. From then on kvmnatd repairs once
+ * a second, so the limit for the end must be far lower.
  */
 const FIGHT_BEGINS = 60;
 const FIGHT_LASTS = 30;
@@ -30,7 +30,7 @@ const RETRY_MAX_MS = 30_000;
 /** setTimeout takes 31 bits; what is further away is simply looked at earlier. */
 const SLEEP_MAX_MS = 3_600_000;
 
-/** Who asked for a pass: something that may have changed, or somebody's rules alone. */
+/** The cause of a pass: any change, or a change of foreign rules alone. */
 type Asked = "hint" | "rules";
 
 export interface Schedule {
@@ -40,20 +40,20 @@ export interface Schedule {
   readonly wakeAtMs?: number;
   /** When to look once more, whatever the pass before it found. */
   readonly secondLookAtMs?: number;
-  /** Who asked for the pass that is due; absent: time alone. */
+  /** The cause of the pass that is due; absent: a timer. */
   readonly asked?: Asked;
   /** The same of the pass that runs or ran last. */
   readonly served?: Asked;
-  /** Nothing but somebody's rules made it run. */
+  /** Only foreign rules caused it. */
   readonly rulesOnly?: boolean;
   readonly lastStartMs?: number;
   /** Start of the last pass that was asked for: those that time alone makes must not make a change wait. */
   readonly lastAskedMs?: number;
-  /** Passes in a row that somebody's rules asked for in vain. */
+  /** Consecutive passes that foreign rules caused and that changed nothing. */
   readonly vain: number;
-  /** When somebody's changes of the rules were put right, within the last minute. */
+  /** Times of repairs within the last minute. */
   readonly repairedAtMs: readonly number[];
-  /** Somebody undoes our repairs again and again. */
+  /** Another program keeps undoing kvmnatd's repairs. */
   readonly fought: boolean;
   readonly failures: number;
 }
@@ -70,7 +70,7 @@ export function onFileHint(cadence: Schedule, nowMs: number): Schedule {
   return { ...onHint(cadence, nowMs), secondLookAtMs: nowMs + SECOND_LOOK_MS };
 }
 
-/** Somebody changed the rules: look, but a neighbour who changes them all the time costs a pass a second. */
+/** Another program changed the rules. A program that keeps changing them causes at most one pass a second. */
 export function onRulesHint(cadence: Schedule, nowMs: number): Schedule {
   const { lastAskedMs, asked = "rules" } = cadence;
   return { ...due(cadence, notBefore(lastAskedMs, rulesGapMs(cadence), nowMs)), asked };
@@ -86,7 +86,7 @@ export function passStarted(cadence: Schedule, nowMs: number): Schedule {
   const later = secondLookAtMs !== undefined && secondLookAtMs > nowMs;
   const isDue = [secondLookAtMs, wakeAtMs].some((atMs) => atMs !== undefined && atMs <= nowMs);
   const askedMs = asked === undefined ? lastAskedMs : nowMs;
-  // After a quiet time it is nobody who changes them all the time.
+  // After a quiet time no program keeps changing them.
   const quiet = nowMs - (lastAskedMs ?? Number.NEGATIVE_INFINITY) > QUIET_MS;
   return {
     failures,
@@ -120,7 +120,7 @@ export function passSucceeded(cadence: Schedule, nowMs: number, { changed, wakeA
     repairedAtMs,
     fought,
   };
-  // When nobody undoes anything any more, nobody tells either.
+  // The end of the changes causes no event.
   const calm = fought ? due(done, nowMs + RATE_WINDOW_MS) : done;
   // The clock was set back meanwhile: what the pass made of the time before is worth nothing.
   if (nowMs < (cadence.lastStartMs ?? nowMs)) return { ...due(calm, nowMs), wakeAtMs: nowMs };

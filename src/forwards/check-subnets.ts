@@ -10,16 +10,16 @@ type UnservedDiagnostic = Diagnostic<"address-unserved">;
 
 export interface AddressesOutsideNetworks {
   readonly diagnostics: readonly UnservedDiagnostic[];
-  /** False: of some address nobody knows yet, it may belong to a network that is down. */
+  /** False when an address may belong to a network that is down. */
   readonly isCertain: boolean;
 }
 
 /**
- * Addresses of guests that can be no guest's on any served network.
+ * Finds addresses in the config that cannot belong to a guest on any served network.
  *
  *   in the subnet of one that is up                 -> served, unless it is the bridge's own, or reserved
  *   in none, and all it may belong to are up        -> unserved
- *   in none, and one that it may belong to is down  -> nobody knows
+ *   in none, and one that it may belong to is down  -> unknown
  *
  * @param areAllKnown whether there are no other networks than these
  */

@@ -70,9 +70,9 @@ export function updatePortsInUse(
     const message = describePortInUse(row);
     const [what = ""] = message.split(" by ", 1);
     const old = before.find((each) => each.message.startsWith(what));
-    // Of a port on every address a status does not say whether 127.0.0.1 is one of them: the daemon knew.
+    // For a port on every address, a status does not contain whether 127.0.0.1 is one of them: the daemon knew.
     if (!known.has(message) && old === undefined) return [];
-    // Who is not root is told no names; the daemon may have been.
+    // Only root sees the names of processes; the daemon may have seen them.
     const named = row.process === UNNAMED ? old : undefined;
     return [named ?? { code: "port-in-use", message, severity: "warning" }];
   });
@@ -110,7 +110,7 @@ function overlaps(listen: Listen, address: string, host: HostAddresses, loopback
   // `*` is every address of both families.
   const families: readonly Family[] = ip === undefined ? [4, 6] : [familyOf(ip)];
   const everywhere = ip === undefined || ip === "0.0.0.0" || ip === "::";
-  // From outside nobody reaches these; of them 127.0.0.1 alone is redirected, where that is asked for, by every forward.
+  // No client from outside reaches these. Only 127.0.0.1 is redirected, with reach.loopback, by every forward.
   if (ip !== undefined && isLoopback(ip))
     return loopback && ip === LOOPBACK && familiesOfListen(listen).includes(4);
   switch (listen.kind) {

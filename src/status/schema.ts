@@ -7,7 +7,7 @@ import type { PublishedProblem } from "./status.ts";
 
 /*
  * The status, as status.json has it and `kvmnatd status --json`. Objects are loose: a field may be added under the
- * same number, and whoever reads must not stumble over it.
+ * same number, and readers must accept it.
  */
 const time = (): z.ZodString => z.string().meta({ format: "date-time" });
 

@@ -8,13 +8,13 @@ import { checkSchema, knownKeys } from "./schema.ts";
 import type { SchemaIssue } from "./schema.ts";
 import type { Path } from "../yaml/tree.ts";
 
-/** A place where the value has not the shape of a config. */
+/** A location at which the value does not match the schema. */
 export interface ShapeError {
   readonly path: Path;
   /** True when the key is at fault and not its value. */
   readonly atKey: boolean;
   readonly fault: ParseError;
-  /** Of an unknown key: the one that was probably meant. */
+  /** For an unknown key: the most similar known one. */
   readonly meant?: string;
 }
 
@@ -92,7 +92,7 @@ function unknownValue(name: string, value: string, known: readonly string[]): st
   return `${name} is one of ${known.join(", ")}, not "${printable(value)}"${hint}`;
 }
 
-/** `- 22: 22` and `- ::` are mappings to YAML, and text to whoever wrote them. */
+/** `- 22: 22` and `- ::` are mappings to YAML, but the user meant text. */
 function misreadText(value: unknown): ParseError | undefined {
   const isMapping = typeof value === "object" && value !== null && !Array.isArray(value);
   const [first, ...more] = isMapping ? Object.entries(value) : [];

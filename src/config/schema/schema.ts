@@ -161,7 +161,7 @@ const configSchema = z.strictObject({
     .string()
     .optional()
     .describe("How long a forward stays after its lease vanished: 500ms, 5s, 2m, 1h or 0. Default: 5s.")
-    // Of the bare numbers only 0 needs no unit.
+    // 0 is the only number without a unit.
     .meta({ type: ["string", "integer"], pattern: DURATION_PATTERN, minimum: 0, maximum: 0 }),
   on_stop: z
     .enum(["keep", "remove"])

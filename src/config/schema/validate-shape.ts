@@ -8,7 +8,7 @@ import type { Path } from "../yaml/tree.ts";
 
 /**
  * Reports every fault of the shape.
- * @returns what is sound of the config; undefined when it is no mapping at all
+ * @returns the valid part of the config; undefined when it is not a mapping
  */
 export function validateShape(
   value: unknown,

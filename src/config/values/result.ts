@@ -1,4 +1,4 @@
-/** What is wrong with one value; whoever asked knows its place. */
+/** An error in one value; the caller knows its location. */
 export interface ParseError {
   /** Stable, kebab-case. */
   readonly code: string;

@@ -33,7 +33,7 @@ export function createDiagnosticCollector(document: YamlDocument): DiagnosticCol
   };
 }
 
-/** In the file's order; a fault of an anchored value that many aliases share is told once. */
+/** In the file's order; an error in an anchored value that many aliases share appears once. */
 export function sortDiagnostics(diagnostics: readonly Diagnostic<string>[]): readonly Diagnostic<string>[] {
   const unique = new Map(
     diagnostics.map((diagnostic) => [

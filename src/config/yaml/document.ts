@@ -17,7 +17,7 @@ export interface YamlDocument {
 
 type PlaceOf = (offset: number) => SourceLocation & { readonly line: number };
 
-/** Far above any config. Who reads the file looks at its size too, but a pipe has none. */
+/** Maximum size of a config, far above any real one. The reader of the file checks the size too, but a pipe has none. */
 const MAX_BYTES = 1024 * 1024;
 
 /** After these the tree is as meant, so the rest can be checked too. */
@@ -30,7 +30,7 @@ const TREE_IS_SOUND: ReadonlySet<string> = new Set([
 
 /**
  * Reads YAML 1.2 with anchors and merge keys.
- * @returns undefined as value when the text is no YAML, holds nothing or is larger than 1 MiB
+ * @returns undefined as value when the text is not YAML, is empty or is larger than 1 MiB
  */
 export function parseYaml(source: string, file: string): Parsed<YamlDocument | undefined> {
   const bytes = new TextEncoder().encode(source).length;

@@ -46,7 +46,7 @@ export function describeYamlError(code: string, message: string, line: string, b
   return invalid(ours, text).fault;
 }
 
-/** Something stands below a key of which is said that nothing does, as the config of the packages does at first. */
+/** Lines below a key with the value {}, as after an edit of the packages' initial config. */
 function nothingBefore(line: string, before: string): string | undefined {
   const isBelow = /^ */.exec(line)?.[0].startsWith(`${/^ */.exec(before)?.[0]} `) === true;
   return isBelow ? /:\s*(\{\}|\[\])\s*(?:#.*)?$/.exec(before)?.[1] : undefined;

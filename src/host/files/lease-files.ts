@@ -98,7 +98,7 @@ async function readParsed<T>(
 ): Promise<Parsed<T | undefined, LeaseFault>> {
   try {
     const stats = await stat(file);
-    // To open a named pipe is to wait for somebody who writes into it.
+    // Opening a named pipe waits for a writer.
     if (!stats.isFile()) return unread(file, "is not a file");
     const { size } = stats;
     if (size > LEASE_FILE_MAX_BYTES)
