@@ -9,9 +9,9 @@ const GUESTS = `guests:\n  web: {mac: "${GUEST_MAC}", ports: ["1122:22"]}\n`;
 
 // One opens the sockets itself (OpenFile=), the other is too old to know how.
 describe.each([
-  ["this machine's systemd", () => "/"],
-  ["a newer systemd", debianTree],
-])("the service, with %s", (_which, findRoot) => {
+  { which: "this machine's systemd", findRoot: () => "/", hasFailures: true },
+  { which: "a newer systemd", findRoot: debianTree, hasFailures: false },
+])("the service, with $which", ({ findRoot, hasFailures }) => {
   let host: ServiceHost;
 
   beforeAll(async () => {
@@ -137,7 +137,7 @@ describe.each([
               "journalctl -u kvmnatd KVMNATD_GUEST=many KVMNATD_ACTION=add -o cat --no-pager | wc -l",
             ),
           ),
-        { timeout: 30_000 },
+        { timeout: 60_000 },
       )
       .toBe(5000);
     await host.configure(GUESTS);
@@ -183,6 +183,9 @@ describe.each([
     expect(outcomes.filter((line) => line.startsWith("let: "))).toEqual([]);
   });
 
+  // What systemd does with a service that fails is the same in both.
+  if (hasFailures) describe("fails and recovers", () => testFailures(() => host));
+
   it("is there again after a reboot", async () => {
     await host.reboot();
     expect(await host.show("ActiveState")).toBe("active");
@@ -203,19 +206,12 @@ describe.each([
   });
 });
 
-describe("the service, whatever happens to it", () => {
+/** Needs a service that forwards port 1122 to guest web. */
+function testFailures(findHost: () => ServiceHost): void {
   let host: ServiceHost;
-
-  beforeAll(async () => {
-    host = await createServiceHost();
-    await install(host);
-    await host.configure(GUESTS);
-    await host.startLibvirt();
-    await host.plugGuest("web", GUEST_MAC);
-    await host.sh("systemctl enable --now kvmnatd");
-    await host.reaches(1122, "web");
-  }, 120_000);
-  afterAll(() => host.close());
+  beforeAll(() => {
+    host = findHost();
+  });
 
   const status = (): Promise<string> => host.show("StatusText");
 
@@ -230,7 +226,7 @@ describe("the service, whatever happens to it", () => {
     await until(
       "it lives on",
       async () => Number(await host.show("ActiveEnterTimestampMonotonic")) / 1e6 + 4 < (await uptime()),
-      20_000,
+      60_000,
     );
     expect(await host.show("MainPID")).toBe(hanging);
     await host.sh(`kill -STOP ${hanging}`);
@@ -288,7 +284,7 @@ describe("the service, whatever happens to it", () => {
     expect(await host.sh("iptables-legacy-save -t nat")).not.toMatch(/KVMNATD/);
     await host.reaches(1122, "web");
   });
-});
+}
 
 /**
  * The unit with another program: what it says is what the sandbox let it do. Each line is something that a daemon which
