@@ -13,7 +13,7 @@ const config: ViteUserConfig = {
     // Minutes of properties, on a machine that may have other things to do.
     testTimeout: 240_000,
     // What is waited for comes at once, or on a slow machine when it can.
-    expect: { poll: { timeout: 20_000 } },
+    expect: { poll: { timeout: 60_000 } },
     // Thousands of starts of the program, a third of each for reading it.
     env: { NODE_COMPILE_CACHE: resolve(import.meta.dirname, "../node_modules/.cache/kvmnatd-test") },
     projects: [

@@ -56,7 +56,7 @@ export interface DaemonWorld extends World {
 /** The second look comes 150 ms after an event, at most 100 ms after the pass before it. */
 const QUIET_MS = 1100;
 /** The last retry of a failure is made up to 30 s after the one before it. */
-const WELL_MS = 40_000;
+const WELL_MS = 80_000;
 
 export const GUESTS = "guests:\n  web: {ports: [1122:22]}\n  db: {ports: [1222:22]}\n";
 

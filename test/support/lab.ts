@@ -7,7 +7,7 @@ import { join, resolve } from "node:path";
 /** The built program. */
 export const PROGRAM: string = resolve(import.meta.dirname, "../../dist/kvmnatd.js");
 const POLL_MS = 20;
-const SOON_MS = 30_000;
+const SOON_MS = 60_000;
 
 interface ExecOptions {
   /** A network namespace made in the lab by `ip netns add`. */

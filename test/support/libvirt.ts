@@ -16,7 +16,7 @@ const REST_MS = 500;
 /** At its start dnsmasq runs libvirt's helper once for each lease there is, and one of the tests takes two hundred. */
 const AT_REST_MS = 40_000;
 /** Virsh itself waits for libvirtd; this is for what comes after it. */
-const SOON_MS = 30_000;
+const SOON_MS = 60_000;
 
 /** Private copies of all that libvirt writes; /run is the lab's own. */
 const PRIVATE = `

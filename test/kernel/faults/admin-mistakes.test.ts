@@ -17,7 +17,7 @@ import {
 } from "../../support/world.ts";
 
 /** What a careless admin or an odd host brings about: each was once a forward that did what it should not. */
-const SOON = { timeout: 20_000 };
+const SOON = { timeout: 60_000 };
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 let world: DaemonWorld;
 

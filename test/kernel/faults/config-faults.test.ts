@@ -116,7 +116,7 @@ it("saved in two steps by an editor: what is half written is never in force", as
           .log()
           .slice(from)
           .map(({ msg }) => msg),
-      { timeout: 20_000 },
+      { timeout: 60_000 },
     )
     .toContainEqual(expect.stringContaining("config reloaded: guests 2"));
   const said = daemon.log().slice(from);
@@ -128,7 +128,7 @@ it("a good change applies at once, and says what it did", async () => {
   const from = daemon.log().length;
   await world.configure("guests:\n  web: {ports: [1122:22, 1123:22]}\n  db: {ports: [1222:22]}\n");
   await expect
-    .poll(() => world.ask("client", "tcp", "198.51.100.1", 1123), { timeout: 20_000 })
+    .poll(() => world.ask("client", "tcp", "198.51.100.1", 1123), { timeout: 60_000 })
     .toBe(WEB_ANSWERS);
   // It is logged once the kernel has been read again.
   await expect

@@ -61,7 +61,7 @@ describe("iptables-restore", () => {
     await shadowed(bin, "iptables-nft-restore", "exec sleep 1000");
     await moveWeb();
     await expect
-      .poll(() => world.log().map(({ msg }) => msg), { timeout: 30_000 })
+      .poll(() => world.log().map(({ msg }) => msg), { timeout: 60_000 })
       .toContainEqual(
         expect.stringMatching(/iptables-nft-restore .*did not end within 15 s and was stopped/),
       );
@@ -96,7 +96,7 @@ it("iptables-restore under its plain name, which `auto` takes, is tried again as
   const count = `echo x >>${bin}/count; [ $(wc -l <${bin}/count) -gt 2 ] || { echo 'no luck' >&2; exit 4; }`;
   await shadowed(bin, "iptables-restore", `${count}\nexec /usr/sbin/iptables-restore "$@"`);
   await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
-  await expect.poll(() => world.web(), { timeout: 40_000 }).toBe(WEB_ANSWERS);
+  await expect.poll(() => world.web(), { timeout: 80_000 }).toBe(WEB_ANSWERS);
   await world.isWell();
   const said = world.log().map(({ msg }) => msg);
   expect(said).toContainEqual(expect.stringMatching(/^iptables-restore .*no luck \(exit code 4\)/));
@@ -109,7 +109,7 @@ it("xtables' lock, held for 10 s by another, is waited for", { timeout: 240_000 
   await incumbent.waitForLine(/held/);
   await moveWeb();
   await expect
-    .poll(() => world.log().map(({ msg }) => msg), { timeout: 40_000 })
+    .poll(() => world.log().map(({ msg }) => msg), { timeout: 80_000 })
     .toContainEqual(expect.stringMatching(/iptables-legacy-restore .*lock/));
   expect(await world.web()).toBe(WEB_ANSWERS);
   await incumbent.exited;
@@ -247,7 +247,7 @@ it("IPv6 forwarding that is off is told, and no lease of IPv4 waits for it", asy
   // Nobody answers where the lease was.
   await world.lab.exec(["ip", "-4", "-n", "web", "address", "flush", "dev", "eth0"]);
   await world.writeLeases("virbr0", [leaseRow6(WEB), leaseRow(DB), leaseRow6(DB)]);
-  await expect.poll(() => world.rules("nat"), { timeout: 20_000 }).not.toContain(`${WEB.address}:22`);
+  await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).not.toContain(`${WEB.address}:22`);
   const removals = (): readonly unknown[] =>
     world.log().flatMap(({ action, reason }) => (action === "remove" ? [reason] : []));
   // Not `retry`; a second look that comes late finds the end of its linger as well.
@@ -255,7 +255,7 @@ it("IPv6 forwarding that is off is told, and no lease of IPv4 waits for it", asy
   await forwarding(1);
   const codes = async (): Promise<readonly string[]> =>
     (await world.status()).problems.map(({ code }) => code);
-  await expect.poll(codes, { timeout: 20_000 }).not.toContain("ipv6-forwarding");
+  await expect.poll(codes, { timeout: 60_000 }).not.toContain("ipv6-forwarding");
 });
 
 it("without nft to tell of changes, leases are followed, and what is lost is found by looking", async () => {
@@ -266,9 +266,9 @@ it("without nft to tell of changes, leases are followed, and what is lost is fou
   await world.isWell();
   await world.complains("change-monitoring-degraded", /nft monitor/);
   for (const table of ["nat", "filter"]) await world.lab.exec(["iptables-nft", "-t", table, "-F"]);
-  await expect.poll(() => world.web(), { timeout: 20_000 }).toBe(WEB_ANSWERS);
+  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(WEB_ANSWERS);
   await moveWeb();
-  await expect.poll(() => world.web(), { timeout: 20_000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`db 22 ${CLIENT}`);
 });
 
 it("xtables' lock that cannot be opened is told, and all is well once it can", async () => {
@@ -292,9 +292,9 @@ it.each([
   await world.lab.exec(["sh", "-ec", make, "sh", folder]);
   const daemon = await world.start({ RUNTIME_DIRECTORY: folder });
   await daemon.waitForLine(new RegExp(`status\\.json cannot be written \\(${code}\\)`));
-  await expect.poll(() => world.web(), { timeout: 20_000 }).toBe(WEB_ANSWERS);
+  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(WEB_ANSWERS);
   await moveWeb();
-  await expect.poll(() => world.web(), { timeout: 20_000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`db 22 ${CLIENT}`);
   const told = daemon.log().filter(({ msg }) => msg.includes("cannot be written"));
   // Whether forwards work is another matter.
   expect(told.map(({ msg }) => msg)).toEqual([expect.not.stringContaining("forwards")]);

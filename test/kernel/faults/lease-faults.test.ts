@@ -50,7 +50,7 @@ async function put(content: string | Uint8Array): Promise<void> {
 async function looked(rows: readonly LeaseRow[]): Promise<void> {
   await world.writeLeases("virbr0", [...rows, leaseRow({ mac: DB.mac, address: "192.168.122.99" })]);
   await world.becomes("db", "active");
-  await expect.poll(() => world.rules("nat"), { timeout: 20_000 }).toContain("192.168.122.99");
+  await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).toContain("192.168.122.99");
 }
 
 describe("a file that cannot be read at all", () => {
@@ -208,7 +208,7 @@ describe("rows", () => {
     bytes.set([0xff, 0xfe], bytes.indexOf("XX"));
     await world.answerAs("virbr0", rows);
     await put(bytes);
-    await expect.poll(() => world.rules("nat"), { timeout: 20_000 }).toContain("192.168.122.99");
+    await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).toContain("192.168.122.99");
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
