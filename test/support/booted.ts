@@ -60,21 +60,21 @@ const ENVIRONMENT = {
 };
 
 interface System {
-  readonly incumbent: ChildProcess;
+  readonly holder: ChildProcess;
   readonly ended: Promise<unknown>;
   /** Its process 1, as this machine counts. */
   readonly pid: number;
 }
 
 async function boot(dir: string, root: string, upper: string): Promise<System> {
-  await rm(join(dir, "incumbent"), { force: true });
+  await rm(join(dir, "holder"), { force: true });
   // --pdeathsig: when the test runner is killed, its systems go too.
-  const incumbent = spawn("setpriv", ["--pdeathsig", "TERM", "bash", BOOT, dir, root, upper], {
+  const holder = spawn("setpriv", ["--pdeathsig", "TERM", "bash", BOOT, dir, root, upper], {
     stdio: ["ignore", "ignore", "pipe"],
   });
   let complaint = "";
-  incumbent.stderr.on("data", (chunk: Buffer) => (complaint += chunk.toString()));
-  const ended = new Promise((done) => incumbent.once("close", done));
+  holder.stderr.on("data", (chunk: Buffer) => (complaint += chunk.toString()));
+  const ended = new Promise((done) => holder.once("close", done));
   const what = async (): Promise<string> =>
     `${complaint}\n${await readFile(join(dir, "console"), "utf8").catch(() => "")}`;
   try {
@@ -97,17 +97,17 @@ async function boot(dir: string, root: string, upper: string): Promise<System> {
       });
       throw new Error(`the system is ${stdout.trim()}:\n${failed}`);
     }
-    return { incumbent, ended, pid };
+    return { holder, ended, pid };
   } catch (error) {
-    incumbent.kill();
+    holder.kill();
     throw new Error(`no system: ${await what()}`, { cause: error });
   }
 }
 
 async function findSystemd(dir: string): Promise<number | undefined> {
-  const incumbent = await readFile(join(dir, "incumbent"), "utf8").catch(() => "");
-  if (incumbent === "") return undefined;
-  const pid = await childOf(Number(incumbent));
+  const holder = await readFile(join(dir, "holder"), "utf8").catch(() => "");
+  if (holder === "") return undefined;
+  const pid = await childOf(Number(holder));
   const name = await readFile(`/proc/${pid}/comm`, "utf8");
   return name === "systemd\n" ? pid : undefined;
 }

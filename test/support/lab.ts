@@ -63,9 +63,9 @@ export async function createLab(): Promise<Lab> {
   const dir = await mkdtemp(join(tmpdir(), "kvmnatd-lab-"));
   // --pdeathsig: when the test runner is killed, its labs go too.
   const args = ["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"];
-  const incumbent = spawn("setpriv", [...args, "--mount-proc", "sh", "-c", "echo up; exec sleep infinity"]);
-  await isUp(incumbent);
-  const pid = await childOf(incumbent.pid ?? 0);
+  const first = spawn("setpriv", [...args, "--mount-proc", "sh", "-c", "echo up; exec sleep infinity"]);
+  await isUp(first);
+  const pid = await childOf(first.pid ?? 0);
   // --root: in a chroot, entering the mounts alone would lead out of it.
   const enter = ["nsenter", "--target", `${pid}`, "--net", "--mount", "--pid", "--root", "--wd", "--"];
   const inside = createRunner(() => enter, {
@@ -79,7 +79,7 @@ export async function createLab(): Promise<Lab> {
     kvmnatd: (given, own = {}) =>
       lab.exec([process.execPath, PROGRAM, ...given], { check: false, env: own, timeoutMs: 90_000 }),
     close: async () => {
-      const ended = new Promise((done) => incumbent.once("close", done));
+      const ended = new Promise((done) => first.once("close", done));
       process.kill(pid, "SIGKILL");
       inside.release();
       await ended;
@@ -117,13 +117,13 @@ export function createRunner(enter: () => readonly string[], env: Readonly<Recor
 }
 
 /** @throws with the complaint of unshare: mostly that this is not root */
-async function isUp(incumbent: ChildProcessWithoutNullStreams): Promise<void> {
+async function isUp(first: ChildProcessWithoutNullStreams): Promise<void> {
   let complaint = "";
-  incumbent.stderr.on("data", (chunk: Buffer) => (complaint += chunk.toString()));
+  first.stderr.on("data", (chunk: Buffer) => (complaint += chunk.toString()));
   await new Promise((done, fail) => {
-    incumbent.stdout.once("data", done);
-    incumbent.once("error", fail);
-    incumbent.once("close", (code) => fail(new Error(`no lab (exit code ${code}): ${complaint.trim()}`)));
+    first.stdout.once("data", done);
+    first.once("error", fail);
+    first.once("close", (code) => fail(new Error(`no lab (exit code ${code}): ${complaint.trim()}`)));
   });
 }
 

@@ -70,14 +70,14 @@ async function openPodman(lab: Lab): Promise<Podman> {
   const input = await readFile("/etc/resolv.conf", "utf8");
   await lab.exec(["sh", "-ec", MOUNT, "sh", tree.root, cache, TOP], { input });
   // The Podmans of two labs would not know of each other: the second test run waits for the first.
-  const incumbent = lab.spawn([
+  const lock = lab.spawn([
     "flock",
     join(cache, ".containers"),
     "sh",
     "-c",
     "echo alone; exec sleep infinity",
   ]);
-  await incumbent.waitForLine(/^alone$/, WAIT_MS);
+  await lock.waitForLine(/^alone$/, WAIT_MS);
   return {
     build: async (file, image) => {
       await makeHome(home);
