@@ -1,5 +1,6 @@
 import { resolve } from "node:path";
 import type { ViteUserConfig } from "vitest/config";
+import { LongestFirst } from "./support/longest-first.ts";
 
 // Few and heavy: each file makes a small host of its own.
 const real = { hookTimeout: 240_000, globalSetup: ["test/support/build.ts"] };
@@ -10,6 +11,7 @@ const config: ViteUserConfig = {
   test: {
     // More than processors: most of them wait for something most of the time.
     maxWorkers: 3,
+    sequence: { sequencer: LongestFirst },
     // Minutes of properties, on a machine that may have other things to do.
     testTimeout: 240_000,
     // What is waited for comes at once, or on a slow machine when it can.
