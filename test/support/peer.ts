@@ -1,7 +1,9 @@
-// Run by node in a namespace of a lab: a server that says who was reached and who asked, or a client that prints it.
+// Runs in a namespace of a lab: a server that answers with its name and the client's address, or a client that prints it.
 //   peer.ts serve NAME tcp:22 udp:53 late:53 stream:80 ...
 //                                late is udp that answers five times, the last time after 600 ms; stream is tcp that never pauses
 //   peer.ts ask tcp|udp HOST PORT [SOURCE]
+//   peer.ts asks                 the same for each line `NUMBER PROTOCOL HOST PORT [SOURCE]` of stdin, each with a socket
+//                                of its own; prints `NUMBER ANSWER`
 //   peer.ts probe                asks by tcp for each line `NUMBER HOST PORT SOURCE` of stdin, at once; prints `NUMBER ANSWER`
 //   peer.ts send HOST PORT       asks by udp, from one socket, every 20 ms; prints each answer
 //   peer.ts load HOST PORT       reads a stream; prints every 100 ms that more has come
@@ -60,19 +62,53 @@ function finish(answer: string): never {
   process.exit(0);
 }
 
-function askTcp(host: string, port: number, source: string | undefined): void {
-  const socket = connect({ host, port, ...(source === undefined ? {} : { localAddress: source }) });
-  socket.on("error", () => finish("denied"));
-  socket.on("data", (data) => finish(data.toString()));
+/** @returns what the server answered, or `denied`: refused, rejected and silent are all the same */
+function ask(protocol: string, host: string, port: number, source: string | undefined): Promise<string> {
+  return new Promise((resolve) => {
+    const { start, close } = (protocol === "udp" ? askUdp : askTcp)(host, port, source);
+    const end = (answer: string): void => {
+      clearTimeout(timer);
+      close();
+      resolve(answer.trim());
+    };
+    const timer = setTimeout(() => end("denied"), DEADLINE_MS);
+    start(end);
+  });
 }
 
-function askUdp(host: string, port: number, source: string | undefined): void {
+interface Client {
+  start(end: (answer: string) => void): void;
+  close(): void;
+}
+
+function askTcp(host: string, port: number, source: string | undefined): Client {
+  const socket = connect({ host, port, ...(source === undefined ? {} : { localAddress: source }) });
+  return {
+    start: (end) => socket.on("error", () => end("denied")).on("data", (data) => end(data.toString())),
+    close: () => socket.destroy(),
+  };
+}
+
+function askUdp(host: string, port: number, source: string | undefined): Client {
   const socket = createSocket(host.includes(":") ? "udp6" : "udp4");
   const send = (): void => socket.send("?", port, host, () => undefined);
-  socket.on("error", () => finish("denied"));
-  socket.on("message", (data) => finish(data.toString()));
-  if (source === undefined) send();
-  else socket.bind(0, source, send);
+  return {
+    start: (end) => {
+      socket.once("error", () => end("denied")).once("message", (data) => end(data.toString()));
+      if (source === undefined) send();
+      else socket.bind(0, source, send);
+    },
+    close: () => socket.removeAllListeners().close(),
+  };
+}
+
+function askOn(): void {
+  createInterface({ input: process.stdin }).on("line", (line) => {
+    const [number, protocol = "", host = "", port, source] = line.split(" ");
+    void ask(protocol, host, Number(port), source).then((answer) =>
+      process.stdout.write(`${number} ${answer}\n`),
+    );
+  });
 }
 
 function hold(host: string, port: number): void {
@@ -144,8 +180,9 @@ if (mode === "serve") {
   load(args[0] ?? "", Number(args[1]));
 } else if (mode === "hold") {
   hold(args[0] ?? "", Number(args[1]));
+} else if (mode === "asks") {
+  askOn();
 } else {
-  const [protocol, host = "", port, source] = args;
-  setTimeout(() => finish("denied"), DEADLINE_MS);
-  (protocol === "udp" ? askUdp : askTcp)(host, Number(port), source);
+  const [protocol = "", host = "", port, source] = args;
+  void ask(protocol, host, Number(port), source).then(finish);
 }

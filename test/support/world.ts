@@ -112,7 +112,6 @@ export async function createWorld(): Promise<World> {
       return exitCode === 0;
     });
   const { answerAs, addAddress } = createImpersonation(lab);
-  const at = (from: string): { readonly netns?: string } => (from === "host" ? {} : { netns: from });
   const replace = async (name: string, value: unknown): Promise<void> => {
     await writeFile(join(dnsmasqDir, `${name}.new`), `${JSON.stringify(value, undefined, 2)}\n`);
     await rename(join(dnsmasqDir, `${name}.new`), join(dnsmasqDir, name));
@@ -120,18 +119,7 @@ export async function createWorld(): Promise<World> {
   return {
     lab,
     dnsmasqDir,
-    ask: async (from, protocol, host, port, source) => {
-      const words = [
-        process.execPath,
-        PEER,
-        "ask",
-        protocol,
-        host,
-        `${port}`,
-        ...(source === undefined ? [] : [source]),
-      ];
-      return (await lab.exec(words, at(from))).stdout.trim();
-    },
+    ask: createAsk(lab),
     serve: async (netns, name, ports) => {
       const server = lab.spawn([process.execPath, PEER, "serve", name, ...ports], at(netns));
       for (const port of ports) await server.waitForLine(new RegExp(`^listening ${port.replace(":", " ")}$`));
@@ -180,6 +168,26 @@ export async function createWorld(): Promise<World> {
       return text;
     },
     close: () => lab.close(),
+  };
+}
+
+const at = (from: string): { readonly netns?: string } => (from === "host" ? {} : { netns: from });
+
+/** One process in each namespace asks all questions from there; each question has a socket of its own. */
+function createAsk(lab: Lab): World["ask"] {
+  const clients = new Map<string, LabProcess>();
+  let asked = 0;
+  return async (from, protocol, host, port, source) => {
+    const client = clients.get(from) ?? lab.spawn([process.execPath, PEER, "asks"], at(from));
+    clients.set(from, client);
+    void client.exited.then(() => clients.delete(from));
+    const number = `${asked++} `;
+    client.stdin.write(`${number}${[protocol, host, port, source ?? []].flat().join(" ")}\n`);
+    const line = await until(
+      () => `an answer from ${from}: ${client.lines.slice(-5).join("\n")}`,
+      () => client.lines.find((each) => each.startsWith(number)),
+    );
+    return line.slice(number.length);
   };
 }
 
