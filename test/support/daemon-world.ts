@@ -1,6 +1,8 @@
 import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { askDaemon } from "../../src/host/control-socket.ts";
 import { readStatusFile, startDaemon, until, untilStatus, writeConfig } from "./lab.ts";
-import type { Daemon, LogLine } from "./lab.ts";
+import type { Daemon, Lab, LogLine } from "./lab.ts";
 import { createWorld, DB, HOST, leaseRow, libvirtRules, NETWORKS, WEB } from "./world.ts";
 import type { LeaseRow, World } from "./world.ts";
 
@@ -42,10 +44,12 @@ export interface DaemonWorld extends World {
   /** Waits until a daemon runs, all its forwards are active and it has no problem that is more than a warning. */
   isWell(): Promise<void>;
   /**
-   * Waits until the daemon has nothing more to look at: it looks once more after file and link events, and would
-   * see what a test does next before it is told of it.
+   * Returns when the daemon has seen everything that happened before, and has no second look at files pending: such a
+   * look would see the next step of a test before its event arrives.
    */
   settles(): Promise<void>;
+  /** Waits until the daemon makes no more passes, and asks for none itself: for tests that count passes. */
+  idles(): Promise<void>;
   /** Asks guest `web` through the host. */
   web(): Promise<string>;
   rules(table: "nat" | "filter" | "raw"): Promise<string>;
@@ -53,7 +57,9 @@ export interface DaemonWorld extends World {
   close(): Promise<void>;
 }
 
-/** The second look comes 150 ms after an event, at most 100 ms after the pass before it. */
+/** Interval in which a pending second look is made: it comes 150 ms after an event. */
+const SECOND_LOOK_MS = 250;
+/** Interval without a pass after which none is pending: passes for rules of others are at most 950 ms apart. */
 const QUIET_MS = 1100;
 /** The last retry of a failure is made up to 30 s after the one before it. */
 const WELL_MS = 80_000;
@@ -113,19 +119,38 @@ export async function createDaemonWorld(
           forwards.every(({ state }) => state === "active"),
         WELL_MS,
       ),
-    settles: async () => {
-      const pass = async (): Promise<unknown> => (await readStatusFile<Status>(lab))?.pass;
-      let last: unknown;
-      let since = 0;
-      await until("the daemon makes no more passes", async () => {
-        const now = await pass();
-        if (now !== last) since = Date.now();
-        last = now;
-        return Date.now() - since > QUIET_MS;
-      });
-    },
+    settles: () => settle(lab),
+    idles: () => idle(lab),
     web: () => world.ask("client", "tcp", HOST, 1122),
     rules: async (table) => (await lab.exec([`iptables-${variant}-save`, "-t", table])).stdout,
     log: () => daemons.flatMap((daemon) => daemon.log()),
   };
+}
+
+type WithPass = Pick<Status, "pass">;
+
+/** `reload` returns after a whole pass. When nothing is pending, no other pass is made between two of them. */
+async function settle(lab: Lab): Promise<void> {
+  const reload = async (): Promise<number | undefined> => {
+    await askDaemon(join(lab.dir, "run"), "reload");
+    return (await readStatusFile<WithPass>(lab))?.pass;
+  };
+  let last = await reload();
+  await until("the daemon has no pass pending", async () => {
+    await new Promise((done) => setTimeout(done, SECOND_LOOK_MS));
+    const before = last;
+    last = await reload();
+    return before !== undefined && last === before + 1;
+  });
+}
+
+async function idle(lab: Lab): Promise<void> {
+  let last: unknown;
+  let since = 0;
+  await until("the daemon makes no more passes", async () => {
+    const now = (await readStatusFile<WithPass>(lab))?.pass;
+    if (now !== last) since = Date.now();
+    last = now;
+    return Date.now() - since > QUIET_MS;
+  });
 }
