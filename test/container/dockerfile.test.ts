@@ -22,7 +22,7 @@ describe("Dockerfile.test", { timeout: LONG_MS }, () => {
     expect(await podman.build("Dockerfile.test", IMAGE)).toContain(`Successfully tagged localhost/${IMAGE}`);
   });
 
-  it("has npm packages of its own, and of this folder the source alone", async () => {
+  it("has its own npm packages, and only the source of this folder", async () => {
     const script = `ls -A; stat --format=%Y ${INSTALLED}`;
     const lines = (await podman.run(IMAGE, ["sh", "-ec", script])).stdout.split("\n");
     const { mtimeMs } = await stat(resolve(import.meta.dirname, "../..", INSTALLED));
@@ -30,7 +30,7 @@ describe("Dockerfile.test", { timeout: LONG_MS }, () => {
     for (const each of [".git", "dist", `${Math.floor(mtimeMs / 1000)}`]) expect(lines).not.toContain(each);
   });
 
-  it("runs the tests, and leaves none out", async () => {
+  it("runs the tests and skips none", async () => {
     const { stdout, stderr, exitCode } = await podman.run(IMAGE, ["npm", "test", "--", ...SOME]);
     expect(exitCode, `${stdout}${stderr}`).toBe(0);
     expect(stdout).toMatch(/^ *Test Files +(\d+) passed \(\1\)$/m);

@@ -73,7 +73,7 @@ describe("libvirt's nftables backend", () => {
     jump: true,
   });
 
-  it("lets the forward through where the daemon was there before the first net-start", async () => {
+  it("passes the forward when the daemon ran before the first net-start", async () => {
     await stage.startDaemon();
     await until("it says that it waits", () => stage.log().some(({ event }) => event === "waiting"));
     await libvirt.start();
@@ -136,7 +136,7 @@ describe("libvirt's nftables backend", () => {
     expect(await look()).toEqual({ ...right(), rejects: false, jump: false });
   });
 
-  it("and back to nftables", async () => {
+  it("a switch back to nftables", async () => {
     await libvirt.setBackend("nftables");
     await libvirt.restart();
     await until("the jump is back", hasJump);
@@ -144,7 +144,7 @@ describe("libvirt's nftables backend", () => {
     await stage.becomes("active");
   });
 
-  it("teardown leaves libvirt's tables as libvirt made them", async () => {
+  it("teardown leaves libvirt's tables unchanged", async () => {
     await stage.stopDaemon();
     expect(await tables()).toContain("kvmnatd");
     expect((await stage.kvmnatd("teardown")).exitCode).toBe(0);

@@ -32,12 +32,12 @@ describe("commands beside a real libvirt", () => {
   afterAll(() => stage.close());
   beforeEach(({ onTestFailed }) => onTestFailed(() => stage.dump()));
 
-  it("status says that no daemon runs", async () => {
+  it("status reports that no daemon runs", async () => {
     const { exitCode } = await stage.kvmnatd("status");
     expect(exitCode).toBe(4);
   });
 
-  it("leases shows domain, address and network without a daemon", async () => {
+  it("leases shows domain, address and network when no daemon runs", async () => {
     const { exitCode, stdout } = await stage.kvmnatd("leases", "--json");
     expect(exitCode).toBe(0);
     const [lease] = await libvirt.leases();
@@ -56,7 +56,7 @@ describe("commands beside a real libvirt", () => {
     );
   });
 
-  it("plan shows what is missing and changes nothing", async () => {
+  it("plan shows missing rules and changes nothing", async () => {
     const before = await stage.foreignRules();
     const { exitCode, stdout } = await stage.kvmnatd("plan");
     expect(exitCode).toBe(2);
@@ -71,7 +71,7 @@ describe("commands beside a real libvirt", () => {
     expect(await stage.foreignRules()).toBe(before);
   });
 
-  it("status tells the active forward from the pending one, and why", async () => {
+  it("status shows active and pending forwards, with the reason", async () => {
     await stage.startDaemon();
     await until("devstack is active", async () =>
       (await stage.status()).forwards.some(({ state }) => state === "active"),
@@ -94,7 +94,7 @@ describe("commands beside a real libvirt", () => {
     ]);
   });
 
-  it("status exits 0 once every guest is there", async () => {
+  it("status exits 0 when every forward is active", async () => {
     const spare = await createGuest(libvirt, "spare", "52:54:00:6c:3c:02");
     await spare.powerOn();
     await spare.takeLease();
@@ -102,7 +102,7 @@ describe("commands beside a real libvirt", () => {
     expect((await stage.kvmnatd("status")).exitCode).toBe(0);
   });
 
-  it("plan is empty when the kernel is right, and names the drift when it is not", async () => {
+  it("plan is empty when the kernel is as desired, and shows drift otherwise", async () => {
     const converged = await stage.kvmnatd("plan", "--json");
     expect(converged).toMatchObject({ exitCode: 0 });
     expect(JSON.parse(converged.stdout)).toEqual({ changes: [] });

@@ -65,7 +65,7 @@ describe("a forward follows its guest", () => {
     );
   }
 
-  it("waits for libvirt, and says so once", async () => {
+  it("waits for libvirt and logs that once", async () => {
     await stage.startDaemon();
     const waiting = (): number => stage.log().filter(({ event }) => event === "waiting").length;
     await until("it says that it waits", () => waiting() > 0);
@@ -102,7 +102,7 @@ describe("a forward follows its guest", () => {
     );
   });
 
-  it("follows to another address and writes down why and which rules", async () => {
+  it("moves with the guest's lease and logs the reason and the rules", async () => {
     const before = stage.log().length;
     const old = address;
     await guest.releaseLease();
@@ -140,7 +140,7 @@ describe("a forward follows its guest", () => {
     expect((await libvirt.lab.exec(["iptables-save"])).stdout).not.toContain(`${old}:`);
   });
 
-  it("is pending when the guest has given its lease back and linger is over", async () => {
+  it("is pending when the guest has released its lease and linger is over", async () => {
     const before = stage.log().length;
     const releasedAt = Date.now();
     await guest.releaseLease();
@@ -152,7 +152,7 @@ describe("a forward follows its guest", () => {
     await stage.becomes("active");
   });
 
-  it("is pending when the guest is off, though its lease lives on, and active when it is back", async () => {
+  it("is pending while the guest is off and its lease lives on, and active when the guest runs again", async () => {
     const before = stage.log().length;
     const offAt = Date.now();
     await guest.powerOff();

@@ -90,12 +90,12 @@ describe.each(["iptables", "nftables"] as const)("a hostile guest, libvirt with 
   const rows = (): Promise<string> =>
     libvirt.lab.exec(["cat", "/var/lib/libvirt/dnsmasq/virbr0.status"]).then(({ stdout }) => stdout);
 
-  it("takes another's name", async () => {
+  it("takes the hostname of another guest", async () => {
     await say(evil, "lease", `host=${hex("site")}`);
     expect(await look()).toEqual(asBefore());
   });
 
-  it("leases with another's MAC and answers at that address", async () => {
+  it("takes a lease with another guest's MAC and answers at its address", async () => {
     const [address = ""] = await say(evil, "lease", `mac=${WEB_MAC}`, `id=${hex("evil")}`);
     await answerAt(address);
     expect(await look()).toEqual(asBefore());
@@ -103,7 +103,7 @@ describe.each(["iptables", "nftables"] as const)("a hostile guest, libvirt with 
     expect(forwards[0]?.why).toContain(`newer lease of ${address} passed over`);
   });
 
-  it("releases another's lease, and has one in its name", async () => {
+  it("releases another guest's lease and takes one in its name", async () => {
     const address = /at (\S+)/.exec(right[0] ?? "")?.[1] ?? "";
     await say(evil, "release", `ip=${address}`, `mac=${WEB_MAC}`, `id=01${WEB_MAC.replaceAll(":", "")}`);
     await until("the row has gone", async () => !(await rows()).includes(`"${address}"`));
@@ -123,25 +123,25 @@ describe.each(["iptables", "nftables"] as const)("a hostile guest, libvirt with 
     expect(await look()).toEqual(asBefore());
   });
 
-  it("declines", async () => {
+  it("declines an address", async () => {
     await say(evil, "decline", `mac=${WEB_MAC}`, `id=${hex("decline")}`);
     expect(await look()).toEqual(asBefore());
   });
 
-  it("makes the lease file invalid UTF-8", async () => {
+  it("makes the lease file invalid UTF-8 by its hostname", async () => {
     await say(evil, "lease", "host=fffe41");
     await say(evil, "lease", `host=${hex("again")}`);
     expect(await look()).toEqual(asBefore());
   });
 
-  it("takes two hundred leases with MACs of its own making", async () => {
+  it("takes two hundred leases with invented MACs", async () => {
     await say(evil, "lease", "mac=52:54:00:99:00:00", "count=200");
     const last = "52:54:00:99:00:c7";
     await until("the last one is written", async () => (await rows()).includes(last), TWO_HUNDRED_LEASES_MS);
     expect(await look()).toEqual(asBefore());
   });
 
-  it("floods with 500 requests a second, and another's change is followed meanwhile", async () => {
+  it("sends 500 requests a second, and a change of another guest is followed meanwhile", async () => {
     const flood = say(evil, "flood", "seconds=4", "rate=500");
     await libvirt.lab.exec(["iptables", "-t", "nat", "-F", "PREROUTING"]);
     await expect.poll(greetings, { timeout: 60_000 }).toEqual(right);

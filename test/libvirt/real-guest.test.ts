@@ -90,14 +90,14 @@ describe("a real guest", () => {
       .flatMap(({ rule }) => rule ?? []);
   }
 
-  it("boots, takes its lease, and a client reaches it by TCP and UDP", async () => {
+  it("is reached by TCP and UDP after it has booted and taken a lease", async () => {
     await libvirt.virsh("start web");
     await isReached(await guest.answers(PORT));
     const { "ip-address": address } = await lease();
     expect(await addresses()).toEqual([address, address]);
   });
 
-  it("goes on after suspend and resume, an open connection too", async () => {
+  it("keeps its forward and an open connection after suspend and resume", async () => {
     const held = guest.hold(PORT);
     held.stdin.write("before\n");
     await held.waitForLine(/^before$/);
@@ -116,7 +116,7 @@ describe("a real guest", () => {
     await isReached(last);
   });
 
-  it("is off after managedsave, and back after start without a word to the DHCP server", async () => {
+  it("is off after managedsave, and active after a start that sends no DHCP request", async () => {
     const stamp = (): Promise<string> => sh(`stat -c '%i %y' ${FILES}.status`);
     const before = { stamp: await stamp(), leases: await libvirt.leases() };
     await libvirt.virsh("managedsave web");
@@ -127,7 +127,7 @@ describe("a real guest", () => {
     expect({ stamp: await stamp(), leases: await libvirt.leases() }).toEqual(before);
   });
 
-  it("keeps its forward when a reservation is made, and takes it along at the next renewal", async () => {
+  it("keeps its forward when a reservation is made, and moves it at the next renewal", async () => {
     const { "ip-address": old } = await lease();
     expect(old).not.toBe(RESERVED);
     expect(await rulesChangedBy(() => libvirt.reserve(MAC, RESERVED))).toEqual([]);
@@ -153,7 +153,7 @@ describe("a real guest", () => {
     expect(changed).toEqual([]);
   });
 
-  it("is off after destroy though its lease lives on, and back after start", async () => {
+  it("is off after destroy while its lease lives on, and active after start", async () => {
     await libvirt.virsh("destroy web");
     await isPending(/guest is off/);
     expect((await lease())["ip-address"]).toBe(RESERVED);
@@ -162,7 +162,7 @@ describe("a real guest", () => {
     expect(await addresses()).toEqual([RESERVED, RESERVED]);
   });
 
-  it("is followed to another MAC, while the lease of the old one lives on", async () => {
+  it("keeps its forward with another MAC while the old lease lives on", async () => {
     await libvirt.virsh("destroy web");
     await guest.define(NEXT_MAC);
     await libvirt.virsh("start web");
@@ -173,7 +173,7 @@ describe("a real guest", () => {
     expect(await addresses()).toEqual([address, address]);
   });
 
-  it("is off when it was destroyed while the network was down, whatever libvirt's stale list says", async () => {
+  it("is off when it was destroyed while the network was down, though libvirt's list is stale", async () => {
     await libvirt.stopNetwork();
     await isPending(/./);
     await libvirt.virsh("destroy web");

@@ -18,7 +18,7 @@ interface Picture {
 }
 
 /** libvirt rewrites its rules in each of these cases, and a packet proves the order each time. */
-describe("libvirt rewrites its rules", () => {
+describe("forwards stay in force when libvirt rewrites its rules", () => {
   let stage: Stage;
   let libvirt: Libvirt;
   let guest: LabGuest;
@@ -66,7 +66,7 @@ describe("libvirt rewrites its rules", () => {
 
   const hasJump = async (): Promise<boolean> => (await sh("iptables -S FORWARD")).includes("KVMNATD-FWD");
 
-  it("has put its own rules beside those of others", async () => {
+  it("has its rules beside those of other programs", async () => {
     expect(await look()).toEqual(right);
   });
 
@@ -85,14 +85,14 @@ describe("libvirt rewrites its rules", () => {
     expect(await look()).toEqual(right);
   });
 
-  it("a flush of FORWARD, with nothing else to wake the daemon", async () => {
+  it("a flush of FORWARD without any other event", async () => {
     await stage.rests();
     await sh("iptables -F FORWARD");
     // libvirt's jumps come back with its next restart only; the admin's own is nobody's to restore but the admin's.
     expect(await until("kvmnatd's jump is back", hasJump)).toBe(true);
   });
 
-  it("restart of libvirtd after that flush: its jumps come before ours", async () => {
+  it("restart of libvirtd after that flush, which puts libvirt's jumps first", async () => {
     await sh("iptables -F FORWARD");
     await libvirt.lab.exec(["kill", "-HUP", `${(await stage.status()).pid}`]);
     await until("kvmnatd's jump is back", hasJump);
@@ -111,7 +111,7 @@ describe("libvirt rewrites its rules", () => {
     await stage.becomes("active");
   });
 
-  it("libvirtd ends when nobody asks it, a lease moves meanwhile, and the next call starts it again", async () => {
+  it("libvirtd exits when idle, a lease moves meanwhile, and socket activation starts it again", async () => {
     const ended = (): Promise<boolean> => sh("pidof libvirtd || true").then((pids) => pids === "");
     await sh("kill $(cat /run/libvirtd.pid)");
     await until("libvirtd has ended", ended);
@@ -135,7 +135,7 @@ describe("libvirt rewrites its rules", () => {
     expect(await look()).toEqual(right);
   });
 
-  it("none of it is taken for a flush of libvirt's rules", () => {
+  it("none of these is reported as flushed libvirt rules", () => {
     expect(stage.log().filter(({ event }) => event === "libvirt-rules-missing")).toEqual([]);
   });
 

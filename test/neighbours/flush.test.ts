@@ -20,7 +20,7 @@ const EVENTS = [
   ["nftables.service stop", "nft flush ruleset", "nothing"],
 ] as const;
 
-describe("whoever flushes the rules", () => {
+describe("a program that flushes all rules", () => {
   let hood: Neighbourhood;
 
   beforeAll(async () => {

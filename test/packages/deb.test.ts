@@ -21,14 +21,14 @@ describe("the Debian package", () => {
   afterAll(() => machine.lab.close());
   const said = async (script: string): Promise<string> => (await machine.sh(script)).stdout.trim();
 
-  it("has nothing that lintian objects to", () => {
+  it("passes lintian", () => {
     // How the words in Node.js are spelt is not for us to mend, and takes half of the time.
     const args = ["--no-cfg", "--allow-root", "-X", "binaries/spelling", packageFile("now", ".deb")];
     const { stdout } = spawnSync("lintian", args, { encoding: "utf8" });
     expect(stdout).toBe("");
   }, 120_000);
 
-  it("asks for what it needs", async () => {
+  it("depends on the packages that it needs", async () => {
     // As on a host where nothing is installed.
     const plan = await said(`: >${machine.lab.dir}/status
       ${INSTALL} -s -o Dir::State::status=${machine.lab.dir}/status ${now}`);
@@ -36,13 +36,13 @@ describe("the Debian package", () => {
       expect(plan).toContain(`\nInst ${name} `);
   });
 
-  it("is installed, and neither enabled nor started", async () => {
+  it("installs the service, neither enabled nor started", async () => {
     await machine.sh(`${INSTALL} ${before}`);
     expect(await said("dpkg-query -W -f '${db:Status-Status} ${Version}' kvmnatd")).toBe("installed 0.0.1");
     expect(await said("systemctl is-enabled kvmnatd || :")).toBe("disabled");
   });
 
-  it("owns its files as root, and lets everybody read them", async () => {
+  it("installs files that root owns and all users can read", async () => {
     const odd = await said(`dpkg -L kvmnatd | while read -r file; do
       stat -c '%U:%G %a %F %n' "$file"; done | grep -vE '^root:root (644|755) ' || :`);
     expect(odd).toBe("");
@@ -56,7 +56,7 @@ describe("the Debian package", () => {
     expect(await said("dpkg --verify kvmnatd")).toBe("");
   });
 
-  it("runs without any other Node.js", async () => {
+  it("runs on a host without Node.js", async () => {
     expect((await machine.sh("command -v node", { check: false })).exitCode).not.toBe(0);
     const { version } = JSON.parse(execFileSync("cat", ["package.json"], { encoding: "utf8" })) as {
       version: string;
@@ -65,14 +65,14 @@ describe("the Debian package", () => {
     expect(await said("bash -c 'exec -a x kvmnatd --version'")).toBe(version);
   });
 
-  it("comes with a config that its user can read, and that publishes nothing", async () => {
+  it("installs a config that the service can read and that publishes nothing", async () => {
     expect(await said("id -nG kvmnatd")).toBe("kvmnatd");
     expect(await said("setpriv --reuid=kvmnatd --regid=kvmnatd --clear-groups kvmnatd check")).toMatch(
       /valid/,
     );
   });
 
-  it("leaves the admin's config alone in an upgrade", async () => {
+  it("keeps the admin's config in an upgrade", async () => {
     // The new version has another one to offer.
     await machine.sh(`cd ${machine.lab.dir} && dpkg-deb -R ${now} repacked &&
       echo '# new' >>repacked/etc/kvmnatd.yaml && dpkg-deb -Zgzip -z1 --root-owner-group -b repacked ${now}`);
@@ -95,7 +95,7 @@ describe("the Debian package", () => {
     ]);
   });
 
-  it("leaves nothing when it is purged", async () => {
+  it("removes all its files when it is purged", async () => {
     await machine.sh("apt-get purge -y -q kvmnatd");
     expect(await machine.changes()).toEqual([]);
   });

@@ -23,7 +23,7 @@ describe("the rpm", () => {
     return (await machine.lab.exec([...own, ...args], { timeoutMs: 180_000 })).stdout.trim();
   };
 
-  it("asks for what it needs", async () => {
+  it("depends on the packages that it needs", async () => {
     const needs = await rpm("-qp", "--requires", now);
     for (const name of ["iptables", "nftables", "conntrack-tools", "iproute", "libc.so.6(GLIBC_2.28)(64bit)"])
       expect(needs.split("\n")).toContain(name);
@@ -34,7 +34,7 @@ describe("the rpm", () => {
     expect(await rpm("-qp", "--recommends", now)).toMatch(/^\(perl\(Socket\) if systemd < 253\)$/m);
   });
 
-  it("is installed, and neither enabled nor started", async () => {
+  it("installs the service, neither enabled nor started", async () => {
     await rpm("-i", ...CHANGE, before);
     expect(await rpm("-q", "kvmnatd")).toBe(basename(before, ".rpm"));
     expect(await rpm("-V", "--nodeps", "kvmnatd")).toBe("");
@@ -43,7 +43,7 @@ describe("the rpm", () => {
     expect(await said("kvmnatd check")).toMatch(/valid/);
   });
 
-  it("leaves the admin's config alone in an upgrade", async () => {
+  it("keeps the admin's config in an upgrade", async () => {
     await machine.sh("echo '# mine' >>/etc/kvmnatd.yaml; systemctl --quiet enable kvmnatd");
     await rpm("-U", ...CHANGE, now);
     expect(await rpm("-q", "kvmnatd")).toBe(basename(now, ".rpm"));
@@ -52,7 +52,7 @@ describe("the rpm", () => {
     expect(await said("kvmnatd check")).toMatch(/valid/);
   });
 
-  it("leaves the admin's config, and the user, when it is erased", async () => {
+  it("keeps the admin's config and the user when it is erased", async () => {
     await rpm("-e", ...CHANGE, "kvmnatd");
     const left = await machine.changes();
     expect(left.filter((path) => !/^\.\/etc\/(passwd|group|g?shadow)$/.test(path))).toEqual([

@@ -45,20 +45,20 @@ describe.each([
   const hasChain = async (): Promise<boolean> =>
     (await machine.sh(`iptables -t nat -S ${CHAIN}`, { check: false })).exitCode === 0;
 
-  it("is not started by the installation", async () => {
+  it("is not started when the package is installed", async () => {
     await change(`${install} ${before}`);
     expect(await told()).toEqual([]);
     expect((await machine.sh("grep -c daemon-reload /run/told")).stdout).not.toBe("0\n");
     expect((await machine.sh("stat -c '%a %U %G' /run/xtables.lock")).stdout).toBe("640 root kvmnatd\n");
   });
 
-  it("is restarted by an upgrade if it runs, and leaves its rules to the one after it", async () => {
+  it("is restarted by an upgrade if it runs, and hands its rules over to the new daemon", async () => {
     await machine.sh("touch /run/active");
     await change(`${install} ${now}`);
     expect(await told()).toEqual(["kvmnatd handover", "systemctl try-restart kvmnatd.service"]);
   });
 
-  it("is stopped by a removal from within a chroot; the rules, which are the host's, stay", async () => {
+  it("is stopped when a chroot removes the package; the rules of the host stay", async () => {
     await machine.sh(`iptables -t nat -N ${CHAIN}`);
     await change(remove);
     expect(await told()).toEqual([

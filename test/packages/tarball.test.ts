@@ -20,7 +20,7 @@ describe("the tarball", () => {
   afterAll(() => machine.lab.close());
   const said = async (script: string): Promise<string> => (await machine.sh(script)).stdout.trim();
 
-  it("is installed below a folder, for who makes a package of it", async () => {
+  it("can be installed below DESTDIR", async () => {
     const target = join(machine.lab.dir, "target");
     await machine.sh(`DESTDIR=${target} PREFIX=/usr ${folder}/install.sh`);
     expect(await said(`cd ${target}; find . -name 'kvmnatd*' ! -type d | sort`)).toMatch(
@@ -53,7 +53,7 @@ describe("the tarball", () => {
     expect(await machine.changes()).toEqual([]);
   });
 
-  it("says what it cannot do", async () => {
+  it("reports what it cannot do without systemd", async () => {
     const { exitCode, stderr } = await machine.sh(`PREFIX=here ${folder}/install.sh`, { check: false });
     expect({ exitCode, stderr }).toEqual({
       exitCode: 64,

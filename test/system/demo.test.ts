@@ -13,7 +13,7 @@ function leftovers(): readonly string[] {
 }
 
 describe("kvmnatd demo", () => {
-  it("plays the whole story and says so", () => {
+  it("plays the whole story and reports success", () => {
     const { status, stdout, stderr } = spawnSync(process.execPath, [PROGRAM, "demo"], { encoding: "utf8" });
     expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
     expect(stdout).toMatch(

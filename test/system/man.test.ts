@@ -32,7 +32,7 @@ describe("the man pages", () => {
     for (const { name } of describeCommands()) expect(text).toMatch(new RegExp(`^ {7}${name}\\b`, "m"));
   });
 
-  it("name every key, and show the example as it is", () => {
+  it("name every key and contain the example config unchanged", () => {
     const { text } = show("kvmnatd.yaml.5");
     for (const key of knownKeys([])) expect(text).toMatch(new RegExp(`^ {7}${key}\\b`, "m"));
     const example = readFileSync(resolve(import.meta.dirname, "../../config.example.yaml"), "utf8");

@@ -11,15 +11,15 @@ afterAll(() => rmSync(folder, { recursive: true }));
 const promtool = (...args: readonly string[]): string =>
   execFileSync("promtool", args, { cwd: ROOT, encoding: "utf8", stdio: "pipe" });
 
-it("the alert rules are rules", () => {
+it("promtool accepts the alert rules", () => {
   expect(promtool("check", "rules", "docs/alerts.yaml")).toMatch(/SUCCESS: 5 rules found/);
 });
 
-it("the alerts are raised when they should be, and only then", () => {
+it("the alerts fire in the expected states and in no others", () => {
   expect(promtool("test", "rules", "test/fixtures/alerts.yaml")).toMatch(/SUCCESS/);
 });
 
-it("Prometheus understands every expression of the dashboard", () => {
+it("promtool accepts every expression of the dashboard", () => {
   const dashboard = readFileSync(join(ROOT, "docs/grafana-dashboard.json"), "utf8");
   const { panels } = JSON.parse(dashboard) as { panels: { targets: { expr: string }[] }[] };
   const rules = panels

@@ -30,7 +30,7 @@ describe.each([
 
   const status = (): Promise<string> => host.show("StatusText");
 
-  it("is refused at once with a bad config, says why, and is not tried again", async () => {
+  it("fails at once with a bad config, logs the reason and is not restarted", async () => {
     await host.configure("guests:\n  web: {ports: [99999:22]}\n");
     const { exitCode } = await host.systemctl("start", "kvmnatd");
     expect(exitCode).not.toBe(0);
@@ -41,20 +41,20 @@ describe.each([
     expect(entry?.["MESSAGE"]).toMatch(/kvmnatd\.yaml:2:17: port 99999 is out of range[^]*> 2 \|/);
   });
 
-  it("is up, and waits, before libvirt is there", async () => {
+  it("is active and waits before libvirt runs", async () => {
     await host.configure(GUESTS);
     expect(await host.systemctl("enable", "--now", "kvmnatd")).toMatchObject({ exitCode: 0 });
     expect(await status()).toMatch(/^waiting for libvirt: .*; 0 of 1 forwards active$/);
   });
 
-  it("forwards as soon as a guest has its lease", async () => {
+  it("forwards a port as soon as the guest has a lease", async () => {
     await host.startLibvirt();
     await host.plugGuest("web", GUEST_MAC);
     await host.reaches(1122, "web");
     await until("systemctl says so", async () => (await status()) === "1 of 1 forwards active");
   });
 
-  it("runs as its own user, with two capabilities", async () => {
+  it("runs as its own user with two capabilities", async () => {
     const pid = await host.show("MainPID");
     const user = await host.sh("id -u kvmnatd");
     const lines = (await host.sh(`grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs)' /proc/${pid}/status`)).split(
@@ -69,14 +69,14 @@ describe.each([
     expect(await host.sh(`cat /proc/${pid}/comm`)).toBe("kvmnatd");
   });
 
-  it("is exposed by 1.5 at most", async () => {
+  it("has a systemd exposure level of 1.5 at most", async () => {
     const { exitCode } = await host.exec(["systemd-analyze", "security", "--threshold=15", "kvmnatd"], {
       check: false,
     });
     expect(exitCode).toBe(0);
   });
 
-  it("writes an audit trail with fields", async () => {
+  it("logs each rule with journal fields", async () => {
     const [moved] = await host.journal("KVMNATD_GUEST=web", "KVMNATD_EVENT=forward-active");
     expect(moved).toMatchObject({ PRIORITY: "6", SYSLOG_IDENTIFIER: "kvmnatd", _COMM: "kvmnatd" });
     const [added] = await host.journal("KVMNATD_GUEST=web", "KVMNATD_ACTION=add");
@@ -86,14 +86,14 @@ describe.each([
     expect(added?.["KVMNATD_REASON"]).not.toBe("");
   });
 
-  it("explains its entries, and tells who had a port when", async () => {
+  it("has catalogue texts for its entries, and a history of each port", async () => {
     const explained = await host.sh("journalctl -x -u kvmnatd KVMNATD_EVENT=forward-active --no-pager");
     expect(explained).toMatch(/Subject: Ports of guest web are forwarded/);
     const history = await host.sh("kvmnatd history --port 1122");
     expect(history).toMatch(/\*:1122\/tcp +web +192\.168\.122\.\d+:22 /);
   });
 
-  it("has metrics, on 127.0.0.1", async () => {
+  it("serves metrics on 127.0.0.1", async () => {
     await host.configure(`metrics: 9101\n${GUESTS}`);
     expect(await host.systemctl("reload", "kvmnatd")).toMatchObject({ exitCode: 0 });
     const get = String.raw`printf 'GET /metrics HTTP/1.0\r\n\r\n' | socat -t5 - TCP4:127.0.0.1:9101`;
@@ -105,13 +105,13 @@ describe.each([
     expect(await host.systemctl("reload", "kvmnatd")).toMatchObject({ exitCode: 0 });
   });
 
-  it("reloads a good config before systemctl returns", async () => {
+  it("has the new config in force when systemctl reload returns", async () => {
     await host.configure(`${GUESTS}  db: {mac: "52:54:00:6c:3c:02", ports: ["1222:22"]}\n`);
     expect(await host.systemctl("reload", "kvmnatd")).toEqual({ exitCode: 0, said: "" });
     expect(await status()).toBe("1 of 2 forwards active");
   });
 
-  it("fails to reload a bad one, says why, and goes on with the one before", async () => {
+  it("fails to reload a bad config, logs the reason and keeps the last good one", async () => {
     await host.configure("guests:\n  web: {ports: [1122:22], nonsense: 1}\n");
     const { exitCode, said } = await host.systemctl("reload", "kvmnatd");
     expect({ exitCode, said }).toMatchObject({ exitCode: 1, said: expect.stringContaining("failed") });
@@ -123,7 +123,7 @@ describe.each([
     expect(await host.systemctl("reload", "kvmnatd")).toMatchObject({ exitCode: 0 });
   });
 
-  it("loses nothing of a burst of 5,000 rules, also across a restart of journald", async () => {
+  it("logs every rule of a burst of 5,000 while journald restarts", async () => {
     const ports = Array.from({ length: 5000 }, (_, index) => `"${20_000 + index}:22"`);
     await host.configure(`${GUESTS}  many: {mac: "${GUEST_MAC}", ports: [${ports.join(", ")}]}\n`);
     const reload = host.systemctl("reload", "kvmnatd");
@@ -144,7 +144,7 @@ describe.each([
     expect(await host.systemctl("reload", "kvmnatd")).toMatchObject({ exitCode: 0 });
   });
 
-  it("is upgraded without a connection breaking, even with on_stop: remove", async () => {
+  it("keeps connections open during an upgrade with on_stop: remove", async () => {
     await host.configure(`on_stop: remove\n${GUESTS.replace('"1122:22"', '"1122:22", "1107:7"')}`);
     expect(await host.systemctl("reload", "kvmnatd")).toMatchObject({ exitCode: 0 });
     expect(await host.sh(VERSION)).toBe("0.0.1");
@@ -160,7 +160,7 @@ describe.each([
     expect(await host.sh("cat /etc/kvmnatd.yaml")).toContain("on_stop: remove");
   });
 
-  it("takes its rules away when it is stopped, with on_stop: remove", async () => {
+  it("removes its rules when it stops with on_stop: remove", async () => {
     const rules = "{ iptables-save; ip6tables-save; } | grep -c kvmnatd || true";
     expect(await host.sh(rules)).not.toBe("0");
     await host.sh("systemctl stop kvmnatd");
@@ -173,7 +173,7 @@ describe.each([
     expect(await host.systemctl("reload", "kvmnatd")).toMatchObject({ exitCode: 0 });
   });
 
-  it("cannot do what it need not do", async () => {
+  it("is confined to what it needs by the sandbox of its unit", async () => {
     await host.sh(PROBE);
     const said = await host.sh(
       "systemctl start kvmnatd-probe; journalctl -u kvmnatd-probe -o cat --no-pager",
@@ -186,7 +186,7 @@ describe.each([
   // What systemd does with a service that fails is the same in both.
   if (hasFailures) describe("fails and recovers", () => testFailures(() => host));
 
-  it("is there again after a reboot", async () => {
+  it("forwards again after a reboot", async () => {
     await host.reboot();
     expect(await host.show("ActiveState")).toBe("active");
     await host.startLibvirt();
@@ -194,7 +194,7 @@ describe.each([
     await host.reaches(1122, "web");
   }, 120_000);
 
-  it("takes its rules along when it is removed, and leaves nothing when it is purged", async () => {
+  it("removes its rules when the package is removed, and all its files when it is purged", async () => {
     await host.exec(["apt-get", "remove", "-y", "-q", "kvmnatd"], { timeoutMs: 180_000 });
     await host.isRefused(1122);
     expect(await host.sh("iptables-save")).not.toMatch(/kvmnatd/i);
@@ -215,7 +215,7 @@ function testFailures(findHost: () => ServiceHost): void {
 
   const status = (): Promise<string> => host.show("StatusText");
 
-  it("is killed by the watchdog when it hangs, and comes back; the rules stay", async () => {
+  it("is restarted by the watchdog when it hangs, and its rules stay in force", async () => {
     const pid = await host.show("MainPID");
     await host.sh(
       "mkdir -p /run/systemd/system/kvmnatd.service.d && printf '[Service]\\nWatchdogSec=3\\n' >/run/systemd/system/kvmnatd.service.d/w.conf && systemctl daemon-reload && systemctl restart kvmnatd",
@@ -248,7 +248,7 @@ function testFailures(findHost: () => ServiceHost): void {
 
   const uptime = async (): Promise<number> => Number((await host.sh("cat /proc/uptime")).split(" ")[0]);
 
-  it("never gives up: killed again and again, it comes back each time", async () => {
+  it("is restarted each time after several SIGKILLs", async () => {
     for (let round = 0; round < 4; round += 1) {
       const pid = await until("it runs", async () => {
         const found = await host.show("MainPID");
@@ -261,7 +261,7 @@ function testFailures(findHost: () => ServiceHost): void {
     await until("it is up", async () => (await status()) === "1 of 1 forwards active");
   }, 90_000);
 
-  it("says what is missing when a drop-in takes its capability", async () => {
+  it("reports the missing capability when a drop-in removes it", async () => {
     await host.sh(
       "mkdir -p /run/systemd/system/kvmnatd.service.d && printf '[Service]\\nAmbientCapabilities=\\nCapabilityBoundingSet=CAP_NET_RAW\\n' >/run/systemd/system/kvmnatd.service.d/c.conf && systemctl daemon-reload && systemctl restart kvmnatd",
     );
@@ -273,7 +273,7 @@ function testFailures(findHost: () => ServiceHost): void {
     await until("it is well", async () => (await status()) === "1 of 1 forwards active");
   });
 
-  it("does its work with iptables-legacy too", async () => {
+  it("moves its rules to iptables-legacy and back", async () => {
     await host.configure(`iptables: legacy\n${GUESTS}`);
     expect(await host.systemctl("reload", "kvmnatd")).toMatchObject({ exitCode: 0 });
     expect(await host.sh("iptables-legacy-save -t nat")).toMatch(/KVMNATD-DNAT .*--dport 1122 /);

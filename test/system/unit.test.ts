@@ -9,7 +9,7 @@ const folder = mkdtempSync(join(tmpdir(), "kvmnatd-unit-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
 describe("the systemd unit", () => {
-  it("is accepted by systemd, once its program is there", () => {
+  it("is accepted by systemd when its program is installed", () => {
     // systemd looks for the program; here it is another one that surely exists.
     const file = join(folder, "kvmnatd.service");
     writeFileSync(file, readFileSync(UNIT, "utf8").replaceAll(/\/usr\/bin\/kvmnatd \w+/g, "/bin/true"));
@@ -21,7 +21,7 @@ describe("the systemd unit", () => {
     expect({ status, said }).toEqual({ status: 0, said: "" });
   });
 
-  it("does not start a bad config over and over", () => {
+  it("does not restart the daemon after a bad config", () => {
     expect(readFileSync(UNIT, "utf8")).toMatch(/^RestartPreventExitStatus=78$/m);
   });
 });
@@ -29,7 +29,7 @@ describe("the systemd unit", () => {
 describe("the built program", () => {
   const program = resolve(import.meta.dirname, "../../dist/kvmnatd.js");
 
-  it("runs alone, with no node_modules beside it", () => {
+  it("runs without node_modules", () => {
     const copy = join(folder, "kvmnatd");
     execFileSync("install", ["-m", "755", program, copy]);
     const { version } = JSON.parse(readFileSync(resolve(program, "../../package.json"), "utf8")) as {
@@ -42,12 +42,12 @@ describe("the built program", () => {
     ).toMatch(/valid/);
   });
 
-  it("runs in a folder that is gone", () => {
+  it("runs when its working folder has been deleted", () => {
     const script = `mkdir gone && cd gone && rmdir ../gone && exec ${process.execPath} ${program} check -c ${folder}/c.yaml`;
     expect(execFileSync("sh", ["-c", script], { encoding: "utf8", cwd: folder })).toMatch(/valid/);
   });
 
-  it("ends with 70 by a bug that nobody waits for, and says that it is one", () => {
+  it("exits 70 and reports a bug after an unhandled rejection", () => {
     const bug =
       'const timer = setInterval(() => { if (process.listenerCount("uncaughtException") === 0) return; ' +
       'clearInterval(timer); void Promise.reject(new Error("nobody waits")); }, 1)';
@@ -75,7 +75,7 @@ describe("the built program", () => {
     expect(spawnSync(process.execPath, [program, ...args]).status).toBe(expected);
   });
 
-  it("writes a long answer into a pipe to its end", () => {
+  it("writes a long answer completely into a pipe", () => {
     const schema = execFileSync("sh", ["-c", `${process.execPath} ${program} schema | cat`], {
       encoding: "utf8",
     });

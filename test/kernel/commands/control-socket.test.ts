@@ -25,7 +25,7 @@ describe("kvmnatd reload", () => {
     }
   });
 
-  it("tells every fault with its place, and leaves in force what is", async () => {
+  it("reports every error with its place, and keeps the config in force", async () => {
     await world.start();
     await world.isWell();
     await world.configure("guests:\n  web: {ports: [99999:22]}\n  db: {ports: [1222:22], nmae: 1}\n");
@@ -40,7 +40,7 @@ describe("kvmnatd reload", () => {
     expect(await ask("reload")).toEqual({ exitCode: 0, said: "" });
   });
 
-  it("says when the kernel does not take it", async () => {
+  it("reports that the kernel rejects the rules", async () => {
     await world.start();
     await world.isWell();
     const { stdout } = await world.lab.exec(["sh", "-c", "command -v iptables-nft-restore"]);
@@ -56,20 +56,20 @@ describe("kvmnatd reload", () => {
     expect(await ask("reload")).toEqual({ exitCode: 0, said: "" });
   });
 
-  it("says that no daemon runs", async () => {
+  it("reports that no daemon runs", async () => {
     const { exitCode, said } = await ask("reload");
     expect(exitCode).toBe(4);
     expect(said).toMatch(/does not run/);
   });
 
-  it("is for root and the daemon's user alone", async () => {
+  it("is allowed for root and the daemon's user only", async () => {
     await world.start();
     await world.isWell();
     const { stdout } = await world.lab.exec(["stat", "-c", "%a", `${world.lab.dir}/run/control`]);
     expect(stdout.trim()).toBe("600");
   });
 
-  it("survives who says nothing, nonsense or too much", async () => {
+  it("survives clients that send nothing, nonsense or too much", async () => {
     await world.start();
     await world.isWell();
     const socket = `UNIX-CONNECT:${world.lab.dir}/run/control`;
@@ -80,7 +80,7 @@ describe("kvmnatd reload", () => {
 });
 
 describe("kvmnatd handover", () => {
-  it("leaves the rules for the daemon after it, whatever on_stop says, once", async () => {
+  it("leaves the rules for the next daemon once, whatever on_stop says", async () => {
     await world.configure(`on_stop: remove\n${GUESTS}`);
     const first = await world.start();
     await world.isWell();

@@ -92,7 +92,7 @@ const targets = ({ holdings }: Shown): readonly string[] => holdings.map(({ targ
 describe("kvmnatd history, from a real journal", () => {
   let movedAt: string;
 
-  it("follows a guest that moves, and a rule that is put back", async () => {
+  it("shows a guest that moves, and a repaired rule", async () => {
     const stop = await start("perl", LAUNCHER);
     await world.leases({ ...leaseRow(WEB), "ip-address": "192.168.122.57" });
     await expect.poll(async () => targets(await history("--guest", "web")), SOON).toHaveLength(2);
@@ -122,7 +122,7 @@ describe("kvmnatd history, from a real journal", () => {
     await stop();
   });
 
-  it("reads lines without fields as well, and nothing into a restart", async () => {
+  it("reads lines without fields too, and takes a restart for no change", async () => {
     const stop = await start();
     await world.configure("guests:\n  web: {ports: [1122:22]}\n");
     await expect.poll(async () => (await history("--guest", "db")).holdings[0]?.to, SOON).toMatch(/Z$/);
@@ -133,7 +133,7 @@ describe("kvmnatd history, from a real journal", () => {
     await stop();
   });
 
-  it("knows who had a port at a time", async () => {
+  it("shows which guest had a port at a given time", async () => {
     const at = (seconds: number): string => `@${Date.parse(movedAt) / 1000 + seconds}`;
     expect(targets(await history("--port", "1122", "--at", at(-0.01)))).toEqual(["192.168.122.11:22"]);
     expect(targets(await history("--port", "1122", "--at", at(0.01)))).toEqual(["192.168.122.57:22"]);
@@ -142,7 +142,7 @@ describe("kvmnatd history, from a real journal", () => {
     expect(targets(await history("--port", "9", "--until", "now"))).toEqual([]);
   });
 
-  it("is a table for people", async () => {
+  it("prints a table", async () => {
     const { stdout, stderr, exitCode } = await world.lab.kvmnatd(["history", "--port", "1122"]);
     expect(exitCode).toBe(0);
     expect(stderr).toMatch(/^kvmnatd: the journal has entries of kvmnatd since 20\d\d-/);
@@ -154,7 +154,7 @@ describe("kvmnatd history, from a real journal", () => {
     expect(stdout).toMatch(new RegExp(`^${time}  web: rules brought up to date`, "m"));
   });
 
-  it("says that it may not read the journal", async () => {
+  it("reports that it may not read the journal", async () => {
     const nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     const { stderr, exitCode } = await world.lab.exec([...nobody, process.execPath, PROGRAM, "history"], {
       check: false,
@@ -163,7 +163,7 @@ describe("kvmnatd history, from a real journal", () => {
     expect(stderr).toMatch(/permission denied; run as root, or be a member of the group systemd-journal/);
   });
 
-  it("says what is held since before the journal begins", async () => {
+  it("reports forwards that are older than the journal", async () => {
     const stop = await start();
     await journald.kill("SIGTERM");
     await journald.exited;
@@ -180,7 +180,7 @@ describe("kvmnatd history, from a real journal", () => {
     await stop();
   });
 
-  it("knows of what was done by hand", async () => {
+  it("shows changes made by hand", async () => {
     await world.lab.kvmnatd(["teardown"]);
     await expect
       .poll(async () => (await history("--port", "1122")).holdings, SOON)
@@ -204,7 +204,7 @@ describe("kvmnatd history, from a real journal", () => {
       ]);
   });
 
-  it("knows of rules that the daemon removed when it stopped", async () => {
+  it("shows rules that the daemon removed when it stopped", async () => {
     await world.configure("on_stop: remove\nguests:\n  web: {ports: [1122:22]}\n");
     const stop = await start("perl", LAUNCHER);
     await stop();
@@ -228,7 +228,7 @@ describe("kvmnatd history, from a real journal", () => {
   });
 });
 
-it("says that there is no such journal", async () => {
+it("reports that there is no such journal", async () => {
   const { stderr, exitCode } = await world.lab.kvmnatd(["history", "--journal-dir", `${world.lab.dir}/none`]);
   expect(stderr).toMatch(/the journal cannot be read: journalctl .*none: No such file or directory/);
   expect(exitCode).toBe(1);

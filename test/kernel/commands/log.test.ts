@@ -47,7 +47,7 @@ async function isRunning(): Promise<boolean> {
 }
 
 describe("a log whose reader", () => {
-  it("stands still holds up neither passes nor the end", async () => {
+  it("blocks delays neither passes nor the end", async () => {
     await publishMany();
     runInto("| sleep 1000");
     await world.isWell();
@@ -56,7 +56,7 @@ describe("a log whose reader", () => {
     await expect.poll(isRunning, { timeout: 60_000 }).toBe(false);
   });
 
-  it("is late gets every line, in order", async () => {
+  it("is slow gets every line in order", async () => {
     await publishMany();
     const file = join(world.lab.dir, "log");
     runInto(
@@ -77,7 +77,7 @@ describe("a log whose reader", () => {
   });
 });
 
-it("a log on a full disk is told in the status, and forwards go on", async () => {
+it("a log on a full disk is reported in the status, and forwards work", async () => {
   runInto("> /dev/full");
   await world.isWell();
   await followsLeases();
@@ -86,7 +86,7 @@ it("a log on a full disk is told in the status, and forwards go on", async () =>
   await expect.poll(isRunning, { timeout: 60_000 }).toBe(false);
 });
 
-it("a guest that makes its rows odd, and each time in another way, makes ten lines a minute and their ends", async () => {
+it("a guest that changes its malformed rows again and again causes ten lines a minute and their ends", async () => {
   const daemon = await world.start();
   await world.isWell();
   const odd = (round: number, index: number): LeaseRow => {

@@ -28,8 +28,8 @@ const value = async (series: string): Promise<number | undefined> => (await scra
 const from = async (netns: string | undefined, where: string): Promise<string> =>
   (await request(world.lab, where, "GET /metrics", netns)).split("\r\n")[0] ?? "";
 
-describe("what it says", () => {
-  it("counts what the kernel counts, in a form that promtool likes", async () => {
+describe("the metrics page", () => {
+  it("shows the kernel's counters in a form that promtool accepts", async () => {
     await start(
       ":9101",
       "guests:\n  web: {ports: [1122:22]}\n  'q\"u\\o': {mac: '52:54:00:00:00:09', ports: [9:9]}\n  db: {ports: ['198.51.100.1:1222:22', '198.51.100.9:1222:22']}\n",
@@ -54,7 +54,7 @@ describe("what it says", () => {
     expect(checked).toEqual({ exitCode: 0, stdout: "", stderr: "" });
   });
 
-  it("tells moves, drift and faults apart", async () => {
+  it("distinguishes moves, drift and errors", async () => {
     await start("9101");
     await isServed();
     const before = await scrape(world.lab);
@@ -70,7 +70,7 @@ describe("what it says", () => {
     expect(await grown("kvmnatd_drift_healed_total")).toBe(0);
     await world.leases();
     await world.isWell();
-    await world.settles();
+    await world.idles();
     expect(await grown("kvmnatd_drift_healed_total")).toBe(0);
     await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "KVMNATD-DNAT"]);
     await expect.poll(() => grown("kvmnatd_drift_healed_total"), SOON).toBe(2);
@@ -91,7 +91,7 @@ describe("what it says", () => {
     await expect.poll(() => value("kvmnatd_lease_errors_total"), SOON).toBe(1);
   });
 
-  it("says no more of a forward that is gone", async () => {
+  it("drops the series of a removed forward", async () => {
     await start(":9101");
     const series = async (): Promise<string> => scrapeText(world.lab);
     await expect.poll(series, SOON).toContain('guest="db"');
@@ -101,8 +101,8 @@ describe("what it says", () => {
   });
 });
 
-describe("where it can be asked", () => {
-  it("on loopback alone, where nothing else is said; elsewhere when it is", async () => {
+describe("the metrics address", () => {
+  it("is loopback by default, and another address when it is configured", async () => {
     await start("9101");
     await isServed();
     const opened = world.log().filter(({ event }) => event === "metrics-listening");
@@ -121,7 +121,7 @@ describe("where it can be asked", () => {
     await world.isWell();
   });
 
-  it("a port that is taken or an address that is missing is told, and stops no forward", async () => {
+  it("that is taken or missing is reported, and forwards work", async () => {
     const other = world.lab.spawn(["socat", "TCP-LISTEN:9101,fork,reuseaddr", "EXEC:true"]);
     await expect.poll(async () => (await world.lab.exec(["ss", "-Hltn"])).stdout, SOON).toContain(":9101");
     await start("9101");
@@ -150,8 +150,8 @@ describe("where it can be asked", () => {
   });
 });
 
-describe("whoever asks", () => {
-  it("gets one page, by one method", async () => {
+describe("a metrics client", () => {
+  it("gets one page by one method", async () => {
     await start("9101");
     const head = async (line: string): Promise<string> =>
       (await request(world.lab, OURS, line)).split("\r\n\r\n")[0] ?? "";
@@ -164,7 +164,7 @@ describe("whoever asks", () => {
     expect(await head("POST /metrics")).toMatch(/^HTTP\/1\.1 405 [^]*Allow: GET/);
   });
 
-  it("with 5,000 connections of rubbish stops no pass, and takes no memory", async () => {
+  it("with 5,000 connections of garbage neither stops passes nor takes memory", async () => {
     await start("9101");
     await isServed();
     const flood = world.lab.spawn([process.execPath, "-e", FLOOD]);
@@ -179,7 +179,7 @@ describe("whoever asks", () => {
     expect(stdout.split("\n").length).toBeLessThan(100);
   }, 90_000);
 
-  it("and says nothing, or too much, is not kept", async () => {
+  it("that sends nothing, or too much, is disconnected", async () => {
     await start("9101");
     await isServed();
     const began = Date.now();

@@ -37,7 +37,7 @@ describe("status.json and status --json are what docs/status.schema.json says", 
     expect(schema.safeParse(await world.status()).error?.issues).toBeUndefined();
   });
 
-  it("with forwards that are active, that wait and that have their problems", async () => {
+  it("with active, pending and degraded forwards", async () => {
     const daemon = await world.start();
     await world.isWell();
     expect(await faults()).toEqual(["none", "none"]);

@@ -38,7 +38,7 @@ const ports = (count: number): string =>
   `guests:\n  web: {ports: [${Array.from({ length: count }, (_, at) => `${3000 + at}:22`).join(", ")}]}\n`;
 
 describe("kvmnatd status --watch", () => {
-  it("shows the table, follows a lease and what is counted, and gives the terminal back", async () => {
+  it("shows the table, follows leases and counters, and restores the terminal", async () => {
     await world.start();
     await world.isWell();
     await watch();
@@ -53,7 +53,7 @@ describe("kvmnatd status --watch", () => {
     await isRestored();
   });
 
-  it("is cut to the screen, whatever its size, and scrolls", async () => {
+  it("fits the screen at any size, and scrolls", async () => {
     await world.configure(ports(40));
     await world.start();
     await world.isWell();
@@ -84,7 +84,7 @@ describe("kvmnatd status --watch", () => {
     await isRestored();
   });
 
-  it("waits for a daemon, and for the next", async () => {
+  it("waits for a daemon, and for the next one", async () => {
     await watch();
     expect(await tmux.screen()).toMatch(/^kvmnatd does not run; .*waiting for it/);
     const daemon = await world.start();
@@ -98,7 +98,7 @@ describe("kvmnatd status --watch", () => {
     await isRestored();
   });
 
-  it("shows problems without giving them all of the screen, and nothing that a terminal obeys", async () => {
+  it("shows problems on a part of the screen, without control characters", async () => {
     const daemon = await world.start();
     await world.isWell();
     await watch();
@@ -123,7 +123,7 @@ describe("kvmnatd status --watch", () => {
     await isRestored();
   });
 
-  it("gives the terminal back when it is ended from elsewhere", async () => {
+  it("restores the terminal when a signal ends it", async () => {
     await watch();
     await world.lab.exec([
       "sh",
@@ -133,7 +133,7 @@ describe("kvmnatd status --watch", () => {
     await isRestored();
   });
 
-  it("wants a terminal", async () => {
+  it("refuses to run without a terminal", async () => {
     const { exitCode, stderr } = await world.lab.kvmnatd(["status", "--watch"]);
     expect(exitCode).toBe(64);
     expect(stderr).toMatch(/--watch needs a terminal/);

@@ -35,7 +35,7 @@ async function sh(script: string): Promise<string> {
 const plan = async (): Promise<string> =>
   (await world.lab.kvmnatd(["plan", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir])).stdout;
 
-it("a second network of which libvirt has written nothing yet keeps no guest of the first alive", async () => {
+it("a guest of the first network is off when libvirt has written nothing for a second network yet", async () => {
   await begin();
   await writeFile(join(world.dnsmasqDir, "virbr1.status"), "");
   await world.start();
@@ -46,14 +46,14 @@ it("a second network of which libvirt has written nothing yet keeps no guest of 
   await world.becomes("db", "pending", /no live lease/);
 });
 
-describe("the folder of the leases", () => {
+describe("the lease folder", () => {
   const moved = (): Promise<void> =>
     world.leases(
       leaseRow({ mac: WEB.mac, address: DB.address }),
       leaseRow({ mac: DB.mac, address: WEB.address }),
     );
 
-  it("that is made after the start is followed", async () => {
+  it("is followed when it is made after the start", async () => {
     await begin();
     await rm(world.dnsmasqDir, { recursive: true });
     await world.start();
@@ -67,7 +67,7 @@ describe("the folder of the leases", () => {
     await expect.poll(() => world.web(), SOON).toBe(`db 22 ${CLIENT}`);
   });
 
-  it("that is deleted and made anew is followed", async () => {
+  it("is followed when it is deleted and made again", async () => {
     await begin();
     await world.start();
     await world.isWell();
@@ -83,7 +83,7 @@ describe("the folder of the leases", () => {
   });
 });
 
-it("an allowlist that lets everybody in settles", async () => {
+it("an allowlist of 0.0.0.0/0 makes no drift", async () => {
   await begin("guests:\n  web: {ports: [1122:22], allow: [0.0.0.0/0]}\n");
   await world.start();
   await world.isWell();
@@ -91,7 +91,7 @@ it("an allowlist that lets everybody in settles", async () => {
   expect(await plan()).toContain("no changes");
 });
 
-it("an IPv6 allowlist that gets narrower lets fewer in", async () => {
+it("a narrower IPv6 allowlist keeps out clients that it no longer names", async () => {
   const config = (allow: string): string =>
     `listen: ["${HOST_V6}"]\nguests:\n  web: {ports: [1122:22], allow: ["${allow}"]}\n`;
   await begin(config("fd01::/32"));
@@ -103,7 +103,7 @@ it("an IPv6 allowlist that gets narrower lets fewer in", async () => {
   await expect.poll(ask, SOON).toBe("denied");
 });
 
-it("rows that nest thousands deep are told and hide no other", async () => {
+it("rows that nest thousands deep are reported and hide no other row", async () => {
   await begin();
   await world.start();
   await world.isWell();
@@ -118,7 +118,7 @@ it("rows that nest thousands deep are told and hide no other", async () => {
   expect(await world.web()).toBe(WEB_ANSWERS);
 });
 
-it("a change to iptables-legacy that cannot be made leaves nft's rules until it can", async () => {
+it("a change to iptables-legacy keeps the rules in nft until it succeeds", async () => {
   await begin();
   await world.start();
   await world.isWell();
@@ -132,7 +132,7 @@ it("a change to iptables-legacy that cannot be made leaves nft's rules until it 
   expect(await sh("iptables-legacy-save -t nat")).toContain("KVMNATD-DNAT");
 });
 
-it("a rule in a chain of ours that iptables cannot delete by its own words goes with the chain", async () => {
+it("a rule in a kvmnatd chain that iptables cannot delete by specification is removed with the chain", async () => {
   await begin();
   await world.start();
   await world.isWell();
@@ -145,7 +145,7 @@ it("a rule in a chain of ours that iptables cannot delete by its own words goes 
   expect(await world.rules("nat")).not.toContain("-m recent");
 });
 
-it("native rules in a table that is of no use to us are in nobody's way", async () => {
+it("native rules in a table that kvmnatd does not use are no problem", async () => {
   await begin();
   await sh(
     "iptables-nft -t mangle -A FORWARD -j ACCEPT; nft add rule ip mangle FORWARD meta mark set jhash ip saddr mod 2",
@@ -155,7 +155,7 @@ it("native rules in a table that is of no use to us are in nobody's way", async 
   expect(await world.web()).toBe(WEB_ANSWERS);
 });
 
-it("a name is not free for the taking because its incumbent's network is down", async () => {
+it("a hostname stays with its incumbent while the incumbent's network is down", async () => {
   await begin("guests:\n  site: {hostname: site, ports: [1122:22]}\n");
   await world.writeLeases("virbr0", [leaseRow(WEB, { hostname: "site" })]);
   await world.start();
@@ -198,7 +198,7 @@ it("reports libvirt's flushed rules until libvirt restarts; a daemon that starts
   await world.complains("libvirt-rules-missing");
 });
 
-it("libvirt's reject in the other variant is told, with what to do", async () => {
+it("libvirt's reject in the other variant is reported with the remedy", async () => {
   await begin();
   await world.lab.exec(["iptables-legacy-restore"], { input: libvirtRules(NETWORKS) });
   await world.start();
@@ -213,7 +213,7 @@ it("libvirt's reject in the other variant is told, with what to do", async () =>
   expect(await world.web()).toBe(WEB_ANSWERS);
 });
 
-it("a config behind a folder link that leads elsewhere later is read there, now and when it changes", async () => {
+it("a config behind a folder link is followed when the link changes", async () => {
   await begin();
   const { lab } = world;
   const text = (port: number): string => `guests:\n  web: {ports: [${port}:22]}\n`;
@@ -233,7 +233,7 @@ it("a config behind a folder link that leads elsewhere later is read there, now 
   await expect.poll(() => world.rules("nat"), SOON).toContain("--dport 2003");
 });
 
-it("plan says that it waits for libvirt, and check that the bridge is not here", async () => {
+it("plan reports that it waits for libvirt, check that the bridge is missing", async () => {
   await begin("networks: [virbr9]\nguests:\n  web: {ports: [1122:22]}\n");
   const options = ["-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
   const planned = await world.lab.kvmnatd(["plan", ...options]);
@@ -248,14 +248,14 @@ it("plan says that it waits for libvirt, and check that the bridge is not here",
   expect(nowhere.stdout).toContain("web: pending; no network of libvirt's is there");
 });
 
-it("leases says that libvirt's folder is not there", async () => {
+it("leases reports that libvirt's folder is missing", async () => {
   await begin();
   const { stdout, stderr, exitCode } = await world.lab.kvmnatd(["leases", "--dnsmasq-dir", "/nowhere"]);
   expect({ stdout, exitCode }).toEqual({ stdout: "no leases in /nowhere\n", exitCode: 0 });
   expect(stderr).toMatch(/^kvmnatd: \/nowhere: does not exist: .* \(--dnsmasq-dir\)\?$/m);
 });
 
-it("a process of the host that takes a published port later shows in the status at once, and no longer when it ends", async () => {
+it("status names a host process on a published port while it listens", async () => {
   await begin();
   await world.start();
   await world.isWell();
@@ -271,7 +271,7 @@ it("a process of the host that takes a published port later shows in the status 
   await expect.poll(codes, SOON).not.toContain("port-in-use");
 });
 
-it("where FORWARD drops by its policy, a return for the bridge is got past", async () => {
+it("a forward passes a RETURN for the bridge when the policy of FORWARD is DROP", async () => {
   await begin();
   await sh("iptables -P FORWARD DROP; iptables -I FORWARD -o virbr0 -j RETURN");
   await world.start();
@@ -281,7 +281,7 @@ it("where FORWARD drops by its policy, a return for the bridge is got past", asy
   await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
 });
 
-it("an old line of rc.local that has a published port is told at once, with the line, until it is gone", async () => {
+it("a leftover rc.local rule for a published port is reported until it is removed", async () => {
   await begin();
   await world.start();
   await world.isWell();
@@ -308,7 +308,7 @@ it("an old line of rc.local that has a published port is told at once, with the 
   expect(await world.web()).toBe(WEB_ANSWERS);
 });
 
-it("who may not read the status or the counters is told so", async () => {
+it("status without permission for status file or counters reports that", async () => {
   await begin();
   await world.start();
   await world.isWell();

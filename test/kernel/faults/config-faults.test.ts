@@ -103,7 +103,7 @@ describe("while the daemon runs", () => {
   });
 });
 
-it("saved in two steps by an editor: what is half written is never in force", async () => {
+it("a config that an editor saves in two steps is never in force half written", async () => {
   const from = daemon.log().length;
   await truncate(world.config);
   // Valid as far as it goes, and without db.
@@ -124,7 +124,7 @@ it("saved in two steps by an editor: what is half written is never in force", as
   expect(said.filter(({ event }) => event === "rule")).toEqual([]);
 });
 
-it("a good change applies at once, and says what it did", async () => {
+it("a good change applies at once and is logged", async () => {
   const from = daemon.log().length;
   await world.configure("guests:\n  web: {ports: [1122:22, 1123:22]}\n  db: {ports: [1222:22]}\n");
   await expect
@@ -143,7 +143,7 @@ it("a good change applies at once, and says what it did", async () => {
     );
 });
 
-it("what a config is warned of stands in the log once, and in status", async () => {
+it("a config warning is logged once and shown in status", async () => {
   const from = daemon.log().length;
   const warned = (): unknown[] =>
     daemon
@@ -169,7 +169,7 @@ describe("at the start", () => {
     },
   );
 
-  it("run logs the fault too: where it is no terminal, as JSON like all else", async () => {
+  it("run logs the error as JSON when stderr is not a terminal", async () => {
     const { stdout } = await bad("run", "guests:\n  web:\n    ports: [1122-1120:22]\n");
     const lines = stdout.trim().split("\n");
     expect(lines.map((line) => JSON.parse(line) as unknown)).toContainEqual(
@@ -186,13 +186,13 @@ describe("at the start", () => {
     ["apply", 78],
     ["check", 0],
     ["plan", 2],
-  ])("%s of a config that everyone can write: %i", async (command, expected) => {
+  ])("%s exits %i for a config that all users can write", async (command, expected) => {
     const { exitCode, stderr } = await bad(command, "guests:\n  web: {ports: [1122:22]}\n", 0o666);
     expect(exitCode).toBe(expected);
     expect(stderr).toMatch(/writable by everyone/);
   });
 
-  it("a missing one is named", async () => {
+  it("a missing config is named", async () => {
     const { exitCode, stderr } = await world.lab.kvmnatd(["check", "-c", "/nowhere.yaml"]);
     expect(exitCode).toBe(78);
     expect(stderr).toMatch(/\/nowhere\.yaml: does not exist; copy config\.example\.yaml/);
@@ -210,7 +210,7 @@ describe("at the start", () => {
   it.each([
     ["ss", /bad\.yaml: warning: ports in use are not checked: ss .*/],
     ["ip", /bad\.yaml: warning: guests' addresses are not checked: ip .*/],
-  ])("what cannot be looked at without %s is said, and all else is checked", async (program, unchecked) => {
+  ])("check without %s reports the missing part and checks everything else", async (program, unchecked) => {
     const bin = `${world.lab.dir}/without-${program}`;
     await mkdir(bin);
     await writeFile(`${bin}/${program}`, "#!/bin/sh\necho 'no luck' >&2; exit 1\n", { mode: 0o755 });
@@ -221,7 +221,7 @@ describe("at the start", () => {
     expect(stderr.includes("10.9.9.9 can be no guest's")).toBe(program === "ss");
   });
 
-  it("a port of an interface that is published on its address too is warned of, with both places", async () => {
+  it("a port published on an interface and on its address is a warning with both places", async () => {
     const ports =
       "guests:\n  web: {ports: [{published: 80, target: 80, host_ip: lan0}]}\n  db: {ports: ['198.51.100.1:80:80']}\n";
     const { exitCode, stderr } = await bad("check", ports);
@@ -231,7 +231,7 @@ describe("at the start", () => {
     );
   });
 
-  it("a port on which the host itself listens is warned of, with the process", async () => {
+  it("a port on which the host listens is a warning with the process", async () => {
     const server = await world.serve("host", "sshd", ["tcp:1122"]);
     const { exitCode, stderr } = await bad("check", "guests:\n  web: {ports: [1122:22]}\n");
     expect(exitCode).toBe(0);

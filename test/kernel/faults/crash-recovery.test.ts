@@ -56,7 +56,7 @@ it(
   },
 );
 
-it("a hundred thousand foreign rules", { timeout: 400_000 }, async () => {
+it("works beside a hundred thousand foreign rules", { timeout: 400_000 }, async () => {
   world = await createDaemonWorld("nft");
   const rules = Array.from(
     { length: 100_000 },
@@ -74,7 +74,7 @@ it("a hundred thousand foreign rules", { timeout: 400_000 }, async () => {
   expect((await world.rules("filter")).match(/^-A MANY /gm)).toHaveLength(100_000);
 });
 
-it("no more files can be opened: told, and all is well once they can", async () => {
+it("reports that no more files can be opened, and recovers", async () => {
   world = await createDaemonWorld("nft");
   const daemon = await world.start();
   await world.isWell();
@@ -88,7 +88,7 @@ it("no more files can be opened: told, and all is well once they can", async () 
   await expect.poll(() => world.web(), { timeout: 70_000 }).toBe(`db 22 ${CLIENT}`);
 });
 
-it("no more processes can be made: told, nothing is lost, and all is well once they can", async () => {
+it("reports that no more processes can be made, loses nothing and recovers", async () => {
   world = await createDaemonWorld("nft");
   // Root has no such limit: a user of its own, with the capabilities that it takes to work.
   const caps = ["net_admin", "net_raw", "dac_override"].map((each) => `+${each}`).join(",");
@@ -119,7 +119,7 @@ const now = Date.now;
 Date.now = () => now() + Number(readFileSync(process.env.CLOCK_SHIFT, "utf8"));
 `;
 
-it("the clock is set a day forward and back: linger ends in its time, rules heal, leases are followed", async () => {
+it("keeps linger, repair and leases working when the clock is set a day forward and back", async () => {
   world = await createDaemonWorld("nft", "linger: 4s\n");
   const [preload, shift] = [join(world.lab.dir, "clock.cjs"), join(world.lab.dir, "shift")];
   const setClock = (days: number): Promise<void> => writeFile(shift, `${days * 86_400_000}`);

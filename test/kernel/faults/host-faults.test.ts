@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
@@ -40,7 +41,7 @@ async function shadowed(bin: string, program: string, script: string): Promise<v
 }
 
 describe("iptables-restore", () => {
-  it("that fails is tried again until it works", async () => {
+  it("is run again until it succeeds", async () => {
     const { bin } = await begin("nft");
     await shadowed(
       bin,
@@ -56,23 +57,26 @@ describe("iptables-restore", () => {
     expect(await world.web()).toBe(`db 22 ${CLIENT}`);
   });
 
-  it("that hangs is stopped, and everything goes on", { timeout: 240_000 }, async () => {
+  it("is stopped when it hangs, and the daemon continues", { timeout: 240_000 }, async () => {
     const { bin } = await begin("nft");
-    await shadowed(bin, "iptables-nft-restore", "exec sleep 1000");
+    // The first run hangs, the next one works.
+    const hangs = join(world.lab.dir, "hangs");
+    const once = `[ ! -e ${hangs} ] || exec /usr/sbin/iptables-nft-restore "$@"\n: > ${hangs}\nexec sleep 1000`;
+    await shadowed(bin, "iptables-nft-restore", once);
     await moveWeb();
+    await expect.poll(() => existsSync(hangs)).toBe(true);
+    expect(await world.web()).toBe(WEB_ANSWERS);
     await expect
       .poll(() => world.log().map(({ msg }) => msg), { timeout: 60_000 })
       .toContainEqual(
         expect.stringMatching(/iptables-nft-restore .*did not end within 15 s and was stopped/),
       );
-    expect(await world.web()).toBe(WEB_ANSWERS);
-    await world.lab.exec(["rm", "-r", bin]);
     await world.isWell();
     expect(await world.web()).toBe(`db 22 ${CLIENT}`);
   });
 });
 
-it("programs that are told to end together with the daemon keep no rules from being removed", async () => {
+it("on_stop: remove works when systemd ends the daemon's programs too", async () => {
   const { bin } = await begin("nft");
   await world.configure(`on_stop: remove\n${GUESTS}`);
   await expect
@@ -87,7 +91,7 @@ it("programs that are told to end together with the daemon keep no rules from be
   expect(`${await world.rules("nat")}${await world.rules("filter")}`).not.toContain("kvmnatd:");
 });
 
-it("iptables-restore under its plain name, which `auto` takes, is tried again as well", async () => {
+it("iptables-restore under its plain name, which `auto` takes, is run again too", async () => {
   world = await createDaemonWorld("nft");
   const bin = join(world.lab.dir, "plain");
   await mkdir(bin);
@@ -103,21 +107,25 @@ it("iptables-restore under its plain name, which `auto` takes, is tried again as
   expect(said).toContainEqual(expect.stringMatching(/^over: iptables-restore /));
 });
 
-it("xtables' lock, held for 10 s by another, is waited for", { timeout: 240_000 }, async () => {
-  await begin("legacy");
-  const incumbent = world.lab.spawn(["flock", "/run/xtables.lock", "sh", "-c", "echo held; sleep 10"]);
-  await incumbent.waitForLine(/held/);
-  await moveWeb();
-  await expect
-    .poll(() => world.log().map(({ msg }) => msg), { timeout: 80_000 })
-    .toContainEqual(expect.stringMatching(/iptables-legacy-restore .*lock/));
-  expect(await world.web()).toBe(WEB_ANSWERS);
-  await incumbent.exited;
-  await world.isWell();
-  expect(await world.web()).toBe(`db 22 ${CLIENT}`);
-});
+it(
+  "the daemon waits for the xtables lock that another program holds for 10 s",
+  { timeout: 240_000 },
+  async () => {
+    await begin("legacy");
+    const holder = world.lab.spawn(["flock", "/run/xtables.lock", "sh", "-c", "echo held; sleep 10"]);
+    await holder.waitForLine(/held/);
+    await moveWeb();
+    await expect
+      .poll(() => world.log().map(({ msg }) => msg), { timeout: 80_000 })
+      .toContainEqual(expect.stringMatching(/iptables-legacy-restore .*lock/));
+    expect(await world.web()).toBe(WEB_ANSWERS);
+    await holder.exited;
+    await world.isWell();
+    expect(await world.web()).toBe(`db 22 ${CLIENT}`);
+  },
+);
 
-it("a table with native nftables rules is named, and is no more once they are gone", async () => {
+it("a table with native nftables rules is reported until they are gone", async () => {
   await begin("nft");
   await world.lab.exec([
     "nft",
@@ -145,7 +153,7 @@ it("a table with native nftables rules is named, and is no more once they are go
   expect(await world.web()).toBe(`db 22 ${CLIENT}`);
 });
 
-it("iptables that is missing is named with its package, and used once it is there", async () => {
+it("a missing iptables is reported with its package, and used when it is installed", async () => {
   world = await createDaemonWorld("nft");
   const bin = await shadows();
   // A host without iptables: only what else the daemon needs is in PATH.
@@ -162,7 +170,7 @@ it("iptables that is missing is named with its package, and used once it is ther
   expect(await world.web()).toBe(WEB_ANSWERS);
 });
 
-it("without CAP_NET_ADMIN it says what it lacks", async () => {
+it("apply reports missing CAP_NET_ADMIN", async () => {
   world = await createDaemonWorld("nft");
   const { exitCode, stderr } = await world.lab.exec(
     [
@@ -185,7 +193,7 @@ it("without CAP_NET_ADMIN it says what it lacks", async () => {
   expect(stderr).toMatch(/kvmnatd needs root or CAP_NET_ADMIN/);
 });
 
-it("a daemon without CAP_NET_ADMIN says so, harms nothing and stays up", async () => {
+it("a daemon without CAP_NET_ADMIN reports that, changes nothing and stays up", async () => {
   await begin("nft");
   await world.lab.exec(["sh", "-c", "kill -KILL $(pgrep -of 'kvmnatd.js run')"]);
   await moveWeb();
@@ -205,7 +213,7 @@ it("a daemon without CAP_NET_ADMIN says so, harms nothing and stays up", async (
   expect(await world.web()).toBe(`db 22 ${CLIENT}`);
 });
 
-it("rules that cannot be read stay as they are", async () => {
+it("rules that cannot be read are not changed", async () => {
   const { bin } = await begin("nft");
   await shadowed(bin, "iptables-nft-save", "echo 'no memory' >&2; exit 1");
   await moveWeb();
@@ -216,7 +224,7 @@ it("rules that cannot be read stay as they are", async () => {
   expect(await world.web()).toBe(`db 22 ${CLIENT}`);
 });
 
-it("links that cannot be read are told beside what was wrong before, which is not over", async () => {
+it("an unreadable link list is reported beside an earlier problem, which stays reported", async () => {
   const { bin } = await begin("nft");
   await world.configure("not a map\n");
   await world.complains("config-invalid", /stays in force/);
@@ -233,7 +241,7 @@ it("links that cannot be read are told beside what was wrong before, which is no
   expect(await world.web()).toBe(`db 22 ${CLIENT}`);
 });
 
-it("IPv6 forwarding that is off is told, and no lease of IPv4 waits for it", async () => {
+it("disabled IPv6 forwarding is reported, and IPv4 leases are followed", async () => {
   world = await createDaemonWorld("nft");
   const forwarding = (value: 0 | 1): Promise<unknown> =>
     world.lab.exec(["sh", "-c", `echo ${value} > /proc/sys/net/ipv6/conf/all/forwarding`]);
@@ -258,7 +266,7 @@ it("IPv6 forwarding that is off is told, and no lease of IPv4 waits for it", asy
   await expect.poll(codes, { timeout: 60_000 }).not.toContain("ipv6-forwarding");
 });
 
-it("without nft to tell of changes, leases are followed, and what is lost is found by looking", async () => {
+it("without `nft monitor` leases are followed and lost rules are found by polling", async () => {
   world = await createDaemonWorld("nft");
   const bin = await shadows();
   await shadowed(bin, "nft", "echo 'Operation not supported' >&2; exit 1");
@@ -271,7 +279,7 @@ it("without nft to tell of changes, leases are followed, and what is lost is fou
   await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`db 22 ${CLIENT}`);
 });
 
-it("xtables' lock that cannot be opened is told, and all is well once it can", async () => {
+it("an xtables lock that cannot be opened is reported, and the daemon recovers", async () => {
   await begin("legacy");
   await world.lab.exec(["sh", "-c", "rm /run/xtables.lock && mount -o remount,ro /run"]);
   await moveWeb();
@@ -285,7 +293,7 @@ it("xtables' lock that cannot be opened is told, and all is well once it can", a
 it.each([
   ["read-only", "EROFS", "mount -t tmpfs -o ro tmpfs $1"],
   ["full", "ENOSPC", "mount -t tmpfs -o size=4k tmpfs $1; head -c 4096 /dev/zero > $1/full"],
-])("a %s runtime folder stops no forward", async (_what, code, make) => {
+])("forwards work with a %s runtime folder", async (_what, code, make) => {
   world = await createDaemonWorld("nft");
   const folder = join(world.lab.dir, "other");
   await mkdir(folder);

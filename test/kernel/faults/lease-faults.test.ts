@@ -53,14 +53,14 @@ async function looked(rows: readonly LeaseRow[]): Promise<void> {
   await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).toContain("192.168.122.99");
 }
 
-describe("a file that cannot be read at all", () => {
+describe("an unreadable lease file", () => {
   it.each([
     ["truncated", '[ { "ip-address": "192.168.122.11", "mac-'],
     ["of another shape", '{"leases": []}'],
     ["text", "what?"],
     ["50 MB", " ".repeat(50_000_000)],
     ["binary", new Uint8Array([0, 255, 254, 1, 2, 3])],
-  ])("%s: told, and the last good leases stay", async (_what, content) => {
+  ])("%s: is reported, and the last good leases stay in force", async (_what, content) => {
     await put(content);
     await world.complains("lease-file", /virbr0\.status: .*what was known before stays/);
     await world.becomes("web", "active");
@@ -102,18 +102,21 @@ describe("a file that cannot be read at all", () => {
     await world.start();
   });
 
-  it.each([["missing"], ["of 0 bytes"]])("%s: no fault, and the last good leases stay", async (how) => {
-    if (how === "missing") await rm(file);
-    else await put("");
-    // The domain list is read in the same pass: it shows that the daemon has looked.
-    await world.writeMacs("virbr0", { web: [WEB.mac] });
-    await world.becomes("db", "pending");
-    expect(await world.web()).toBe(WEB_ANSWERS);
-    await world.writeMacs("virbr0", { web: [WEB.mac], db: [DB.mac] });
-  });
+  it.each([["missing"], ["of 0 bytes"]])(
+    "%s: is no error, and the last good leases stay in force",
+    async (how) => {
+      if (how === "missing") await rm(file);
+      else await put("");
+      // The domain list is read in the same pass: it shows that the daemon has looked.
+      await world.writeMacs("virbr0", { web: [WEB.mac] });
+      await world.becomes("db", "pending");
+      expect(await world.web()).toBe(WEB_ANSWERS);
+      await world.writeMacs("virbr0", { web: [WEB.mac], db: [DB.mac] });
+    },
+  );
 });
 
-it("an empty list says that nobody has a lease", async () => {
+it("an empty list ends all leases", async () => {
   await world.answerAs("virbr0", []);
   await put("[]\n");
   await world.becomes("web", "pending", /no live lease/);
@@ -126,7 +129,7 @@ describe("a folder that cannot be listed when the daemon starts", () => {
   it.each([
     ["not ours to read", "chmod 0 $1", "chmod 755 $1"],
     ["not there", "mv $1 $1.away", "mv $1.away $1"],
-  ])("%s: told, and what the rules say stays", async (_what, spoil, mend) => {
+  ])("%s: is reported, and the rules stay", async (_what, spoil, mend) => {
     const sh = (script: string): Promise<unknown> =>
       world.lab.exec(["sh", "-ec", script, "sh", world.dnsmasqDir]);
     const before = [await world.rules("nat"), await world.rules("filter")].map(withoutCounters);
@@ -192,17 +195,17 @@ describe("rows", () => {
     expect(await world.rules("nat")).not.toContain(`--to-destination ${address}:22`);
   });
 
-  it("of the past are over", async () => {
+  it("with an expiry in the past have no effect", async () => {
     await looked([web({ "expiry-time": 1 })]);
     await world.becomes("web", "pending", /expired/);
   });
 
-  it("of IPv6 stand beside IPv4's", async () => {
+  it("of IPv6 work beside those of IPv4", async () => {
     await looked([web({}), leaseRow6(WEB)]);
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("with bytes that are no UTF-8 hide no other", async () => {
+  it("with invalid UTF-8 hide no other row", async () => {
     const rows = [leaseRow(WEB), leaseRow({ mac: DB.mac, address: "192.168.122.99" }, { hostname: "XX" })];
     const bytes = Buffer.from(JSON.stringify(rows), "latin1");
     bytes.set([0xff, 0xfe], bytes.indexOf("XX"));
@@ -212,13 +215,13 @@ describe("rows", () => {
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("that make no sense are told and hide no other", async () => {
+  it("that are malformed are reported and hide no other row", async () => {
     await looked([leaseRow(WEB), { nonsense: true }, leaseRow({ mac: "x", address: "y" })]);
     await world.complains("lease-row", /row left out: ip-address is missing/);
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("of a thousand MACs and names change nothing for the others", async () => {
+  it("of a thousand MACs and names change nothing for other guests", async () => {
     const flood = Array.from({ length: 1000 }, (_, index) =>
       leaseRow(
         {

@@ -26,7 +26,7 @@ const sh = (script: string): Promise<unknown> => world.lab.exec(["sh", "-ec", sc
 const why = async (published: string): Promise<string | null | undefined> =>
   (await world.status()).forwards.find((forward) => forward.published === published)?.why;
 
-it("a host address that is not there yet: pending with the reason, active as soon as it is, pending when it goes", async () => {
+it("a forward is pending with the reason while its host address is missing", async () => {
   await expect.poll(() => why("1122"), SOON).toBe(`address ${LATER}: not on this host (yet)`);
   expect(await world.ask("client", "tcp", HOST, 1123)).toBe(`web 22 ${CLIENT}`);
   await sh(`ip address add ${LATER}/24 dev lan0`);
@@ -36,7 +36,7 @@ it("a host address that is not there yet: pending with the reason, active as soo
   expect(await world.rules("nat")).not.toContain(LATER);
 });
 
-it("a bridge that is deleted by hand, and made anew", async () => {
+it("a forward returns when its bridge is deleted and made again", async () => {
   const far = (): Promise<string> => world.ask("client", "tcp", HOST, 1322);
   await expect.poll(far, SOON).toBe(`far 22 ${CLIENT}`);
   await sh("ip link del virbr1");
@@ -49,7 +49,7 @@ it("a bridge that is deleted by hand, and made anew", async () => {
   await expect.poll(far, SOON).toBe(`far 22 ${CLIENT}`);
 });
 
-it("a network that is undefined: its files and its bridge go", async () => {
+it("a forward ends when its network is undefined", async () => {
   await expect.poll(() => world.ask("client", "tcp", HOST, 1322), SOON).toBe(`far 22 ${CLIENT}`);
   await sh("ip link del virbr1");
   for (const file of ["virbr1.status", "virbr1.macs"]) await rm(join(world.dnsmasqDir, file));

@@ -31,8 +31,8 @@ async function followsLeases(): Promise<void> {
   expect(await world.web()).toBe(WEB_ANSWERS);
 }
 
-describe("a pipe in the place of a file", () => {
-  it.each(["virbr0.status", "virbr0.macs"])("%s: told, and over once a file is there again", async (name) => {
+describe("a pipe in place of a file", () => {
+  it.each(["virbr0.status", "virbr0.macs"])("%s: is reported until a file is there again", async (name) => {
     await putPipe(join(world.dnsmasqDir, name));
     await world.complains("lease-file", new RegExp(`${name}: .*what was known before stays`));
     expect(await world.web()).toBe(WEB_ANSWERS);
@@ -42,7 +42,7 @@ describe("a pipe in the place of a file", () => {
     await followsLeases();
   });
 
-  it("the config: told, the one before stays in force, and leases are followed meanwhile", async () => {
+  it("the config: is reported, the last good one stays in force, and leases are followed", async () => {
     await putPipe(world.config);
     await world.complains("config-invalid", /the config read before stays in force/);
     await followsLeases();
@@ -51,7 +51,7 @@ describe("a pipe in the place of a file", () => {
     await world.isWell();
   });
 
-  it("SIGTERM ends the daemon nevertheless", async () => {
+  it("SIGTERM ends the daemon all the same", async () => {
     await putPipe(join(world.dnsmasqDir, "virbr0.status"));
     await daemon.kill("SIGTERM");
     await expect

@@ -13,12 +13,12 @@ let world: DaemonWorld;
 
 afterEach(() => world.close());
 
-describe("links with odd names", () => {
+describe("links with unusual names", () => {
   it.each([
     ["a control character", ["e\u001b[31m"]],
     ["a quote and a backslash", ['q"q', "b\\b"]],
     ["bytes that are no UTF-8, which look alike", ["$'\\xff'", "$'\\xfe'"]],
-  ])("%s: the daemon stays up, and follows the addresses of them all", async (_what, names) => {
+  ])("%s: the daemon follows the addresses of all links", async (_what, names) => {
     world = await createDaemonWorld("nft");
     const daemon = await world.start();
     await world.isWell();
@@ -50,7 +50,7 @@ it("a config whose name ends in .new is followed", async () => {
   await daemon.stop();
 });
 
-it("libvirt's IPv6 table without the one of IPv4 is read", async () => {
+it("libvirt's IPv6 table is read when there is none for IPv4", async () => {
   world = await createDaemonWorld("nft");
   const table = LIBVIRT_TABLE.replace("table ip ", "table ip6 ")
     .replaceAll("ip daddr 192.168.122.0/24", "ip6 daddr fd00:122::/64")

@@ -23,7 +23,7 @@ async function isAlive(pid: number): Promise<boolean> {
   );
 }
 
-it("a lab ends with the test run, however that ends, and is no part of this machine", async () => {
+it("a lab ends with the test run and is isolated from this machine", async () => {
   const runner = spawn(process.execPath, ["--input-type=module", "-e", RUNNER], {
     stdio: ["ignore", "pipe", "inherit"],
   });

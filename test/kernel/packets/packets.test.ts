@@ -71,7 +71,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
   const udp = (from: string, host: string, port: number, source?: string): Promise<string> =>
     world.ask(from, "udp", host, port, source);
 
-  it("tcp arrives, and the guest sees the client's own address", async () => {
+  it("tcp arrives, and the guest sees the client's address", async () => {
     await publish("  web: {ports: [1122:22, 1180:80]}");
     expect(await tcp("client", HOST, 1122)).toBe(`web 22 ${CLIENT}`);
     expect(await tcp("client", HOST, 1180)).toBe(`web 80 ${CLIENT}`);
@@ -85,7 +85,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     expect(await tcp("client", HOST, 5301)).toBe("denied");
   });
 
-  it("both is tcp and udp", async () => {
+  it("`both` publishes tcp and udp", async () => {
     await publish("  web: {ports: [5302:53/both]}");
     expect(await udp("client", HOST, 5302)).toBe(`web 53 ${CLIENT}`);
     expect(await tcp("client", HOST, 5302)).toBe(`web 53 ${CLIENT}`);
@@ -106,7 +106,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     expect(await tcp("client", HOST, 9010)).toBe("denied");
   });
 
-  it("a shifted range shifts each port, and ends where it ends", async () => {
+  it("a shifted range shifts each of its ports, and no other", async () => {
     await publish("  web: {ports: [19000-19009:9000-9009]}");
     for (const port of [9000, 9005, 9009])
       expect(await tcp("client", HOST, port + 10_000)).toBe(`web ${port} ${CLIENT}`);
@@ -134,7 +134,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     }
   });
 
-  it("libvirt's wall between two networks stands for all that is not published", async () => {
+  it("libvirt's isolation of two networks holds for unpublished ports", async () => {
     await publish("  web: {ports: [1122:22]}\n  far: {ports: [1322:22]}");
     expect(await tcp("db", FAR.address, 22)).toBe("denied");
     expect(await tcp("far", WEB.address, 22)).toBe("denied");
@@ -142,7 +142,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     expect(await tcp("client", HOST, 1322)).toBe(`far 22 ${CLIENT}`);
   });
 
-  it("reach.guests: false keeps guests out, and nobody else", async () => {
+  it("reach.guests: false keeps out guests only", async () => {
     await publish("  web: {ports: [1122:22]}", "reach: {guests: false}");
     expect(await tcp("web", HOST, 1122)).toBe("denied");
     expect(await tcp("db", HOST, 1122)).toBe("denied");
@@ -161,7 +161,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     expect(await tcp("client", HOST, 1122)).toBe(`web 22 ${CLIENT}`);
   });
 
-  it("an allowlist lets in whom it names; a port's own replaces the guest's", async () => {
+  it("an allowlist lets in the clients that it names; a port's list replaces the guest's", async () => {
     await publish(
       `  web: {allow: [${CLIENT_SECOND}/32], ports: [1122:22, {published: 1180, target: 80, allow: [${CLIENT}, 10.0.0.0/8]}]}`,
     );
@@ -171,7 +171,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     expect(await tcp("client", HOST, 1180, CLIENT_SECOND)).toBe("denied");
   });
 
-  it("only the host addresses that are listened on answer", async () => {
+  it("only the listen addresses of the host answer", async () => {
     await publish(
       `  web: {ports: [1122:22]}\n  db: {ports: ["${HOST_SECOND}:2222:22"]}`,
       `listen: [${HOST}, 192.168.122.1]`,
@@ -189,7 +189,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     expect(await tcp("client", HOST_SECOND, 1122)).toBe(`db 22 ${CLIENT}`);
   });
 
-  it("one port of an interface and of its address is the first one's; the other has what is left", async () => {
+  it("one port of an interface and of its address goes to the first guest; the second gets the other addresses", async () => {
     const eth0 = "{published: 1122, target: 22, host_ip: lan0}";
     await publish(`  web: {ports: [${eth0}]}\n  db: {ports: ["${HOST}:1122:22"]}`);
     expect(await tcp("client", HOST, 1122)).toBe(`web 22 ${CLIENT}`);
@@ -215,7 +215,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     expect(await tcp("client", HOST, 1122)).toBe("denied");
   });
 
-  it("IPv6 has the same walls: no direct way in, allowlists, udp, policy DROP", async () => {
+  it("IPv6 has the same protection: no direct access, allowlists, udp, policy DROP", async () => {
     await publish(
       `  web: {ports: [1122:22, 5301:53/udp, {published: 1180, target: 80, allow: ["fd01::3/128", 10.0.0.0/8]}]}\n  far: {ports: [1322:22]}`,
       `listen: [lan0]`,
@@ -261,20 +261,20 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     expect(await tcp("client", HOST, 1122)).toBe(`web 22 ${CLIENT}`);
   });
 
-  it("guests go out to the same port of others undisturbed", async () => {
+  it("guests reach the same port of other hosts", async () => {
     await world.serve("client", "client", ["tcp:1122"]);
     await publish("  web: {ports: [1122:22]}");
     expect(await tcp("db", CLIENT, 1122)).toMatch(/^client 1122 /);
     expect(await tcp("host", CLIENT, 1122)).toMatch(/^client 1122 /);
   });
 
-  it("who routes to the guests' subnet gets no further than before", async () => {
+  it("a client that routes to the guests' subnet gets no access", async () => {
     await publish("  web: {ports: [1122:22]}");
     expect(await tcp("client", WEB.address, 22)).toBe("denied");
     expect(await tcp("client", WEB.address, 80)).toBe("denied");
   });
 
-  it("FORWARD's policy DROP, as Docker sets it, is no obstacle", async () => {
+  it("forwards pass FORWARD's policy DROP, as Docker sets it", async () => {
     await publish("  web: {ports: [1122:22]}\n  far: {ports: [1322:22]}");
     await world.lab.exec([`iptables-${variant}`, "-P", "FORWARD", "DROP"]);
     try {
@@ -286,7 +286,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     }
   });
 
-  it("a jump that got behind libvirt's is put before it again", async () => {
+  it("a jump behind libvirt's is moved before it", async () => {
     await publish("  web: {ports: [1122:22]}");
     const jump = ["FORWARD", "-m", "comment", "--comment", "kvmnatd:@jump", "-j", "KVMNATD-FWD"];
     await world.lab.exec([`iptables-${variant}`, "-D", ...jump]);
@@ -298,7 +298,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     expect(stdout.match(/-j KVMNATD-FWD$/gm)).toHaveLength(1);
   });
 
-  it("an admin's own block above libvirt's rules keeps its say", async () => {
+  it("an admin's block above libvirt's rules stays in force", async () => {
     await world.lab.exec([`iptables-${variant}`, "-I", "FORWARD", "-s", CLIENT_SECOND, "-j", "DROP"]);
     await publish("  web: {ports: [1122:22]}");
     const jump = ["FORWARD", "-m", "comment", "--comment", "kvmnatd:@jump", "-j", "KVMNATD-FWD"];
@@ -309,7 +309,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     await world.lab.exec([`iptables-${variant}`, "-D", "FORWARD", "-s", CLIENT_SECOND, "-j", "DROP"]);
   });
 
-  it("a rule of ours that was edited by hand is drift, though its comment is right", async () => {
+  it("an edited kvmnatd rule is drift, though its comment is right", async () => {
     await publish("  web: {ports: [1122:22]}");
     const { stdout } = await world.lab.exec([`iptables-${variant}-save`, "-t", "nat"]);
     const rule = /^-A (KVMNATD-DNAT .*)$/m.exec(stdout)?.[1] ?? "";
@@ -321,7 +321,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
     expect(await tcp("client", HOST, 1122)).toBe(`web 22 ${CLIENT}`);
   });
 
-  it("foreign rules are what they were, before, during and after", async () => {
+  it("foreign rules are unchanged before, during and after", async () => {
     await world.run("teardown", "guests: {}");
     // The first rule in a table makes the table and its empty built-in chains, and nobody ever takes those back.
     const some = ["PREROUTING", "-j", "RETURN"];
@@ -367,7 +367,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
       await world.lab.exec(["sh", "-ec", ATTACK], { netns: "db" });
     });
 
-    it("one port on two addresses: 127.0.0.1 is with the first, or with who names it", async () => {
+    it("one port on two addresses: 127.0.0.1 goes to the first guest, or to the one that names it", async () => {
       const two = `  web: {ports: ["${HOST}:1122:22"]}\n  db: {ports: ["${HOST_SECOND}:1122:22"`;
       const warning = expect.stringMatching(/warning: .*127\.0\.0\.1/);
       await publish(`${two}]}`, "reach: {loopback: true}", warning);
@@ -378,7 +378,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
       await publish("  web: {ports: [1122:22]}");
     });
 
-    it("what names 127.0.0.1 alone is there alone", async () => {
+    it("a forward that names only 127.0.0.1 is reached only there", async () => {
       for (const where of ["host_ip: 127.0.0.1", "host_ip: lo"]) {
         await publish(`  web: {ports: [{published: 1122, target: 22, ${where}}]}`, "reach: {loopback: true}");
         expect(await tcp("host", "127.0.0.1", 1122)).toMatch(/^web 22 /);
@@ -389,7 +389,7 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
       await publish("  web: {ports: [1122:22]}");
     });
 
-    it("the host reaches 127.0.0.1, whatever it listens on; a guest never reaches the host's", async () => {
+    it("the host reaches 127.0.0.1, whatever `listen` says; a guest never reaches the host's 127.0.0.1", async () => {
       await publish("  web: {ports: [1122:22]}", `reach: {loopback: true}\nlisten: ${HOST}`);
       expect(await tcp("host", "127.0.0.1", 1122)).toMatch(/^web 22 /);
       expect(await tcp("host", "127.0.0.1", 7777)).toMatch(/^secret 7777 /);
@@ -407,24 +407,21 @@ describe.each(["nft", "legacy"] as const)("packets, iptables-%s", (variant) => {
       expect(await tcp("host", "127.0.0.1", 1122)).toBe("denied");
     });
 
-    it.each(["apply", "teardown"])(
-      "%s closes it also where somebody had taken the guard",
-      async (command) => {
-        await publish("  web: {ports: [1122:22]}", "reach: {loopback: true}");
-        await loseGuard();
-        expect(await attack()).toMatch(/^secret 7777 /);
-        const config = `iptables: ${variant}\nguests:\n  web: {ports: [1122:22]}\n`;
-        expect((await world.run("plan", config)).stdout).toMatch(
-          /- sysctl -w net\.ipv4\.conf\.virbr0\.route_localnet=0/,
-        );
-        const { exitCode, stdout } = await world.run(command, config);
-        expect(exitCode).toBe(0);
-        expect(stdout).toMatch(/net\.ipv4\.conf\.virbr0\.route_localnet was 2: set to 0/);
-        expect(await attack()).toBe("denied");
-      },
-    );
+    it.each(["apply", "teardown"])("%s closes it when the guard was removed", async (command) => {
+      await publish("  web: {ports: [1122:22]}", "reach: {loopback: true}");
+      await loseGuard();
+      expect(await attack()).toMatch(/^secret 7777 /);
+      const config = `iptables: ${variant}\nguests:\n  web: {ports: [1122:22]}\n`;
+      expect((await world.run("plan", config)).stdout).toMatch(
+        /- sysctl -w net\.ipv4\.conf\.virbr0\.route_localnet=0/,
+      );
+      const { exitCode, stdout } = await world.run(command, config);
+      expect(exitCode).toBe(0);
+      expect(stdout).toMatch(/net\.ipv4\.conf\.virbr0\.route_localnet was 2: set to 0/);
+      expect(await attack()).toBe("denied");
+    });
 
-    it("an admin who has opened it by hand keeps it open", async () => {
+    it("route_localnet that an admin set stays set", async () => {
       await world.lab.exec(["sh", "-c", `echo 1 > /proc/sys/${LOCALNET}`]);
       await publish("  web: {ports: [1122:22]}", "reach: {loopback: true}");
       expect(await tcp("host", "127.0.0.1", 1122)).toMatch(/^web 22 /);

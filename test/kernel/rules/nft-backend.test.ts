@@ -21,7 +21,7 @@ async function sh(script: string): Promise<string> {
 const table = (): Promise<string> => sh("nft -s list table ip libvirt_network");
 const SOON = { timeout: 60_000 };
 
-it("a forward gets past libvirt's reject, and nothing else does", async () => {
+it("a forward passes libvirt's reject, and nothing else does", async () => {
   await world.start();
   await world.isWell();
   await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
@@ -35,7 +35,7 @@ it("a forward gets past libvirt's reject, and nothing else does", async () => {
   );
 });
 
-it("what plan shows is what apply does, and teardown leaves libvirt's table as it was", async () => {
+it("apply does what plan shows, and teardown restores libvirt's table", async () => {
   const before = await table();
   const run = (command: string): Promise<ExecResult> =>
     world.lab.kvmnatd([command, "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir]);
