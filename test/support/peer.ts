@@ -65,14 +65,14 @@ function finish(answer: string): never {
 /** @returns what the server answered, or `denied`: refused, rejected and silent are all the same */
 function ask(protocol: string, host: string, port: number, source: string | undefined): Promise<string> {
   return new Promise((resolve) => {
-    const { start, close } = (protocol === "udp" ? askUdp : askTcp)(host, port, source);
+    const client = (protocol === "udp" ? askUdp : askTcp)(host, port, source);
     const end = (answer: string): void => {
       clearTimeout(timer);
-      close();
+      client.close();
       resolve(answer.trim());
     };
     const timer = setTimeout(() => end("denied"), DEADLINE_MS);
-    start(end);
+    client.start(end);
   });
 }
 
