@@ -5,7 +5,7 @@ import { scrape } from "../../support/scrape.ts";
 import { CLIENT, DB, leaseRow, WEB } from "../../support/world.ts";
 
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
-const SOON = { timeout: 20_000 };
+const SOON = { timeout: 60_000 };
 let world: DaemonWorld;
 
 afterEach(() => world.close());
@@ -14,7 +14,7 @@ async function begin(variant: "nft" | "legacy" = "nft", more = ""): Promise<void
   world = await createDaemonWorld(variant, `linger: 500ms\n${more}`);
   await world.start();
   await world.isWell();
-  await world.settles();
+  await world.idles();
 }
 
 async function sh(script: string): Promise<string> {
@@ -39,7 +39,7 @@ describe("kvmnatd's own changes", () => {
     await begin();
     await world.leases(leaseRow(WEB), leaseRow({ mac: DB.mac, address: "192.168.122.99" }));
     await expect.poll(() => world.rules("nat"), SOON).toContain("192.168.122.99");
-    await world.settles();
+    await world.idles();
     const asked = world.log().filter(({ event, msg }) => event === "rule" && msg.includes("192.168.122.99"));
     expect(asked).toHaveLength(1);
     const byRules = world.log().filter(({ msg }) => msg.includes("ruleset changed"));
@@ -157,7 +157,7 @@ describe("another program", () => {
     await world.becomes("web", "degraded", /contested/);
     const repairs = (): number =>
       world.log().filter(({ msg }) => /^\+ .*-I FORWARD .*KVMNATD-FWD/.test(msg)).length;
-    await world.settles();
+    await world.idles();
     // The first is from the start, before the rival; a repair that the rival undid at once is not logged.
     expect(repairs()).toBeLessThanOrEqual(4);
     expect(world.log().filter(({ event }) => event === "jump-overridden")).toHaveLength(1);
