@@ -26,7 +26,7 @@ describe("the Debian package", () => {
     const args = ["--no-cfg", "--allow-root", "-X", "binaries/spelling", packageFile("now", ".deb")];
     const { stdout } = spawnSync("lintian", args, { encoding: "utf8" });
     expect(stdout).toBe("");
-  }, 120_000);
+  }, 400_000);
 
   it("depends on the packages that it needs", async () => {
     // As on a host where nothing is installed.

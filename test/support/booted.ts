@@ -7,7 +7,7 @@ import { childOf, createRunner, until } from "./lab.ts";
 import type { Lab } from "./lab.ts";
 
 const BOOT = resolve(import.meta.dirname, "boot.sh");
-const BOOT_MS = 60_000;
+const BOOT_MS = 180_000;
 
 /** A host with a real systemd, journal and services, over a root folder that stays as it is. */
 export interface BootedHost extends Lab {

@@ -53,7 +53,7 @@ export interface Machine {
   changes(): Promise<readonly string[]>;
 }
 
-const TIMEOUT_MS = 60_000;
+const TIMEOUT_MS = 180_000;
 /** Programs that change users leave the files as they were before beside them. */
 const APART = [
   "./var/lib/dpkg",

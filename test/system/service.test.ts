@@ -17,7 +17,7 @@ describe.each([
   beforeAll(async () => {
     host = await createServiceHost(await findRoot());
     await install(host, "before");
-  }, 120_000);
+  }, 400_000);
   afterAll(() => host.close());
   beforeEach(({ onTestFailed }) =>
     onTestFailed(async () => {
@@ -194,7 +194,7 @@ describe.each([
     await host.startLibvirt();
     await host.plugGuest("web", GUEST_MAC);
     await host.reaches(1122, "web");
-  }, 120_000);
+  }, 400_000);
 
   it("removes its rules when the package is removed, and all its files when it is purged", async () => {
     await host.exec(["apt-get", "remove", "-y", "-q", "kvmnatd"], { timeoutMs: 180_000 });
@@ -261,7 +261,7 @@ function testFailures(findHost: () => ServiceHost): void {
       if (round === 0) await host.reaches(1122, "web");
     }
     await until("it is up", async () => (await status()) === "1 of 1 forwards active");
-  }, 90_000);
+  }, 400_000);
 
   it("reports the missing capability when a drop-in removes it", async () => {
     await host.sh(
