@@ -48,8 +48,8 @@ function createContext(invocation: Invocation): Context {
 
 const SCHEMAS = { config: configJsonSchema, status: statusJsonSchema } as const;
 
-async function execute(invocation: Invocation, context: Context): Promise<number> {
-  switch (invocation.command) {
+async function execute({ request }: Invocation, context: Context): Promise<number> {
+  switch (request.command) {
     case "run":
       return run(context, listenForSignals());
     case "check":
@@ -59,16 +59,16 @@ async function execute(invocation: Invocation, context: Context): Promise<number
     case "apply":
       return apply(context);
     case "status":
-      return invocation.watch ? showLiveStatus(context, listenForSignals()) : status(context);
+      return request.watch ? showLiveStatus(context, listenForSignals()) : status(context);
     case "leases":
       return leases(context);
     case "history":
-      return history(context, invocation.asked);
+      return history(context, request.options);
     case "teardown":
       return teardown(context);
     case "reload":
     case "handover":
-      return sendRequest(context, invocation.command);
+      return sendRequest(context, request.command);
     case "demo":
       return runDemo({
         selfCommand: [process.execPath, realpathSync(process.argv[1] ?? "")],
@@ -77,10 +77,10 @@ async function execute(invocation: Invocation, context: Context): Promise<number
         signal: listenForSignals(),
       });
     case "schema":
-      context.print(JSON.stringify(SCHEMAS[invocation.subject](), undefined, 2));
+      context.print(JSON.stringify(SCHEMAS[request.subject](), undefined, 2));
       return EXIT.ok;
     case "completion":
-      context.print(completionScript(invocation.shell, describeCommands()));
+      context.print(completionScript(request.shell, describeCommands()));
       return EXIT.ok;
   }
 }

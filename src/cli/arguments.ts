@@ -5,35 +5,23 @@ import { VERSION } from "../version.ts";
 import type { HistoryOptions } from "./history.ts";
 import { DEFAULT_CONFIG, DEFAULT_DNSMASQ_DIR } from "../paths.ts";
 
-type CommandName =
-  | "run"
-  | "check"
-  | "plan"
-  | "apply"
-  | "reload"
-  | "status"
-  | "leases"
-  | "history"
-  | "teardown"
-  | "handover"
-  | "demo"
-  | "schema"
-  | "completion";
+/** A command and the options that only it has. */
+export type Request =
+  | { readonly command: PlainCommand }
+  | { readonly command: "status"; readonly watch: boolean }
+  | { readonly command: "history"; readonly options: HistoryOptions }
+  | { readonly command: "schema"; readonly subject: (typeof SUBJECTS)[number] }
+  | { readonly command: "completion"; readonly shell: (typeof SHELLS)[number] };
 
-/** What the command line asks for. */
+type PlainCommand =
+  "run" | "check" | "plan" | "apply" | "reload" | "leases" | "teardown" | "handover" | "demo";
+
+/** A command line that is valid. */
 export interface Invocation {
-  readonly command: CommandName;
+  readonly request: Request;
   readonly config: string;
   readonly dnsmasqDir: string;
   readonly json: boolean;
-  /** Of `status`. */
-  readonly watch: boolean;
-  /** Of `completion`. */
-  readonly shell: "bash" | "zsh" | "fish";
-  /** Of `schema`. */
-  readonly subject: "config" | "status";
-  /** Of `history`, as they were written. */
-  readonly asked: HistoryOptions;
 }
 
 /** Nothing to run: help, the version or a usage error was printed. */
@@ -41,19 +29,25 @@ export interface Printed {
   readonly exitCode: number;
 }
 
-interface Text {
-  readonly name: CommandName;
+interface CommandText {
+  readonly name: Request["command"];
   readonly summary: string;
   readonly exits: string;
   readonly json?: true;
-  /** Those of the common options that mean something to it; it accepts them all. */
+  /** The common options that the command reads. It accepts them all. */
   readonly reads?: readonly (keyof typeof COMMON)[];
   readonly argument?: { readonly name: string; readonly choices: readonly string[] };
-  /** Further options: flags, description, and which others each excludes. */
+  /** Further options: flags, description, and the options that each excludes. */
   readonly options?: readonly (readonly [flags: string, description: string, excludes?: readonly string[]])[];
-  /** Told at the end of its help. */
+  /** The end of the command's help. */
   readonly notes?: string;
 }
+
+/** The options as commander returns them. */
+type GivenOptions = Pick<Invocation, "config" | "dnsmasqDir"> & {
+  readonly json?: boolean;
+  readonly watch?: boolean;
+} & HistoryOptions;
 
 const COMMON = {
   config: ["-c, --config <file>", "the port map", DEFAULT_CONFIG],
@@ -72,7 +66,7 @@ target, allow (sources; empty: everyone), from (null: before beginsAt), to (null
 ({why, trigger}, or null). An event: at, guest, event, message. Times are ISO 8601 in UTC.
 `;
 
-const COMMANDS: readonly Text[] = [
+const COMMANDS: readonly CommandText[] = [
   {
     name: "run",
     summary: "the daemon; what systemd starts",
@@ -194,7 +188,7 @@ function createProgram(onCommand: (invocation: Invocation) => void): Command {
 }
 
 function createCommand(
-  { name, summary, exits, json, reads = [], argument, options = [], notes = "" }: Text,
+  { name, summary, exits, json, reads = [], argument, options = [], notes = "" }: CommandText,
   onCommand: (found: Invocation) => void,
 ): Command {
   const command = new Command(name)
@@ -211,20 +205,27 @@ function createCommand(
     command.addArgument(command.createArgument(argument.name).choices([...argument.choices]));
   for (const [flags, description, excludes = []] of options)
     command.addOption(new Option(flags, description).conflicts([...excludes]));
-  return command.action((...given: readonly unknown[]) => {
-    const {
-      config,
-      dnsmasqDir,
-      json: asJson = false,
-      watch = false,
-      ...asked
-    } = command.opts<
-      { config: string; dnsmasqDir: string; json?: boolean; watch?: boolean } & HistoryOptions
-    >();
-    const shell = SHELLS.find((each) => each === given[0]) ?? "bash";
-    const subject = SUBJECTS.find((each) => each === given[0]) ?? "config";
-    onCommand({ command: name, config, dnsmasqDir, json: asJson, watch, shell, subject, asked });
+  return command.action((first: unknown) => {
+    const given = command.opts<GivenOptions>();
+    const { config, dnsmasqDir, json: asJson = false } = given;
+    onCommand({ request: toRequest(name, given, first), config, dnsmasqDir, json: asJson });
   });
+}
+
+/** @param argument one of the argument's choices; undefined when it is not given */
+function toRequest(command: Request["command"], options: GivenOptions, argument: unknown): Request {
+  switch (command) {
+    case "status":
+      return { command, watch: options.watch === true };
+    case "history":
+      return { command, options };
+    case "schema":
+      return { command, subject: SUBJECTS.find((each) => each === argument) ?? "config" };
+    case "completion":
+      return { command, shell: SHELLS.find((each) => each === argument) ?? "bash" };
+    default:
+      return { command };
+  }
 }
 
 /** The commands and options as a completion script needs them; from the same source as the help. */
