@@ -9,26 +9,22 @@ import { describeTaken, assignHostAddresses } from "../forwards/host-addresses.t
 import type { PortMap } from "../config/port-map.ts";
 import { checkLoopback } from "../forwards/check-loopback.ts";
 import { findAddressesOutsideNetworks } from "../forwards/check-subnets.ts";
-import { parseYaml } from "../config/yaml/document.ts";
+import type { YamlDocument } from "../config/yaml/document.ts";
 import { mergeBridges, knownBridges } from "../daemon/inputs.ts";
 import type { View } from "../daemon/observe.ts";
 import { ConfigError, EXIT, KvmnatdError } from "../errors.ts";
-import type { Host, Links } from "../host-interface.ts";
+import type { Host, LeaseFiles, Links } from "../host-interface.ts";
 import { createHost } from "../host/create-host.ts";
 import type { Context } from "./context.ts";
 
-/** `kvmnatd check`: every fault of the config, with its place. */
-export async function check(context: Context): Promise<number> {
+/** `kvmnatd check`: reports every fault of the config with its place. */
+export async function check(context: Context, host: Host = createHost(context.paths)): Promise<number> {
   const { paths } = context;
-  const host = createHost(paths);
   const file = await host.readConfig();
-  const { value, diagnostics } = parsePortMap(file.text, paths.config, host);
-  const found: Diagnostic<string>[] = [
-    ...(file.untrusted === undefined ? [] : [file.untrusted]),
-    ...diagnostics,
-  ];
-  if (value !== undefined)
-    found.push(...checkLoopback(value), ...(await checkAgainstHost(host, value, file.text)));
+  const { value, diagnostics, document } = parsePortMap(file.text, paths.config, host);
+  const found = file.untrusted === undefined ? [...diagnostics] : [file.untrusted, ...diagnostics];
+  if (value !== undefined && document !== undefined)
+    found.push(...checkLoopback(value), ...(await checkAgainstHost(host, value, document)));
   printDiagnostics(context, found, file.text);
   const errors = found.filter((diagnostic) => diagnostic.severity === "error").length;
   if (errors > 0) return EXIT.config;
@@ -49,25 +45,27 @@ export function printDiagnostics(
 async function checkAgainstHost(
   host: Host,
   portMap: PortMap,
-  text: string,
+  document: YamlDocument,
 ): Promise<readonly Diagnostic<string>[]> {
-  const links = host.readLinks();
+  const [links, files] = [host.readLinks(), host.readLeaseFiles(portMap.networks)];
   const found = await Promise.all([
-    unlessUnseen(host, "guests' addresses", async () => findMisplaced(host, portMap, await links)),
-    unlessUnseen(host, "addresses and interfaces", async () => findNotHere(host, portMap, text, await links)),
-    unlessUnseen(host, "ports of interfaces", async () => findTaken(portMap, await links)),
-    unlessUnseen(host, "ports in use", async () => findInUse(host, portMap, await links)),
+    reportUnchecked(host, "guests' addresses", async () => findMisplaced(portMap, await files, await links)),
+    reportUnchecked(host, "addresses and interfaces", async () =>
+      findMissing(document, portMap, await files, await links),
+    ),
+    reportUnchecked(host, "ports of interfaces", async () => findTaken(portMap, await links)),
+    reportUnchecked(host, "ports in use", async () => findInUse(host, portMap, await links)),
   ]);
   return found.flat();
 }
 
-async function unlessUnseen(
+async function reportUnchecked(
   { configPath }: Host,
   what: string,
-  look: () => Promise<readonly Diagnostic<string>[]>,
+  run: () => Promise<readonly Diagnostic<string>[]>,
 ): Promise<readonly Diagnostic<string>[]> {
   try {
-    return await look();
+    return await run();
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
     const message = `${what} are not checked: ${error.message}`;
@@ -75,12 +73,7 @@ async function unlessUnseen(
   }
 }
 
-async function findMisplaced(
-  host: Host,
-  portMap: PortMap,
-  links: Links,
-): Promise<readonly Diagnostic<string>[]> {
-  const files = await host.readLeaseFiles(portMap.networks);
+function findMisplaced(portMap: PortMap, files: LeaseFiles, links: Links): readonly Diagnostic<string>[] {
   const networks = knownBridges(mergeBridges(undefined, files, links, portMap.networks), links);
   const unread = files.diagnostics.map((diagnostic): Diagnostic<string> => ({
     ...diagnostic,
@@ -89,20 +82,17 @@ async function findMisplaced(
   return [...unread, ...findAddressesOutsideNetworks(portMap, networks, files.folder === "read").diagnostics];
 }
 
-async function findNotHere(
-  host: Host,
+function findMissing(
+  document: YamlDocument,
   portMap: PortMap,
-  text: string,
+  { bridges }: LeaseFiles,
   links: Links,
-): Promise<readonly Diagnostic<string>[]> {
-  const { value: document } = parseYaml(text, host.configPath);
-  const { bridges } = await host.readLeaseFiles(portMap.networks);
+): readonly Diagnostic<string>[] {
   const known = bridges.filter(({ leases, domains }) => leases !== undefined || domains !== undefined);
-  if (document === undefined) return [];
   return findMissingOnHost(document, portMap, links.addresses, new Set(known.map(({ bridge }) => bridge)));
 }
 
-/** Which addresses an interface has, and so who else is published there, is known here alone. */
+/** Finds ports that another forward has on an address of an interface: only this host has those addresses. */
 function findTaken(portMap: PortMap, { addresses }: Links): readonly Diagnostic<string>[] {
   return [...assignHostAddresses(portMap, addresses)].flatMap(([{ where }, places]) =>
     [places[4], places[6]]

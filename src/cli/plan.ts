@@ -8,7 +8,8 @@ import { findWaits, checkShadowingRules } from "../daemon/problems.ts";
 import { findSysctls } from "../daemon/sysctls.ts";
 import type { SysctlChange } from "../daemon/sysctls.ts";
 import { EXIT } from "../errors.ts";
-import type { Host } from "../host-interface.ts";
+import type { ConfigFile, Host } from "../host-interface.ts";
+import type { Diagnostic } from "../diagnostic.ts";
 import { createHost } from "../host/create-host.ts";
 import { printDiagnostics, rejectAddressesOutsideNetworks } from "./check.ts";
 import type { Context } from "./context.ts";
@@ -16,11 +17,16 @@ import { printJson } from "./context.ts";
 import { printProblems, printEntries, warnPortsInUse } from "./print.ts";
 import type { FamilyChange } from "../rules/diff.ts";
 
-/** `kvmnatd plan`: what `apply` would do. */
-export async function plan(context: Context): Promise<number> {
-  const host = createHost(context.paths);
-  const { untrusted } = await host.readConfig();
-  const view = await observe(trusting(host), {}, false);
+/** `kvmnatd plan`: shows what `apply` would do. */
+export async function plan(context: Context, host: Host = createHost(context.paths)): Promise<number> {
+  let untrusted = undefined as Diagnostic<string> | undefined;
+  // A plan changes nothing: it may use a config that `run` and `apply` reject because of its owner or mode.
+  const readConfig = async (): Promise<ConfigFile> => {
+    const file = await host.readConfig();
+    untrusted = file.untrusted;
+    return { ...file, untrusted: undefined };
+  };
+  const view = await observe({ ...host, readConfig }, {}, false);
   rejectAddressesOutsideNetworks(view, context.paths.config);
   for (const family of view.families) if (family.error !== undefined) throw family.error;
   const changes = view.families.flatMap(({ family, desired, sides }) =>
@@ -40,7 +46,6 @@ export async function plan(context: Context): Promise<number> {
     ...(await findSysctls(host, view)).map(toEntry),
   ];
   const steps = entries.filter(({ action }) => action !== undefined);
-  // `run` and `apply` refuse it.
   printDiagnostics(context, untrusted === undefined ? [] : [untrusted], view.snapshot.configText);
   printDiagnostics(context, view.snapshot.warnings, view.snapshot.configText);
   printProblems(context, [
@@ -60,11 +65,6 @@ function toEntry(change: SysctlChange): LogEntry {
   const action = change.value === "0" ? "remove" : "add";
   const sign = action === "add" ? "+" : "-";
   return { level: "info", event: "sysctl-set", message: `${sign} ${rule}  # ${change.why}`, rule, action };
-}
-
-/** A plan changes nothing, so it also accepts a config that other users can write. */
-function trusting(host: Host): Host {
-  return { ...host, readConfig: async () => ({ ...(await host.readConfig()), untrusted: undefined }) };
 }
 
 function toStep({ action, rule, guest }: LogEntry): object {

@@ -18,6 +18,7 @@ import { validateShape } from "./schema/validate-shape.ts";
 import type { RawConfig } from "./schema/schema.ts";
 import type { ValidSubset } from "./schema/without-invalid.ts";
 import { parseYaml } from "./yaml/document.ts";
+import type { YamlDocument } from "./yaml/document.ts";
 import type { Listen } from "./values/listen-address.ts";
 
 /** What only the host's packages can judge. */
@@ -25,20 +26,26 @@ export interface Checks {
   isCron(expression: string): boolean;
 }
 
+export interface ParsedConfig extends Parsed<PortMap | undefined> {
+  /** For the places of further diagnostics; undefined when the text is not valid YAML. */
+  readonly document: YamlDocument | undefined;
+}
+
 /**
- * Reads and checks a config.
- * @param text the file's text
- * @param file its path, for the places of diagnostics
+ * Parses and checks a config.
+ * @param file the path of the text, for the places of diagnostics
  * @returns the port map, undefined when any diagnostic is an error; all diagnostics, in the file's order
  */
-export function parsePortMap(text: string, file: string, checks: Checks): Parsed<PortMap | undefined> {
+export function parsePortMap(text: string, file: string, checks: Checks): ParsedConfig {
   const { value: document, diagnostics } = parseYaml(text, file);
-  if (document === undefined) return { value: undefined, diagnostics: sortDiagnostics(diagnostics) };
+  if (document === undefined)
+    return { value: undefined, diagnostics: sortDiagnostics(diagnostics), document };
   const report = createDiagnosticCollector(document);
   const raw = validateShape(document.value, report);
   const portMap = raw && readPortMap(raw, checks, report);
   const all = sortDiagnostics([...diagnostics, ...report.diagnostics]);
-  return { value: all.some(({ severity }) => severity === "error") ? undefined : portMap, diagnostics: all };
+  const value = all.some(({ severity }) => severity === "error") ? undefined : portMap;
+  return { value, diagnostics: all, document };
 }
 
 function readPortMap(raw: ValidSubset<RawConfig>, checks: Checks, report: DiagnosticCollector): PortMap {
