@@ -17,12 +17,12 @@ export function formatDiagnostic(
   const severity = diagnostic.severity === "warning" ? "warning: " : "";
   const head = `${printable(place, 4096)}: ${severity}${diagnostic.message}`;
   if (line === undefined || sourceText === "") return head;
-  // Not the package's own highlighting: it reads the lines as JavaScript, where # and // mean other things.
+  // The package's own highlighting is for JavaScript, where # and // have other meanings.
   const frame = codeFrameColumns(harmless(sourceText), { start: { line, column: (column ?? 1) - 1 } });
   return `${head}\n${options.color ? paint(frame) : frame}`;
 }
 
-/** One character for one, so that columns stay: what moves a cursor, or breaks a line that YAML does not break. */
+/** Replaces characters that move a cursor or break a line outside YAML, one by one, so that columns stay correct. */
 function harmless(text: string): string {
   return text
     .replace(/^\uFEFF/, "")

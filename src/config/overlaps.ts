@@ -2,16 +2,16 @@ import { familiesOfListen, formatListen } from "./values/listen-address.ts";
 import type { Forward } from "./port-map.ts";
 import type { Listen } from "./values/listen-address.ts";
 
-/** Two forwards that want the same port of the same address; `later` stands below `earlier` in the file. */
+/** Two forwards with the same port of the same address; `later` is below `earlier` in the file. */
 export interface Overlap {
   readonly earlier: Forward;
   readonly later: Forward;
 }
 
-/** Forwards that may collide, by first port. */
+/** Forwards that may collide, sorted by first port. */
 interface Lane {
   readonly forwards: readonly Forward[];
-  /** For each index, the forward that reaches highest among those up to it. */
+  /** At each index, the forward with the highest last port up to it. */
   readonly highest: readonly Forward[];
 }
 
@@ -21,7 +21,7 @@ interface Lane {
  *
  *     any IPv4     |-----|   |--|      compared with each other, and with all below
  *     10.0.0.1        |-|              compared with each other, and with "any"
- *     eth0                    |---|    the same; what addresses it has is not known here (see places.ts)
+ *     eth0                    |---|    the same; its addresses are not known here (see host-addresses.ts)
  */
 export function findOverlaps(forwards: readonly Forward[]): readonly Overlap[] {
   const found = new Map<string, Overlap>();
@@ -32,14 +32,14 @@ export function findOverlaps(forwards: readonly Forward[]): readonly Overlap[] {
     if (!found.has(key)) found.set(key, pair);
   };
   for (const lane of groupLanes(forwards, ({ listen }) => listen.map(formatListen)).values())
-    lane.forwards.forEach((forward, index) => note(forward, findHolder(lane, forward, index - 1)));
+    lane.forwards.forEach((forward, index) => note(forward, findConflict(lane, forward, index - 1)));
   const anywhere = groupLanes(forwards, ({ listen }) => familiesIn(listen, true));
   const somewhere = groupLanes(forwards, ({ listen }) => familiesIn(listen, false));
   for (const [key, any] of anywhere) {
     const some = somewhere.get(key);
     if (some === undefined) continue;
-    for (const forward of some.forwards) note(forward, findHolder(any, forward));
-    for (const forward of any.forwards) note(forward, findHolder(some, forward));
+    for (const forward of some.forwards) note(forward, findConflict(any, forward));
+    for (const forward of any.forwards) note(forward, findConflict(some, forward));
   }
   return [...found.values()];
 }
@@ -75,8 +75,8 @@ function buildLane(unsorted: readonly Forward[]): Lane {
   return { forwards, highest };
 }
 
-/** Finds another forward with a port of this one, among those up to index `end`: the nearest below, or the highest. */
-function findHolder(
+/** Finds another forward that has a port of this one, up to index `end`: the nearest below, or the one that reaches highest. */
+function findConflict(
   lane: Lane,
   forward: Forward,
   end = lastStartingBy(lane.forwards, forward.published.last),
@@ -89,7 +89,7 @@ function findHolder(
   );
 }
 
-/** Finds the last forward, in the order of first ports, that starts at or below the port; -1 for none. */
+/** Returns the index of the last forward that starts at or below the port; -1 for none. The forwards are sorted by first port. */
 export function lastStartingBy(forwards: readonly Forward[], port: number): number {
   let [low, high] = [0, forwards.length];
   while (low < high) {
@@ -101,7 +101,7 @@ export function lastStartingBy(forwards: readonly Forward[], port: number): numb
   return low - 1;
 }
 
-/** An anchored list of ports has one place in the file and many guests. */
+/** The guest is part of the key, because guests that share an anchored list have the same place in the file. */
 function entryKey({ where, guest }: Forward): string {
   return `${where.line}:${where.column} ${guest}`;
 }

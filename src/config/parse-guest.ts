@@ -12,18 +12,18 @@ import { knownKeys } from "./schema/schema.ts";
 import type { RawGuest } from "./schema/schema.ts";
 import type { ValidSubset } from "./schema/without-invalid.ts";
 
-/** What of the rest of the config a guest depends on. */
+/** Settings of the config that the guests depend on. */
 export interface GuestSettings extends Pick<PortDefaults, "listen" | "loopback"> {
   readonly networks: readonly string[] | undefined;
 }
 
-/** libvirt takes longer ones, but a rule's comment and a table's row do not. */
-const NAME_BYTES = 200;
+/** Maximum length of a guest's name in UTF-8. libvirt accepts longer names, but a rule's comment does not. */
+const MAX_NAME_BYTES = 200;
 const KINDS = ["domain", "mac", "address", "hostname"] as const;
 
 /**
- * Reads one guest. What is refused is noted in the report, and something harmless stands in for it,
- * so that the checks across guests see the rest.
+ * Parses one guest. An invalid value is reported and replaced by a harmless one, so that the checks across guests still
+ * see the rest.
  */
 export function parseGuest(
   name: string,
@@ -32,11 +32,11 @@ export function parseGuest(
   report: DiagnosticCollector,
 ): Guest {
   const path = ["guests", name];
-  const label = parseName(name, NAME_BYTES);
+  const label = parseName(name, MAX_NAME_BYTES);
   if ("fault" in label) report.error(report.keyPlace(path), label.fault);
   const written = KINDS.filter((kind) => Object.hasOwn(raw, kind));
   const [kind, ...further] = written;
-  for (const each of further) refuseFurther(name, kind ?? each, each, report);
+  for (const each of further) reportFurtherIdentity(name, kind ?? each, each, report);
   const network = raw.network === undefined ? undefined : readNetwork(name, raw.network, settings, report);
   const guest: Guest = {
     name,
@@ -50,7 +50,12 @@ export function parseGuest(
   return guest;
 }
 
-function refuseFurther(name: string, kind: string, further: string, report: DiagnosticCollector): void {
+function reportFurtherIdentity(
+  name: string,
+  kind: string,
+  further: string,
+  report: DiagnosticCollector,
+): void {
   const line = report.place(["guests", name, kind]).line;
   const message = `guest "${printable(name)}" is already found by its ${kind} (line ${line}); keep one of ${kind} and ${further}`;
   report.error(report.place(["guests", name, further]), { code: "two-identities", message });
@@ -75,13 +80,13 @@ function parseIdentity(kind: Identity["kind"], text: string): ParseResult<Identi
   switch (kind) {
     case "domain":
     case "hostname": {
-      const name = parseName(text, NAME_BYTES);
+      const name = parseName(text, MAX_NAME_BYTES);
       if ("fault" in name) return name;
       return { value: kind === "domain" ? { kind, domain: text } : { kind, hostname: text } };
     }
     case "mac": {
       const mac = parseMac(text);
-      const message = `"${printable(text)}" is no MAC address of a guest; write one like 52:54:00:6c:3c:01`;
+      const message = `"${printable(text)}" is not a MAC address of a guest; write one like 52:54:00:6c:3c:01`;
       return mac === undefined ? invalid("mac", message) : { value: { kind, mac } };
     }
     case "address": {
@@ -114,7 +119,7 @@ function readPorts(
   const allow = raw.allow === undefined ? [] : parseAllow([...path, "allow"], raw.allow, report);
   const unusable = Object.hasOwn(raw, "ports") && raw.ports === undefined;
   const ports = raw.ports ?? [];
-  // The ports may stand below an unknown key.
+  // An unknown key may be a misspelled `ports`.
   const known = knownKeys(path);
   if (ports.length === 0 && !unusable && Object.keys(raw).every((key) => known.includes(key))) {
     const message = `guest "${printable(name)}" publishes no port; give it ports, or remove it`;
@@ -126,7 +131,7 @@ function readPorts(
   );
 }
 
-/** A guest found by its address can be sent only traffic of that family. */
+/** A guest that is identified by its address receives only traffic of that family. */
 function checkFamilies(guest: Guest, report: DiagnosticCollector): void {
   if (guest.identity.kind !== "address") return;
   const family = familyOf(guest.identity.address);
@@ -138,13 +143,13 @@ function checkFamilies(guest: Guest, report: DiagnosticCollector): void {
   }
 }
 
-/** Reports an allowlist without a source of a family that the port is published in: no client could connect. */
+/** An allowlist without a source of a published family lets no client in. */
 function checkSources(guest: Guest, report: DiagnosticCollector): void {
   for (const { listen, allow, published, where } of guest.forwards) {
     const families = new Set(listen.flatMap(familiesOfListen));
     if (allow.length === 0 || allow.some((cidr) => families.has(cidr.family))) continue;
     const on = [...families].map((family) => `IPv${family}`).join(" and ");
-    const message = `port ${formatPorts(published)} is published on ${on}, but \`allow\` has no ${on} source: nobody could reach it`;
+    const message = `port ${formatPorts(published)} is published on ${on}, but \`allow\` has no ${on} source, so no client could reach it`;
     report.error(where, { code: "allow-family", message });
   }
 }

@@ -21,7 +21,7 @@ import { parseYaml } from "./yaml/document.ts";
 import type { YamlDocument } from "./yaml/document.ts";
 import type { Listen } from "./values/listen-address.ts";
 
-/** What only the host's packages can judge. */
+/** Checks that need a package of the host. */
 export interface Checks {
   isCron(expression: string): boolean;
 }
@@ -50,12 +50,13 @@ export function parsePortMap(text: string, file: string, checks: Checks): Parsed
 
 function readPortMap(raw: ValidSubset<RawConfig>, checks: Checks, report: DiagnosticCollector): PortMap {
   const reach = readReach(raw.reach);
-  // An unreadable `reach` may well have said loopback: no second fault for the same slip.
+  // An invalid `reach` may have enabled loopback: one mistake must not cause two errors.
   const loopback = reach.loopback || isUnusable(raw, "reach") || isUnusable(raw.reach ?? {}, "loopback");
   const networks = readNetworks(raw.networks, report);
   const listen = isUnusable(raw, "listen") ? undefined : readListen(raw.listen, loopback, report);
   const guests = readGuests(raw.guests ?? {}, { listen, loopback, networks }, report);
-  for (const overlap of findOverlaps(guests.flatMap((guest) => guest.forwards))) tellOverlap(overlap, report);
+  for (const overlap of findOverlaps(guests.flatMap((guest) => guest.forwards)))
+    reportOverlap(overlap, report);
   const metrics =
     raw.metrics === undefined ? undefined : report.valueOrDiagnostic(["metrics"], parseEndpoint(raw.metrics));
   return {
@@ -95,7 +96,7 @@ function readNetworks(
       ? []
       : (report.valueOrDiagnostic(["networks", index], parseInterfaceName(text, "a bridge")) ?? []),
   );
-  // With an invalid name among them the list of served bridges is unknown.
+  // With an invalid name among them, the served bridges are unknown.
   return names.length === raw.length ? [...new Set(names)] : undefined;
 }
 
@@ -122,7 +123,7 @@ function readGuests(
   const guests = Object.entries(raw).flatMap(([name, guest]) =>
     guest === undefined ? [] : [parseGuest(name, guest ?? {}, settings, report)],
   );
-  // JavaScript puts keys that look like array indices first; the file's order is the admin's.
+  // JavaScript lists keys that look like array indices first. The order of the file is restored.
   return guests.toSorted((a, b) => {
     const [one, other] = [report.keyPlace(["guests", a.name]), report.keyPlace(["guests", b.name])];
     return (one.line ?? 0) - (other.line ?? 0) || (one.column ?? 0) - (other.column ?? 0);
@@ -130,12 +131,12 @@ function readGuests(
 }
 
 function readResync(expression: string, checks: Checks, report: DiagnosticCollector): string {
-  const message = `"${printable(expression)}" is no cron expression; write five fields like */5 * * * *`;
+  const message = `"${printable(expression)}" is not a cron expression; write five fields like */5 * * * *`;
   const reading = checks.isCron(expression) ? { value: expression } : invalid("resync", message);
   return report.valueOrDiagnostic(["resync"], reading) ?? expression;
 }
 
-function tellOverlap({ earlier, later }: Overlap, report: DiagnosticCollector): void {
+function reportOverlap({ earlier, later }: Overlap, report: DiagnosticCollector): void {
   const other = `${formatPorts(earlier.published)} on ${earlier.listen.map(formatListen).join(", ")}`;
   const message = `${formatPorts(later.published)}/${later.protocol} of guest "${printable(later.guest)}" is also published at line ${earlier.where.line} by guest "${printable(earlier.guest)}" (${other})`;
   report.error(later.where, { code: "port-overlap", message });

@@ -12,10 +12,10 @@ import type { ValidSubset } from "./schema/without-invalid.ts";
 import type { Path } from "./yaml/tree.ts";
 import type { Listen } from "./values/listen-address.ts";
 
-/** What holds for a port where it says nothing of its own. */
+/** Settings of a port that has none of its own. */
 export interface PortDefaults {
   readonly guest: string;
-  /** Undefined: what is written could not be read. */
+  /** Undefined: the `listen` of the config is invalid. */
   readonly listen: readonly Listen[] | undefined;
   readonly allow: readonly Cidr[];
   /** Whether `reach.loopback` is on. */
@@ -23,8 +23,8 @@ export interface PortDefaults {
 }
 
 /**
- * Reads one entry of `ports`.
- * @returns one forward for each protocol; none when anything in it was refused
+ * Parses one entry of `ports`.
+ * @returns one forward for each protocol; none when a value in it is invalid
  */
 export function parseForwards(
   path: Path,
@@ -55,7 +55,7 @@ export function parseForwards(
   }));
 }
 
-/** Reads a list of sources, each once. */
+/** Parses a list of sources and removes duplicates. */
 export function parseAllow(
   path: Path,
   texts: ReadonlyArray<string | undefined>,
@@ -64,7 +64,7 @@ export function parseAllow(
   const cidrs = texts.flatMap((text, index) => {
     if (text === undefined) return [];
     const cidr = parseCidr(text);
-    const message = `"${printable(text)}" is no address or network; write one like 10.0.0.0/8 or 203.0.113.7`;
+    const message = `"${printable(text)}" is not an address or a network; write one like 10.0.0.0/8 or 203.0.113.7`;
     return (
       report.valueOrDiagnostic([...path, index], cidr ? { value: cidr } : invalid("allow", message)) ?? []
     );
@@ -106,14 +106,14 @@ function readListen(
   if (long && Object.hasOwn(entry, "host_ip") && entry.host_ip === undefined) return undefined;
   const hostIp = long ? entry.host_ip : shortHostIp;
   if (hostIp === undefined) return defaults.listen;
-  // Before the colon of a short form a word is more often a slip than an interface.
+  // In the short form, a word before the colon is more often a mistake than an interface.
   const listen = long
     ? report.valueOrDiagnostic([...path, "host_ip"], parseListen(hostIp, defaults.loopback))
     : report.valueOrDiagnostic(path, parseHostIp(hostIp, defaults.loopback));
   return listen && [listen];
 }
 
-/** The same place twice is one place. */
+/** Removes duplicates. */
 export function uniqueListens(listens: readonly Listen[]): readonly Listen[] {
   return [...new Map(listens.map((listen) => [formatListen(listen), listen])).values()];
 }

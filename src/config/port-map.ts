@@ -4,7 +4,7 @@ import type { SourceLocation } from "../diagnostic.ts";
 import type { Listen } from "./values/listen-address.ts";
 import { encodeForComment } from "../sanitize.ts";
 
-/** How a guest is found; product contract: "Which guest is which". */
+/** How kvmnatd finds a guest. */
 export type Identity =
   | { readonly kind: "domain"; readonly domain: string }
   | { readonly kind: "mac"; readonly mac: Mac }
@@ -19,7 +19,7 @@ export interface Forward {
   /** As long as `published`. */
   readonly target: PortRange;
   readonly listen: readonly Listen[];
-  /** Sources let in; empty: everyone. */
+  /** Sources that may connect; empty: every client. */
   readonly allow: readonly Cidr[];
   readonly where: SourceLocation;
 }
@@ -45,12 +45,12 @@ export interface PortMap {
   readonly lingerMs: number;
   readonly onStop: "keep" | "remove";
   readonly iptables: "auto" | "nft" | "legacy";
-  /** Where Prometheus may ask; absent: nowhere. */
+  /** Where Prometheus may read metrics. */
   readonly metrics?: Endpoint;
   readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal";
 }
 
-/** Tells whether a guest is still found the way it was; empty for a domain of the guest's own name. */
+/** Text that changes when a guest's identity changes; empty for a domain of the guest's own name. */
 export function identityText(guest: Guest): string {
   const { identity } = guest;
   switch (identity.kind) {

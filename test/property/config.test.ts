@@ -62,7 +62,7 @@ function collide(one: Forward, other: Forward): boolean {
 }
 
 describe("overlaps", () => {
-  it("are real, and leave out no forward that collides", () => {
+  it("are collisions, and include every forward that collides", () => {
     fc.assert(
       fc.property(forwards, (all) => {
         const found = findOverlaps(all);
@@ -89,7 +89,7 @@ function byLine(one: Forward, other: Forward): number {
 }
 
 describe("a port", () => {
-  it("is read as it was written", () => {
+  it("is parsed to the values that it was written from", () => {
     const shift = fc.integer({ min: 0, max: 60_000 });
     const protocol = fc.constantFrom("tcp", "udp", "sctp");
     fc.assert(
@@ -126,7 +126,7 @@ describe("any text", () => {
     ["a damaged example", mutations],
     ["a truncated example", fc.nat(example.length).map((length) => example.slice(0, length))],
   ])(
-    "such as %s gives a port map or an error, with places in the text and messages of one line",
+    "such as %s gives a port map or an error, with places inside the text and messages of one line",
     (_, texts) => {
       fc.assert(
         fc.property(texts, (text) => {

@@ -41,7 +41,7 @@ const macs = fc
   .tuple(fc.array(hex, { minLength: 5, maxLength: 7 }), fc.constantFrom(":", "-", ""))
   .map(([parts, separator]) => parts.join(separator));
 
-// An editor that marks what the daemon takes would teach people to ignore it.
+// An editor that marks valid text would teach the admin to ignore it.
 it.each<[string, string, fc.Arbitrary<string>, (text: string) => boolean]>([
   ["port", PORT_PATTERN, ports, isPort],
   [
@@ -78,16 +78,16 @@ it.each<[string, string, fc.Arbitrary<string>, (text: string) => boolean]>([
       .map((parts) => parts.join("")),
     (text) => "value" in parseEndpoint(text),
   ],
-])("the pattern of a %s takes whatever its parser takes", (_, pattern, texts, isTaken) => {
+])("the pattern of a %s matches every text that its parser accepts", (_, pattern, texts, isAccepted) => {
   const matcher = new RegExp(pattern, "u");
-  let taken = 0;
+  let accepted = 0;
   fc.assert(
     fc.property(texts, (text) => {
-      if (!isTaken(text)) return;
-      taken += 1;
+      if (!isAccepted(text)) return;
+      accepted += 1;
       expect(text).toMatch(matcher);
     }),
     { numRuns: 5000 },
   );
-  expect(taken).toBeGreaterThan(20);
+  expect(accepted).toBeGreaterThan(20);
 });

@@ -8,20 +8,20 @@ import { checkSchema, knownKeys } from "./schema.ts";
 import type { SchemaIssue } from "./schema.ts";
 import type { Path } from "../yaml/tree.ts";
 
-/** A location at which the value does not match the schema. */
+/** An error of the shape, and where it is. */
 export interface ShapeError {
   readonly path: Path;
-  /** True when the key is at fault and not its value. */
+  /** True when the key is invalid and not its value. */
   readonly atKey: boolean;
   readonly fault: ParseError;
-  /** For an unknown key: the most similar known one. */
+  /** The key that an unknown key was probably meant to be. */
   readonly meant?: string;
 }
 
-/** Lists every fault of a config's shape, in words for the admin. */
+/** Lists every error of a config's shape, in words for the admin. */
 export function findShapeErrors(value: unknown): readonly ShapeError[] {
   const faults = checkSchema(value).flatMap((issue) => formatZodIssue(issue, [], value));
-  // What is there under a name that is nearly right is not missing as well.
+  // A required key that is there under a misspelled name is not reported as missing too.
   const meant = new Set(
     faults.flatMap(({ path, meant: key }) =>
       key === undefined ? [] : [JSON.stringify([...path.slice(0, -1), key])],
@@ -92,7 +92,7 @@ function unknownValue(name: string, value: string, known: readonly string[]): st
   return `${name} is one of ${known.join(", ")}, not "${printable(value)}"${hint}`;
 }
 
-/** `- 22: 22` and `- ::` are mappings to YAML, but the user meant text. */
+/** `- 22: 22` and `- ::` are mappings in YAML, but their authors meant text. */
 function misreadText(value: unknown): ParseError | undefined {
   const isMapping = typeof value === "object" && value !== null && !Array.isArray(value);
   const [first, ...more] = isMapping ? Object.entries(value) : [];
@@ -135,7 +135,7 @@ function typeWord(type: string): string {
   return type === "array" ? "a list" : type === "string" ? "text" : "a mapping";
 }
 
-/** A lone value where a list of such belongs, if it could stand there. */
+/** Shows how to write a single value as the list that is needed, if the value is valid in it. */
 function example(name: string, value: unknown): string {
   if (typeof value !== "string" || LISTED[name]?.(value) !== true) return "";
   // An IPv6 address in brackets would begin a list of its own.

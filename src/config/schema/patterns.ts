@@ -1,6 +1,6 @@
 /*
- * What an editor may check while people type. Never narrower than the parsers, whose messages say more:
- * what these let through (ranges reversed, ports above 65535 as text) is refused by parse-port-map.ts.
+ * Patterns that an editor checks while the admin types. They are never narrower than the parsers, which have better
+ * messages: parse-port-map.ts rejects what these accept wrongly (reversed ranges, ports above 65535 as text).
  */
 const PORT = "([0-9]+|0[xX][0-9a-fA-F]+)";
 const RANGE = `${PORT}(-${PORT})?`;

@@ -45,14 +45,14 @@ export type SchemaIssue = z.core.$ZodIssue;
 
 /*
  * The shape of the config, and nothing of its meaning: that is parse-port-map.ts.
- * Every scalar comes as the text that is written (see yaml-document.ts), so all are strings here. An editor
+ * Every scalar comes as the text that is written (see yaml/document.ts), so all are strings here. An editor
  * reads YAML's own types, so the JSON Schema says "or a number" where people leave out quotes.
  */
 const word = (): z.ZodString => z.string().meta({ type: ["string", "number", "boolean"] });
 const port = (): z.ZodString =>
   z.string().meta({ type: ["string", "integer"], pattern: RANGE_PATTERN, minimum: 1, maximum: 65_535 });
 
-// JSON Schema's patterns have no flag for "any case".
+// JSON Schema's patterns have no flag to ignore case.
 const BOOLEAN = ["true", "false", "on", "off", "yes", "no"].map((text) =>
   Array.from(text, (letter) => `[${letter}${letter.toUpperCase()}]`).join(""),
 );
@@ -66,7 +66,7 @@ const allow = z
   .array(z.string())
   .min(
     1,
-    "an empty allow lets nobody in; remove the key to let everyone in, or name sources like [10.0.0.0/8]",
+    "an empty allow lets no client in; remove the key to let every client in, or name sources like [10.0.0.0/8]",
   );
 
 const portSchema = z.strictObject({
@@ -141,7 +141,7 @@ const configSchema = z.strictObject({
   listen: z
     .union([
       z.string(),
-      z.array(z.string()).min(1, "an empty list publishes nowhere; remove the key for every address"),
+      z.array(z.string()).min(1, "an empty list publishes on no address; remove the key for every address"),
     ])
     .optional()
     .describe(
@@ -155,13 +155,13 @@ const configSchema = z.strictObject({
   guests: z
     .record(z.string(), guestSchema.nullable())
     .describe("The guests, by libvirt domain name or label."),
-  reach: reachSchema.optional().describe("Who reaches the published ports, apart from other machines."),
+  reach: reachSchema.optional().describe("Access to the published ports beside that of other machines."),
   resync: z.string().optional().describe("Cron expression of the full verify. Default: */5 * * * *."),
   linger: z
     .string()
     .optional()
     .describe("How long a forward stays after its lease vanished: 500ms, 5s, 2m, 1h or 0. Default: 5s.")
-    // 0 is the only number without a unit.
+    // 0 is the only number that needs no unit.
     .meta({ type: ["string", "integer"], pattern: DURATION_PATTERN, minimum: 0, maximum: 0 }),
   on_stop: z
     .enum(["keep", "remove"])

@@ -7,7 +7,7 @@ import type { ValidSubset } from "./without-invalid.ts";
 import type { Path } from "../yaml/tree.ts";
 
 /**
- * Reports every fault of the shape.
+ * Reports every error of the shape.
  * @returns the valid part of the config; undefined when it is not a mapping
  */
 export function validateShape(
@@ -28,7 +28,7 @@ export function validateShape(
   return withoutInvalid(value, faulty) as ValidSubset<RawConfig> | undefined;
 }
 
-/** Keys that the schema describes, so that their names are taken, but that nothing serves. */
+/** Finds keys that the schema reserves but kvmnatd does not support yet. */
 function findUnsupported(value: unknown): readonly Path[] {
   const config = asMapping(value);
   const guests = asMapping(config["guests"]);

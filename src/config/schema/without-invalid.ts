@@ -1,6 +1,6 @@
 import type { Path } from "../yaml/tree.ts";
 
-/** A value whose parts may be missing because they were found faulty. */
+/** A value whose invalid parts are undefined. */
 export type ValidSubset<T> =
   T extends ReadonlyArray<infer Item>
     ? ReadonlyArray<ValidSubset<Item> | undefined>
@@ -9,8 +9,8 @@ export type ValidSubset<T> =
       : T;
 
 /**
- * Copies a value without the parts at the faulty paths, so that the rest can be checked as well.
- * Their keys stay, with undefined: "written, but unusable" is not "not written".
+ * Copies a value without the parts at the invalid paths, so that the rest can be checked too.
+ * Their keys stay, with undefined: "written, but invalid" is not "not written".
  */
 export function withoutInvalid(value: unknown, faulty: readonly Path[]): unknown {
   if (faulty.some((path) => path.length === 0)) return undefined;

@@ -6,7 +6,7 @@ import { checkEndpointHost } from "./listen-address.ts";
 import { parsePort } from "./port-syntax.ts";
 import { printable } from "../../sanitize.ts";
 
-/** Where on this host a service listens. */
+/** Address and port at which a service of this host listens. */
 export interface Endpoint {
   readonly host: Ip;
   readonly port: number;
@@ -14,7 +14,7 @@ export interface Endpoint {
 
 const LOOPBACK = "127.0.0.1" as Ip;
 
-/** Reads `HOST:PORT`, `[IPV6]:PORT`, `:PORT` or `PORT`; without HOST it is 127.0.0.1. */
+/** Parses `HOST:PORT`, `[IPV6]:PORT`, `:PORT` or `PORT`; without HOST it is 127.0.0.1. */
 export function parseEndpoint(text: string): ParseResult<Endpoint> {
   const groups = /^(?:(?:\[(?<v6>[^[\]]*)\]|(?<v4>[^:[\]]*)):)?(?<port>[^:[\]]*)$/.exec(text)?.groups;
   if (groups === undefined) return invalid("endpoint", describeEndpointError(text));
@@ -32,12 +32,12 @@ function parseHost(text: string, whole: string): ParseResult<Ip> {
   if ((text === "" && !whole.startsWith("[")) || text === "localhost") return { value: LOOPBACK };
   const ip = parseIp(text);
   if (ip !== undefined) return checkEndpointHost(ip) ?? { value: ip };
-  const message = `"${printable(text)}" is no address of the host; write one like 127.0.0.1:9101 or "[::1]:9101"`;
+  const message = `"${printable(text)}" is not an address of the host; write one like 127.0.0.1:9101 or "[::1]:9101"`;
   return invalid("endpoint", message);
 }
 
 function describeEndpointError(text: string): string {
   return parseIp(text)?.includes(":") === true
     ? `"${printable(text)}" is an address without a port; write "[${text}]:9101"`
-    : `"${printable(text)}" is no HOST:PORT; write 127.0.0.1:9101, "[::1]:9101" or :9101`;
+    : `"${printable(text)}" is not HOST:PORT; write 127.0.0.1:9101, "[::1]:9101" or :9101`;
 }

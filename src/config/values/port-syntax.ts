@@ -3,7 +3,7 @@ import { invalid } from "./result.ts";
 import type { ParseResult } from "./result.ts";
 import { printable } from "../../sanitize.ts";
 
-/** What `[HOST_IP:]PUBLISHED[-END]:TARGET[-END][/PROTOCOL]` says. */
+/** The parts of `[HOST_IP:]PUBLISHED[-END]:TARGET[-END][/PROTOCOL]`. */
 export interface PortText {
   /** As written, without brackets. */
   readonly hostIp?: string;
@@ -12,7 +12,7 @@ export interface PortText {
   readonly protocols: readonly Protocol[];
 }
 
-/** The words of the config and the protocols that they stand for. */
+/** Protocols by their word in the config. */
 export const PROTOCOLS: ReadonlyMap<string, readonly Protocol[]> = new Map([
   ["tcp", ["tcp"]],
   ["udp", ["udp"]],
@@ -22,13 +22,13 @@ export const PROTOCOLS: ReadonlyMap<string, readonly Protocol[]> = new Map([
 
 const SHORT = /^(?:(?:\[(?<v6>[^[\]]*)\]|(?<v4>[^:[\]]*)):)?(?<published>[^:[\]]*):(?<target>[^:[\]]*)$/;
 
-/** Reads the short form of a port. */
+/** Parses the short form of a port. */
 export function parsePortText(text: string): ParseResult<PortText> {
   const [ports = "", protocol = "tcp", ...rest] = text.split("/");
   const protocols = PROTOCOLS.get(protocol);
   if (protocols === undefined || rest.length > 0) {
     const written = printable([protocol, ...rest].join("/"));
-    return invalid("port-protocol", `/${written} is no protocol; write /tcp, /udp, /sctp or /both`);
+    return invalid("port-protocol", `/${written} is not a protocol; write /tcp, /udp, /sctp or /both`);
   }
   const groups = SHORT.exec(ports)?.groups;
   if (groups === undefined || /^[\d-]+$/.test(groups["v4"] ?? ""))
@@ -50,11 +50,11 @@ export function parsePortText(text: string): ParseResult<PortText> {
   };
 }
 
-/** Reads `22`, `0x16` or `8000-8010`. */
+/** Parses `22`, `0x16` or `8000-8010`. */
 export function parsePortRange(text: string): ParseResult<PortRange> {
   const [firstText = "", lastText = firstText, ...rest] = text.split("-");
   if (rest.length > 0)
-    return invalid("port-syntax", `"${printable(text)}" is no range; write it like 8000-8010`);
+    return invalid("port-syntax", `"${printable(text)}" is not a port range; write 8000-8010`);
   const first = parsePort(firstText);
   if ("fault" in first) return first;
   const last = parsePort(lastText);
@@ -64,7 +64,7 @@ export function parsePortRange(text: string): ParseResult<PortRange> {
   return { value: { first: first.value, last: last.value } };
 }
 
-/** A fault when the two ranges are not equally long. */
+/** Returns an error when the two ranges have different lengths. */
 export function checkEqualLength(
   published: PortRange,
   target: PortRange,
@@ -73,35 +73,35 @@ export function checkEqualLength(
   if (left === right) return undefined;
   return invalid(
     "port-unequal",
-    `${left} published and ${right} target ports; both ranges must be of equal length`,
+    `${left} published and ${right} target ports; both ranges must have equal length`,
   );
 }
 
 /**
- * Reads one port.
- * @param hint what to write where it is missing
+ * Parses one port.
+ * @param hint what to write when the port is missing
  */
 export function parsePort(text: string, hint = "write PUBLISHED:TARGET like 1122:22"): ParseResult<number> {
   if (text === "") return invalid("port-syntax", `a port number is missing; ${hint}`);
   // YAML readers turn 0x50 into 80 wherever it stands alone; in `0x50:80` it means the same.
   if (!/^(\d+|0x[\da-f]+)$/i.test(text))
-    return invalid("port-number", `"${printable(text)}" is no port number`);
+    return invalid("port-number", `"${printable(text)}" is not a valid port (1-65535)`);
   const port = Number(text);
   return port >= 1 && port <= 65_535
     ? { value: port }
-    : invalid("port-number", `port ${printable(text, 20)} is out of range; ports are 1 to 65535`);
+    : invalid("port-number", `${printable(text, 20)} is not a valid port (1-65535)`);
 }
 
 function describePortError(text: string, ports: string): string {
   const written = printable(text);
   if (!ports.includes(":") && "value" in parsePortRange(ports))
-    return `"${written}" names one side only; write ${ports}:${written} to publish it under the same number`;
+    return `"${written}" has only one port; write ${ports}:${written} to publish it under the same number`;
   if (ports.includes("::") && !ports.includes("["))
-    return `"${written}" is unclear; put an IPv6 address in brackets and quote it: "[::1]:80:80"`;
+    return `"${written}" is ambiguous; put an IPv6 address in brackets and quote it: "[::1]:80:80"`;
   const [published = "", target = "", ...more] = ports.split(":");
   if (more.length === 1 && /^[\d:-]+$/.test(ports)) {
     const meant = text.replace(ports, `${published}:${target}`);
-    return `"${written}" has three ports; write ${meant}, before it nothing but an address of the host, as in 192.168.1.100:${meant}`;
+    return `"${written}" has three ports; write ${meant}, preceded by nothing except an address of the host, as in 192.168.1.100:${meant}`;
   }
-  return `"${written}" is no port; write [HOST_IP:]PUBLISHED[-END]:TARGET[-END][/PROTOCOL] like 1122:22`;
+  return `"${written}" is not a port mapping; write [HOST_IP:]PUBLISHED[-END]:TARGET[-END][/PROTOCOL] like 1122:22`;
 }

@@ -3,12 +3,12 @@ import type { Diagnostic, SourceLocation } from "../../diagnostic.ts";
 import type { YamlDocument } from "./document.ts";
 import type { Path } from "./tree.ts";
 
-/** Collects what is wrong with a document while it is read. */
+/** Collects diagnostics while a document is parsed. */
 export interface DiagnosticCollector {
   readonly diagnostics: readonly Diagnostic<string>[];
   error(where: SourceLocation, fault: ParseError): void;
   warn(where: SourceLocation, fault: ParseError): void;
-  /** The value that was read at the path; undefined when it was refused, which is noted. */
+  /** Returns the parsed value; reports its error at the path and returns undefined when there is none. */
   valueOrDiagnostic<T>(path: Path, reading: ParseResult<T>): T | undefined;
   place(path: Path): SourceLocation;
   keyPlace(path: Path): SourceLocation;
@@ -33,7 +33,7 @@ export function createDiagnosticCollector(document: YamlDocument): DiagnosticCol
   };
 }
 
-/** In the file's order; an error in an anchored value that many aliases share appears once. */
+/** Sorts by place in the file. Aliases repeat the diagnostics of their anchor, so duplicates are removed. */
 export function sortDiagnostics(diagnostics: readonly Diagnostic<string>[]): readonly Diagnostic<string>[] {
   const unique = new Map(
     diagnostics.map((diagnostic) => [

@@ -5,23 +5,23 @@ import { describeYamlError } from "./messages.ts";
 import { indexTree, locate, parseTree, toValue } from "./tree.ts";
 import type { Path } from "./tree.ts";
 
-/** A YAML text as plain values, each of which knows its place. */
+/** A YAML text as plain values, with the place of each. */
 export interface YamlDocument {
-  /** Objects, arrays, null and text: scalars are what is written. */
+  /** Objects, arrays, null and text. A scalar is its source text. */
   readonly value: unknown;
-  /** SourceLocation of the value at the path; of what is nearest above it when there is none. */
+  /** The place of the value at the path, or of the nearest existing value above it. */
   place(path: Path): SourceLocation;
-  /** SourceLocation of the key at the path. */
+  /** The place of the key at the path. */
   keyPlace(path: Path): SourceLocation;
 }
 
 type PlaceOf = (offset: number) => SourceLocation & { readonly line: number };
 
-/** Maximum size of a config, far above any real one. The reader of the file checks the size too, but a pipe has none. */
+/** Maximum size of a config. The file reader checks the size too, but a pipe has none. */
 const MAX_BYTES = 1024 * 1024;
 
-/** After these the tree is as meant, so the rest can be checked too. */
-const TREE_IS_SOUND: ReadonlySet<string> = new Set([
+/** Errors that leave the tree usable, so that the rest can be checked too. */
+const USABLE_WITH: ReadonlySet<string> = new Set([
   "yaml-tag",
   "yaml-documents",
   "duplicate-key",
@@ -29,8 +29,8 @@ const TREE_IS_SOUND: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Reads YAML 1.2 with anchors and merge keys.
- * @returns undefined as value when the text is not YAML, is empty or is larger than 1 MiB
+ * Parses YAML 1.2 with anchors and merge keys.
+ * @returns undefined as value when the text is not valid YAML, empty or larger than 1 MiB
  */
 export function parseYaml(source: string, file: string): Parsed<YamlDocument | undefined> {
   const bytes = new TextEncoder().encode(source).length;
@@ -41,11 +41,11 @@ export function parseYaml(source: string, file: string): Parsed<YamlDocument | u
   const positionOf = indexLines(text);
   const placeOf: PlaceOf = (offset) => ({ file, ...positionOf(offset) });
   const diagnostics = readErrors(document, text, placeOf);
-  if (!diagnostics.every(isTreeSound)) return { value: undefined, diagnostics };
+  if (!diagnostics.every(leavesTreeUsable)) return { value: undefined, diagnostics };
   const index = indexTree(document, (offset) => placeOf(offset).line);
   for (const { offset, code, message } of index.errors)
     diagnostics.push(createError(code, message, placeOf(offset)));
-  if (!diagnostics.every(isTreeSound)) return { value: undefined, diagnostics };
+  if (!diagnostics.every(leavesTreeUsable)) return { value: undefined, diagnostics };
   const value = toValue(document.contents, index);
   if (value === null) return { value: undefined, diagnostics: [...diagnostics, emptyConfig(file)] };
   const place = (path: Path): SourceLocation => placeOf(locate(document.contents, path, index).value);
@@ -53,22 +53,22 @@ export function parseYaml(source: string, file: string): Parsed<YamlDocument | u
   return { value: { value, place, keyPlace }, diagnostics };
 }
 
-function isTreeSound({ code }: Diagnostic<string>): boolean {
-  return TREE_IS_SOUND.has(code);
+function leavesTreeUsable({ code }: Diagnostic<string>): boolean {
+  return USABLE_WITH.has(code);
 }
 
-/** An editor that truncates before it writes must not take every forward down for a moment. */
+/** An empty file is an error: an editor that truncates before it writes must not remove every forward for a moment. */
 function emptyConfig(file: string): Diagnostic<string> {
   const message = "the config is empty; write `guests: {}` for none";
   return createError("config-empty", message, { file });
 }
 
 function largeConfig(file: string, bytes: number): Diagnostic<string> {
-  const message = `the config is ${bytes} bytes; ${MAX_BYTES} is the most`;
+  const message = `the config is ${bytes} bytes long; the maximum is ${MAX_BYTES}`;
   return createError("config-large", message, { file });
 }
 
-/** The first error of each line: what follows on it is mostly its echo. */
+/** Returns the first error of each line: further errors on a line are mostly its consequences. */
 function readErrors(
   { errors, warnings }: ReturnType<typeof parseTree>,
   text: string,

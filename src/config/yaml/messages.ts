@@ -2,12 +2,12 @@ import { invalid } from "../values/result.ts";
 import type { ParseError } from "../values/result.ts";
 import { printable } from "../../sanitize.ts";
 
-/** Our words for the library's codes, where they help more than its own. */
+/** Messages by the library's code, where they help more than the library's own. */
 const MESSAGES: ReadonlyMap<string, readonly [code: string, message: string]> = new Map([
-  ["TAB_AS_INDENT", ["yaml-tab", "a tab indents this line; YAML wants spaces"]],
+  ["TAB_AS_INDENT", ["yaml-tab", "a tab indents this line; YAML needs spaces"]],
   [
     "MULTIPLE_DOCS",
-    ["yaml-documents", "a second YAML document begins here; a config is one, remove the ---"],
+    ["yaml-documents", "a second YAML document begins here; a config is one document; remove the ---"],
   ],
   [
     "NON_STRING_KEY",
@@ -25,7 +25,7 @@ const MESSAGES: ReadonlyMap<string, readonly [code: string, message: string]> = 
 ]);
 
 /**
- * Says what is wrong with a line that YAML refuses.
+ * Describes why a line is not valid YAML.
  * @param code the library's code
  * @param message the library's message
  * @param line the source line
@@ -40,13 +40,13 @@ export function describeYamlError(code: string, message: string, line: string, b
   if (nothing !== undefined)
     return {
       code: "yaml-syntax",
-      message: `the line before says that there is nothing: take ${nothing} away from it`,
+      message: `the key on the line before is empty: remove the ${nothing} from it`,
     };
   const [ours, text] = MESSAGES.get(code) ?? ["yaml-syntax", `not valid YAML: ${printable(message, 200)}`];
   return invalid(ours, text).fault;
 }
 
-/** Lines below a key with the value {}, as after an edit of the packages' initial config. */
+/** Finds the `{}` or `[]` of the key above an indented line; the packages' initial config has such a key. */
 function nothingBefore(line: string, before: string): string | undefined {
   const isBelow = /^ */.exec(line)?.[0].startsWith(`${/^ */.exec(before)?.[0]} `) === true;
   return isBelow ? /:\s*(\{\}|\[\])\s*(?:#.*)?$/.exec(before)?.[1] : undefined;

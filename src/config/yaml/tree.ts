@@ -31,7 +31,7 @@ export function parseTree(text: string): Document.Parsed {
   });
 }
 
-/** Checks keys, aliases and merge keys. A duplicate or forbidden key is left out. */
+/** Checks keys, aliases and merge keys. A duplicate or forbidden key does not become a member. */
 export function indexTree(document: Document.Parsed, lineOf: (offset: number) => number): TreeIndex {
   const index: TreeIndex = { errors: [], targets: new Map(), members: new Map() };
   const anchors = new Map<string, Node>();

@@ -12,15 +12,15 @@ function kvmnatd(...args: readonly string[]): {
   return spawnSync(process.execPath, [PROGRAM, ...args], { encoding: "utf8" });
 }
 
-describe("a command that there is not", () => {
-  it.each([["doctor"], ["doctor", "--help"], ["doctor", "-h", "--json"]])("is wrong usage: %s", (...args) => {
+describe("an unknown command", () => {
+  it.each([["doctor"], ["doctor", "--help"], ["doctor", "-h", "--json"]])("is a usage error: %s", (...args) => {
     const { status, stdout, stderr } = kvmnatd(...args);
     expect(stderr).toContain("unknown command 'doctor'");
     expect({ status, stdout }).toEqual({ status: 64, stdout: "" });
   });
 });
 
-it("options before the command are wrong usage, and it is said where they go", () => {
+it("options before the command are a usage error that names their position", () => {
   for (const option of ["-c", "--config=x", "--json"]) {
     const { status, stderr } = kvmnatd(option, "x", "check");
     expect(stderr).toMatch(/^error: options come after the command: `kvmnatd check -c FILE`$/m);
@@ -35,12 +35,12 @@ describe("the help of a command", () => {
     ["schema", []],
     ["completion", []],
     ["demo", []],
-  ])("%s names the files that it reads: %s", (command, expected) => {
+  ])("of %s names the files that the command reads: %s", (command, expected) => {
     const { stdout } = kvmnatd(command, "--help");
     expect(stdout.match(/--(config|dnsmasq-dir)/g) ?? []).toEqual(expected);
   });
 
-  it("does not keep others from being named", () => {
+  it("does not list options that the command accepts and ignores", () => {
     const { status, stdout } = kvmnatd("schema", "-c", "/etc/kvmnatd.yaml", "--dnsmasq-dir", "/srv");
     expect(status).toBe(0);
     expect(JSON.parse(stdout)).toHaveProperty("title");

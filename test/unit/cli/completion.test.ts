@@ -40,7 +40,7 @@ describe("bash", () => {
     expect(complete("kvmnatd", "plan", "--dnsmasq-dir", "/et")).toEqual(["/etc"]);
   });
 
-  it("offers what it knows after an option, and nothing where it knows nothing", () => {
+  it("offers folders after --journal-dir, and nothing after --guest", () => {
     expect(complete("kvmnatd", "history", "--")).toEqual(
       expect.arrayContaining(["--guest", "--port", "--since", "--until", "--at", "--journal-dir", "--json"]),
     );
@@ -52,7 +52,7 @@ describe("bash", () => {
     expect(complete("kvmnatd", "completion", "f")).toEqual(["fish"]);
   });
 
-  it("offers to schema what has one", () => {
+  it("offers the subjects to schema", () => {
     expect(complete("kvmnatd", "schema", "s")).toEqual(["status"]);
   });
 });
@@ -60,7 +60,7 @@ describe("bash", () => {
 it.each([
   ["zsh", "zsh", ["-n"]],
   ["fish", "fish", ["--no-execute"]],
-] as const)("%s takes its script", (shell, program, options) => {
+] as const)("%s accepts its script", (shell, program, options) => {
   const folder = mkdtempSync(join(tmpdir(), "kvmnatd-completion-"));
   writeFileSync(join(folder, "script"), completionScript(shell, describeCommands()));
   const { status, stderr } = spawnSync(program, [...options, join(folder, "script")], { encoding: "utf8" });

@@ -8,10 +8,10 @@ it.each([
   ["hostname", "hostname"],
   ["xyzzy", undefined],
   ["", undefined],
-])("%j is meant as %s", (text, expected) => {
+])("the nearest word to %j is %s", (text, expected) => {
   expect(findNearest(text, ["ports", "address", "hostname", "mac"])).toBe(expected);
 });
 
-it("of nothing is nothing", () => {
+it("finds nothing among no words", () => {
   expect(findNearest("a", [])).toBeUndefined();
 });

@@ -21,6 +21,6 @@ it.each([
   ["-5s", "duration", "500ms"],
   ["5 s", "duration", "500ms"],
   ["", "duration", "500ms"],
-])("%j is refused: %s", (text, code, hint) => {
+])("%j is rejected: %s", (text, code, hint) => {
   expect(parseDuration(text)).toMatchObject({ fault: { code, message: expect.stringContaining(hint) } });
 });

@@ -38,7 +38,7 @@ describe("an entry of listen", () => {
     ["2001:db8:::1", "listen", "neither"],
     ["10.0.0.1/24", "listen", "write 10.0.0.1 alone"],
     ["[2001:db8::1]", "listen", "write 2001:db8::1 alone"],
-    ["0.1.2.3", "host-address", "no host"],
+    ["0.1.2.3", "host-address", "not an address of a host"],
     ["127.0.0.1", "host-address", "reach.loopback: true"],
     ["224.0.0.251", "host-address", "multicast"],
     ["255.255.255.255", "host-address", "broadcast"],
@@ -46,7 +46,7 @@ describe("an entry of listen", () => {
     ["fe80::1", "host-address", "link-local"],
     ["ff02::1", "host-address", "multicast"],
     ["::ffff:10.0.0.1", "host-address", "IPv4"],
-  ])("%j is refused: %s", (text, code, hint) => {
+  ])("%j is rejected: %s", (text, code, hint) => {
     expect(parseListen(text, false)).toMatchObject({
       fault: { code, message: expect.stringContaining(hint) },
     });
@@ -66,15 +66,15 @@ describe("HOST_IP of the short form", () => {
   it.each([
     ["0.0.0.0", { value: { kind: "any", family: 4 } }],
     ["10.0.0.1", { value: { kind: "address", address: "10.0.0.1" } }],
-  ])("%s is read", (text, expected) => {
+  ])("%s is parsed", (text, expected) => {
     expect(parseHostIp(text, false)).toEqual(expected);
   });
 
   it.each([
     ["eth0", "listen"],
-    ["*", "no address"],
+    ["*", "not an address"],
     ["[2001:db8::1]", "write 2001:db8::1 alone"],
-  ])("%s is refused", (text, hint) => {
+  ])("%s is rejected", (text, hint) => {
     expect(parseHostIp(text, false)).toMatchObject({
       fault: { code: "host-ip", message: expect.stringContaining(hint) },
     });

@@ -57,7 +57,7 @@ i:
     [["a", "missing"], 2, 3, 1],
     [["missing", "deeper"], 1, 1, 1],
     [[], 1, 1, 1],
-  ] as const)("of %j is line %i, column %i; its key stands in column %i", (path, line, column, key) => {
+  ] as const)("of %j is line %i, column %i; its key is in column %i", (path, line, column, key) => {
     expect(document(text).place(path)).toEqual({ file: "f", line, column });
     expect(document(text).keyPlace(path).column).toBe(key);
   });
@@ -65,7 +65,11 @@ i:
 
 describe("merge keys", () => {
   it.each([
-    ["own keys win wherever they stand", "a: &a {k: 1, l: 1}\nb: {k: 2, <<: *a}", { k: "2", l: "1" }],
+    [
+      "own keys win before and after the merge key",
+      "a: &a {k: 1, l: 1}\nb: {k: 2, <<: *a}",
+      { k: "2", l: "1" },
+    ],
     ["the first of several wins", "a: &a {k: 1}\nb: {<<: [{k: 3}, *a]}", { k: "3" }],
     ["they chain", "a: &a {k: 1}\nc: &c {<<: *a, l: 2}\nb: {<<: *c}", { k: "1", l: "2" }],
     ["a quoted one is a plain key", "b: {'<<': 1}", { "<<": "1" }],
@@ -73,31 +77,31 @@ describe("merge keys", () => {
     expect(document(text).value).toMatchObject({ b: expected });
   });
 
-  it("an anchor may be set anew", () => {
+  it("an alias stands for the last anchor of its name above it", () => {
     expect(document("a: &x 1\nb: *x\nc: &x 2\nd: *x").value).toEqual({ a: "1", b: "1", c: "2", d: "2" });
   });
 });
 
-describe("faults", () => {
+describe("errors", () => {
   it.each([
     ["a".repeat(1024 * 1024 - 3), []],
     ["a".repeat(1024 * 1024 - 2), ["config-large"]],
     // Half as many characters as bytes.
     ["ü".repeat(512 * 1024), ["config-large"]],
-  ])("of a text above 1 MiB are one: its size", (value, expected) => {
+  ])("are its size alone for a text above 1 MiB", (value, expected) => {
     const { diagnostics } = parseYaml(`a: ${value}`, "f");
     expect(diagnostics.map(({ code }) => code)).toEqual(expected);
     for (const { where } of diagnostics) expect(where).toEqual({ file: "f" });
   });
 
-  it("of several lines are all told, one for each line", () => {
+  it("are reported for every line, one per line", () => {
     const { value, diagnostics } = parseYaml("a: @x\nb: [1\nc: `y\n", "f");
     expect(value).toBeUndefined();
     expect(diagnostics.map(({ where }) => where?.line)).toEqual([1, 3]);
   });
 
   // The library's line counter puts the last of these into line 4.
-  it("after a broken quote keep their lines", () => {
+  it("keep their lines after an unclosed quote", () => {
     const { diagnostics } = parseYaml("[]\n'a\n#\nb: c's\nd: e\n\nlonger line\n'x", "f");
     expect(diagnostics.map(({ where }) => `${where?.line}:${where?.column}`)).toEqual([
       "2:1",
@@ -107,7 +111,7 @@ describe("faults", () => {
     ]);
   });
 
-  it("that leave the tree whole leave the document usable", () => {
+  it("of keys and further documents leave the document usable", () => {
     const { value, diagnostics } = parseYaml("a: 1\na: 2\n---\nb: 3\n", "f");
     expect(value?.value).toEqual({ a: "1" });
     expect(diagnostics.map(({ code }) => code)).toEqual(["yaml-documents", "duplicate-key"]);
