@@ -6,7 +6,7 @@ import type { HistoryOptions } from "./history.ts";
 import { DEFAULT_CONFIG, DEFAULT_DNSMASQ_DIR } from "../paths.ts";
 
 /** A command and the options that only it has. */
-export type Request =
+type Request =
   | { readonly command: PlainCommand }
   | { readonly command: "status"; readonly watch: boolean }
   | { readonly command: "history"; readonly options: HistoryOptions }

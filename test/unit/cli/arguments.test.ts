@@ -13,11 +13,14 @@ function kvmnatd(...args: readonly string[]): {
 }
 
 describe("an unknown command", () => {
-  it.each([["doctor"], ["doctor", "--help"], ["doctor", "-h", "--json"]])("is a usage error: %s", (...args) => {
-    const { status, stdout, stderr } = kvmnatd(...args);
-    expect(stderr).toContain("unknown command 'doctor'");
-    expect({ status, stdout }).toEqual({ status: 64, stdout: "" });
-  });
+  it.each([["doctor"], ["doctor", "--help"], ["doctor", "-h", "--json"]])(
+    "is a usage error: %s",
+    (...args) => {
+      const { status, stdout, stderr } = kvmnatd(...args);
+      expect(stderr).toContain("unknown command 'doctor'");
+      expect({ status, stdout }).toEqual({ status: 64, stdout: "" });
+    },
+  );
 });
 
 it("options before the command are a usage error that names their position", () => {
