@@ -43,7 +43,7 @@ export function parseGuest(
     identity: readIdentity(name, raw, written, report),
     forwards: readPorts(name, raw, settings, report),
     where: kind === undefined ? report.keyPlace(path) : report.place([...path, kind]),
-    ...(network === undefined ? {} : { network }),
+    network,
   };
   checkFamilies(guest, report);
   checkSources(guest, report);

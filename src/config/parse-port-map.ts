@@ -61,13 +61,13 @@ function readPortMap(raw: ValidSubset<RawConfig>, checks: Checks, report: Diagno
     raw.metrics === undefined ? undefined : report.valueOrDiagnostic(["metrics"], parseEndpoint(raw.metrics));
   return {
     guests,
-    ...(networks === undefined ? {} : { networks }),
+    networks,
     reach,
     resync: readResync(raw.resync ?? "*/5 * * * *", checks, report),
     lingerMs: report.valueOrDiagnostic(["linger"], parseDuration(raw.linger ?? "5s")) ?? 0,
     onStop: raw.on_stop ?? "keep",
     iptables: raw.iptables ?? "auto",
-    ...(metrics === undefined ? {} : { metrics }),
+    metrics,
     logLevel: raw.log_level ?? "info",
   };
 }

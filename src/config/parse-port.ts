@@ -40,7 +40,10 @@ export function parseForwards(
     typeof entry === "string" || entry.allow === undefined
       ? defaults.allow
       : parseAllow([...path, "allow"], entry.allow, report);
-  const listen = readListen(path, entry, port?.hostIp, defaults, report);
+  const listen =
+    typeof entry === "string"
+      ? readShortListen(path, port?.hostIp, defaults, report)
+      : readLongListen(path, entry, defaults, report);
   if (port === undefined || listen === undefined) return [];
   const where = report.place(path);
   const { published, target } = port;
@@ -84,7 +87,7 @@ function readLongForm(
   const unequal = checkEqualLength(published, target);
   if (unequal !== undefined) return report.valueOrDiagnostic([...path, "target"], unequal);
   const protocols = PROTOCOLS.get(protocol) ?? [];
-  return { published, target, protocols, ...(hostIp === undefined ? {} : { hostIp }) };
+  return { published, target, protocols, hostIp };
 }
 
 function readRange(
@@ -95,22 +98,29 @@ function readRange(
   return text === undefined ? undefined : report.valueOrDiagnostic(path, parsePortRange(text));
 }
 
-function readListen(
+/** Before the colon of the short form, a word is more often a mistake than an interface. */
+function readShortListen(
   path: Path,
-  entry: ValidSubset<string | RawPort>,
-  shortHostIp: string | undefined,
-  defaults: PortDefaults,
+  hostIp: string | undefined,
+  { listen, loopback }: PortDefaults,
   report: DiagnosticCollector,
 ): readonly Listen[] | undefined {
-  const long = typeof entry !== "string";
-  if (long && Object.hasOwn(entry, "host_ip") && entry.host_ip === undefined) return undefined;
-  const hostIp = long ? entry.host_ip : shortHostIp;
-  if (hostIp === undefined) return defaults.listen;
-  // In the short form, a word before the colon is more often a mistake than an interface.
-  const listen = long
-    ? report.valueOrDiagnostic([...path, "host_ip"], parseListen(hostIp, defaults.loopback))
-    : report.valueOrDiagnostic(path, parseHostIp(hostIp, defaults.loopback));
-  return listen && [listen];
+  if (hostIp === undefined) return listen;
+  const own = report.valueOrDiagnostic(path, parseHostIp(hostIp, loopback));
+  return own && [own];
+}
+
+function readLongListen(
+  path: Path,
+  entry: ValidSubset<RawPort>,
+  { listen, loopback }: PortDefaults,
+  report: DiagnosticCollector,
+): readonly Listen[] | undefined {
+  if (!Object.hasOwn(entry, "host_ip")) return listen;
+  // An invalid type is reported already.
+  if (entry.host_ip === undefined) return undefined;
+  const own = report.valueOrDiagnostic([...path, "host_ip"], parseListen(entry.host_ip, loopback));
+  return own && [own];
 }
 
 /** Removes duplicates. */

@@ -28,8 +28,8 @@ export interface Guest {
   /** The key in the config. */
   readonly name: string;
   readonly identity: Identity;
-  /** The bridge to look on; absent: every served one. */
-  readonly network?: string;
+  /** The bridge to search; undefined: every served bridge. */
+  readonly network: string | undefined;
   readonly forwards: readonly Forward[];
   readonly where: SourceLocation;
 }
@@ -37,16 +37,16 @@ export interface Guest {
 /** The config, checked. */
 export interface PortMap {
   readonly guests: readonly Guest[];
-  /** Bridges to serve; absent: every bridge with a lease file. */
-  readonly networks?: readonly string[];
+  /** Bridges to serve; undefined: every bridge with a lease file. */
+  readonly networks: readonly string[] | undefined;
   readonly reach: { readonly guests: boolean; readonly host: boolean; readonly loopback: boolean };
   /** Cron expression of the full verify. */
   readonly resync: string;
   readonly lingerMs: number;
   readonly onStop: "keep" | "remove";
   readonly iptables: "auto" | "nft" | "legacy";
-  /** Where Prometheus may read metrics. */
-  readonly metrics?: Endpoint;
+  /** Where Prometheus may read metrics; undefined: nowhere. */
+  readonly metrics: Endpoint | undefined;
   readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal";
 }
 

@@ -89,7 +89,7 @@ export function guest(
       where: WHERE,
     }),
   );
-  return { name, identity, forwards, where: WHERE, ...(on === undefined ? {} : { network: on }) };
+  return { name, identity, forwards, where: WHERE, network: on };
 }
 
 export function domain(name: string): Identity {
@@ -99,6 +99,8 @@ export function domain(name: string): Identity {
 export function portMap(guests: readonly Guest[], more: Partial<PortMap> = {}): PortMap {
   return {
     guests,
+    networks: undefined,
+    metrics: undefined,
     reach: { guests: true, host: true, loopback: false },
     resync: "*/5 * * * *",
     lingerMs: 5000,

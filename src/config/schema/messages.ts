@@ -9,13 +9,12 @@ import type { SchemaIssue } from "./schema.ts";
 import type { Path } from "../yaml/tree.ts";
 
 /** An error of the shape, and where it is. */
-export interface ShapeError {
+export interface ShapeError extends ParseError {
   readonly path: Path;
   /** True when the key is invalid and not its value. */
   readonly atKey: boolean;
-  readonly fault: ParseError;
   /** The key that an unknown key was probably meant to be. */
-  readonly meant?: string;
+  readonly meant: string | undefined;
 }
 
 /** Lists every error of a config's shape, in words for the admin. */
@@ -32,16 +31,15 @@ export function findShapeErrors(value: unknown): readonly ShapeError[] {
 
 function formatZodIssue(issue: SchemaIssue, above: Path, root: unknown): readonly ShapeError[] {
   const path: Path = [...above, ...(issue.path as Array<string | number>)];
-  if (issue.code === "unrecognized_keys")
-    return issue.keys.map((key) => ({ path: [...path, key], atKey: true, ...unknownKey(key, path) }));
+  if (issue.code === "unrecognized_keys") return issue.keys.map((key) => unknownKey(key, path));
   const value = valueAt(root, path);
   const misread = misreadText(value);
-  if (misread !== undefined) return [{ path, atKey: false, fault: misread }];
+  if (misread !== undefined) return [{ path, atKey: false, meant: undefined, ...misread }];
   if (issue.code === "invalid_union") {
     const branch = issue.errors.find((errors) => !errors.some(isWrongType));
     if (branch !== undefined) return branch.flatMap((each) => formatZodIssue(each, path, root));
   }
-  return [{ path, atKey: false, fault: formatValueIssue(issue, nameOf(path), value) }];
+  return [{ path, atKey: false, meant: undefined, ...formatValueIssue(issue, nameOf(path), value) }];
 }
 
 function formatValueIssue(issue: SchemaIssue, name: string, value: unknown): ParseError {
@@ -78,12 +76,12 @@ function formatValueIssue(issue: SchemaIssue, name: string, value: unknown): Par
   }
 }
 
-function unknownKey(key: string, parent: Path): Pick<ShapeError, "fault" | "meant"> {
+function unknownKey(key: string, parent: Path): ShapeError {
   const known = knownKeys(parent);
   const meant = findNearest(key, known);
   const hint = meant === undefined ? `known here: ${known.join(", ")}` : `did you mean "${meant}"?`;
-  const fault = { code: "unknown-key", message: `unknown key "${printable(key)}"; ${hint}` };
-  return { fault, ...(meant === undefined ? {} : { meant }) };
+  const message = `unknown key "${printable(key)}"; ${hint}`;
+  return { path: [...parent, key], atKey: true, meant, code: "unknown-key", message };
 }
 
 function unknownValue(name: string, value: string, known: readonly string[]): string {

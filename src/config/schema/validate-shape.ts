@@ -22,8 +22,8 @@ export function validateShape(
   const faults = findShapeErrors(value).filter(
     ({ path }) => !unsupported.some((each) => each.every((step, index) => path[index] === step)),
   );
-  for (const { path, atKey, fault } of faults)
-    report.error(atKey ? report.keyPlace(path) : report.place(path), fault);
+  for (const error of faults)
+    report.error(error.atKey ? report.keyPlace(error.path) : report.place(error.path), error);
   const faulty = faults.map(({ path }) => path);
   return withoutInvalid(value, faulty) as ValidSubset<RawConfig> | undefined;
 }

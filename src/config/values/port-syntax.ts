@@ -5,8 +5,8 @@ import { printable } from "../../sanitize.ts";
 
 /** The parts of `[HOST_IP:]PUBLISHED[-END]:TARGET[-END][/PROTOCOL]`. */
 export interface PortText {
-  /** As written, without brackets. */
-  readonly hostIp?: string;
+  /** As written, without brackets; undefined: `listen` of the config. */
+  readonly hostIp: string | undefined;
   readonly published: PortRange;
   readonly target: PortRange;
   readonly protocols: readonly Protocol[];
@@ -40,14 +40,7 @@ export function parsePortText(text: string): ParseResult<PortText> {
   const unequal = checkEqualLength(published.value, target.value);
   if (unequal !== undefined) return unequal;
   const hostIp = groups["v6"] ?? groups["v4"];
-  return {
-    value: {
-      ...(hostIp === undefined ? {} : { hostIp }),
-      published: published.value,
-      target: target.value,
-      protocols,
-    },
-  };
+  return { value: { hostIp, published: published.value, target: target.value, protocols } };
 }
 
 /** Parses `22`, `0x16` or `8000-8010`. */
