@@ -22,8 +22,8 @@ import { runtimeFolder } from "./host/files/status-file.ts";
 import { statusJsonSchema } from "./status/schema.ts";
 
 /**
- * Ends the command on SIGTERM and SIGINT. The listener stays: signal-exit (in execa) kills the process by the same
- * signal as soon as it is the only listener.
+ * SIGTERM and SIGINT end whatever runs. The listener stays: signal-exit (in execa) kills the process by the same
+ * signal as soon as no other listener is left.
  */
 function listenForSignals(): AbortSignal {
   const controller = new AbortController();
@@ -105,7 +105,7 @@ async function main(): Promise<number> {
   const invocation = parseArguments(process.argv.slice(2));
   if ("exitCode" in invocation) return invocation.exitCode;
   const context = createContext(invocation);
-  // A bug in a promise without a handler.
+  // A bug in code that no caller awaits.
   process.on("uncaughtException", (error) => process.exit(explainFailure(error, context)));
   try {
     return await execute(invocation, context);
@@ -117,7 +117,7 @@ async function main(): Promise<number> {
 let lost: string | undefined;
 for (const stream of [process.stdout, process.stderr])
   stream.on("error", (error: NodeJS.ErrnoException) => {
-    // A reader that closed its end (`kvmnatd status | head -1`) is not an error, nor is a closed terminal.
+    // A reader that closed its end (`kvmnatd status | head -1`) is not an error; a closed terminal is not one either.
     if (error.code !== "EPIPE" && error.code !== "EIO") lost ??= error.message;
   });
 const exitCode = await main();

@@ -89,7 +89,7 @@ const COMMANDS: readonly CommandText[] = [
   { name: "apply", summary: "make one pass, then exit", exits: "0, 1 failed, 78 bad config", reads: BOTH },
   {
     name: "reload",
-    summary: "make the running daemon look at everything anew, and wait until it has",
+    summary: "make the running daemon read everything again, and wait until its rules are in force",
     exits: "0 in force, 1 failed, 4 the daemon does not run, 78 bad config",
   },
   {
@@ -152,7 +152,7 @@ const COMMANDS: readonly CommandText[] = [
   },
 ];
 
-/** Reads the arguments after the program's name. Help, version and usage errors are printed here. */
+/** Parses the arguments after the program's name. Prints help, the version and usage errors. */
 export function parseArguments(argv: readonly string[]): Invocation | Printed {
   let invocation: Invocation | undefined;
   const program = createProgram((found) => {
@@ -163,7 +163,7 @@ export function parseArguments(argv: readonly string[]): Invocation | Printed {
     const isKnown = /^(-|help$|$)/.test(word) || COMMANDS.some(({ name }) => name === word);
     if (/^(-c|--config|--dnsmasq-dir|--json)(=|$)/.test(word))
       program.error("error: options come after the command: `kvmnatd check -c FILE`");
-    // After a command that there is not, `--help` would print the help of all, as if it were well.
+    // After an unknown command, `--help` would print the general help with exit status 0.
     program.parse(isKnown ? argv : [word], { from: "user" });
   } catch (error) {
     if (error instanceof CommanderError) return { exitCode: error.exitCode === 0 ? EXIT.ok : EXIT.usage };
@@ -251,7 +251,7 @@ function choicesOf(command: Command): Pick<CommandSpec, "choices"> {
   return choices === undefined ? {} : { choices };
 }
 
-/** What the help says after the commands; of the man page too. */
+/** The help after the commands. The man page has it too. */
 export const HELP: string = `
 Typical use:
   systemctl enable --now kvmnatd      start the daemon, now and at boot
@@ -264,4 +264,4 @@ Environment:
   RUNTIME_DIRECTORY   where status.json is kept (systemd sets it; default /run/kvmnatd)
   NO_COLOR            no colour, whatever it is set to
 
-Signals of the daemon: SIGHUP looks at everything anew; SIGTERM and SIGINT end it (rules: see on_stop).`;
+Signals of the daemon: SIGHUP makes it read everything again; SIGTERM and SIGINT end it (rules: see on_stop).`;

@@ -18,13 +18,13 @@ export type Shell = "bash" | "zsh" | "fish";
 
 interface Flag {
   readonly names: readonly string[];
-  /** What follows it; only of files and folders a shell knows any. */
+  /** Name of the value that follows; a shell completes only files and folders. */
   readonly value?: string;
   readonly description: string;
 }
 
 /**
- * A script for the shell's completion. It runs no program at run time: the commands change with the program only, and
+ * A script for the shell's completion. It does not run kvmnatd: the commands change with the program only, and
  * starting it for every press of TAB would be slow.
  */
 export function completionScript(shell: Shell, commands: readonly CommandSpec[]): string {
@@ -68,7 +68,7 @@ ${cases.join("\n")}
 complete -F _kvmnatd kvmnatd`;
 }
 
-/** What bash offers after an option that has a value. */
+/** What bash offers after an option with a value. */
 function bashValues(commands: readonly CommandSpec[]): string {
   const flags = commands.flatMap(flagsOf);
   const after = (offer: string, isMeant: (value: string) => boolean): readonly string[] => {

@@ -29,7 +29,7 @@ export async function history(context: Context, options: HistoryOptions): Promis
     context.complain(`kvmnatd: ${selection}`);
     return EXIT.usage;
   }
-  // Read before the journal, which then contains every later end. There is no status of another host.
+  // The status is read before the journal, so that the journal has the end of what ends in between.
   const daemon =
     options.journalDir === undefined ? await readLiveStatus(context.paths.runtimeDir) : undefined;
   const { entries, boots } = await readJournal(options.journalDir);
@@ -44,7 +44,7 @@ export async function history(context: Context, options: HistoryOptions): Promis
 async function readSelection({ guest, port, since, until, at }: HistoryOptions): Promise<Selection | string> {
   const [, number, protocol] = /^(\d{1,5})(?:\/(tcp|udp|sctp))?$/.exec(port ?? "") ?? [];
   if (port !== undefined && (number === undefined || Number(number) < 1 || Number(number) > 65535))
-    return `--port ${printable(port)} is no port; write 1122, or 53/udp`;
+    return `--port ${printable(port)} is not a valid port (1-65535); write 1122, or 53/udp`;
   const times: { sinceMs: number | undefined; untilMs: number | undefined } = {
     sinceMs: undefined,
     untilMs: undefined,
@@ -53,9 +53,9 @@ async function readSelection({ guest, port, since, until, at }: HistoryOptions):
     if (text === undefined) continue;
     const ms = await readTime(text);
     if (ms === undefined)
-      return `--${name} "${printable(text)}" is no time; write 03:00, "2026-11-23 03:00", yesterday, -2h or "2h ago"`;
+      return `--${name} "${printable(text)}" is not a time; write 03:00, "2026-11-23 03:00", yesterday, -2h or "2h ago"`;
     if (name === "at" && ms > Date.now())
-      return `--at ${printable(text)} has yet to come: it is ${shortTime(ms)}; write the day before it`;
+      return `--at ${printable(text)} is in the future: it is ${shortTime(ms)}; write the day before it`;
     if (name !== "until") times.sinceMs = ms;
     if (name !== "since") times.untilMs = ms;
   }
@@ -101,7 +101,7 @@ function printHistory(context: Context, found: History, { at }: HistoryOptions):
   for (const { atMs, message } of others) print(`${shortTime(atMs)}  ${printable(message, 1000)}`);
 }
 
-/** The reasons of a holding stand beside its times. */
+/** Whether the reason of a holding has the event already. */
 function isShown({ message, guest }: GuestEvent, holdings: readonly Holding[]): boolean {
   return holdings.some(
     (holding) =>

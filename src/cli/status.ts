@@ -33,7 +33,7 @@ export async function status(context: Context): Promise<number> {
   return well && calm ? EXIT.ok : EXIT.degraded;
 }
 
-/** A process that begins to listen causes no event for the daemon. Where this command cannot check, the daemon's check counts. */
+/** No event reports that a process begins to listen, so the listeners are read now; where they cannot be read, the daemon's reading counts. */
 export async function withPortsInUse(daemon: DaemonStatus): Promise<DaemonStatus> {
   try {
     return { ...daemon, problems: updatePortsInUse(daemon, await readListeners()) };

@@ -15,15 +15,15 @@ import { logToJournal } from "./record.ts";
 interface Removal {
   /** What was removed. */
   readonly count: number;
-  /** Why rules of ours may be left. */
+  /** Why rules of kvmnatd may be left. */
   readonly failures: readonly KvmnatdError[];
 }
 
 /**
  * Removes every rule, chain and jump of ours, of both families and both of iptables' variants.
- * Needs no config, so an invalid one does not prevent it. A table that cannot be read does not stop the rest.
- * @param known variants that kvmnatd has used, which another user than root cannot find out
- * @param onRemoved receives each removed rule
+ * Needs no config, so that a broken one does not prevent it. If a part cannot be read, the rest is still removed.
+ * @param known variants that kvmnatd has used: only root can read which others exist
+ * @param onRemoved called for each removal
  */
 export async function removeOwned(
   host: Host,
@@ -66,7 +66,7 @@ async function closeBridges(host: Host): Promise<readonly LogEntry[] | KvmnatdEr
   }
 }
 
-/** `kvmnatd teardown`. Says whose work it undoes. */
+/** `kvmnatd teardown`. */
 export async function teardown(context: Context): Promise<number> {
   const { paths, style, print, complain } = context;
   const daemon = await readLiveStatus(paths.runtimeDir);
@@ -82,7 +82,7 @@ export async function teardown(context: Context): Promise<number> {
   });
   if (count > 0)
     await logToJournal(context, ["all rules of kvmnatd: removed (kvmnatd teardown)", ...removed]);
-  for (const { message } of failures) complain(`kvmnatd: rules of ours may be left: ${message}`);
+  for (const { message } of failures) complain(`kvmnatd: rules of kvmnatd may be left: ${message}`);
   if (failures.length > 0) return EXIT.failed;
   if (count === 0) print("nothing to remove: no rule, chain or jump of kvmnatd is here");
   return EXIT.ok;

@@ -217,9 +217,9 @@ describe("kvmnatd history, from a real journal", () => {
   });
 
   it.each([
-    [["--at", "soon"], /--at "soon" is no time; write 03:00/],
-    [["--at", "tomorrow"], /--at tomorrow has yet to come/],
-    [["--port", "70000"], /--port 70000 is no port/],
+    [["--at", "soon"], /--at "soon" is not a time; write 03:00/],
+    [["--at", "tomorrow"], /--at tomorrow is in the future/],
+    [["--port", "70000"], /--port 70000 is not a valid port/],
     [["--at", "-1h", "--since", "-2h"], /cannot be used with/],
   ])("refuses %j", async (options, message) => {
     const { stderr, exitCode } = await world.lab.kvmnatd(["history", ...options]);
