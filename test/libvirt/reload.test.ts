@@ -17,7 +17,7 @@ interface Picture {
   readonly foreign: string;
 }
 
-/** libvirt rewrites its rules in each of these cases, and a packet proves the order each time. */
+/** libvirt rewrites its rules in each of these cases; a connection proves the order of the jumps each time. */
 describe("forwards stay in force when libvirt rewrites its rules", () => {
   let stage: Stage;
   let libvirt: Libvirt;
@@ -52,7 +52,7 @@ describe("forwards stay in force when libvirt rewrites its rules", () => {
     return (await libvirt.lab.exec(["sh", "-ec", script])).stdout.trim();
   }
 
-  /** What a client gets, once it gets anything; the way through FORWARD; and everybody else's rules. */
+  /** The answer a client gets, once it gets one; the order of the jumps in FORWARD; and the rules of other programs. */
   async function look(): Promise<Picture> {
     const answer = await until("a client gets an answer", async () => {
       const greeting = await libvirt.dial(1122);
@@ -66,33 +66,33 @@ describe("forwards stay in force when libvirt rewrites its rules", () => {
 
   const hasJump = async (): Promise<boolean> => (await sh("iptables -S FORWARD")).includes("KVMNATD-FWD");
 
-  it("has its rules beside those of other programs", async () => {
+  it("at the start, beside the rules of other programs", async () => {
     expect(await look()).toEqual(right);
   });
 
-  it("SIGHUP", async () => {
+  it("after SIGHUP to libvirtd", async () => {
     await libvirt.reload();
     expect(await look()).toEqual(right);
   });
 
-  it("net-update", async () => {
+  it("after net-update", async () => {
     await libvirt.reserve(guest.mac, address);
     expect(await look()).toEqual(right);
   });
 
-  it("restart of libvirtd", async () => {
+  it("after a restart of libvirtd", async () => {
     await libvirt.restart();
     expect(await look()).toEqual(right);
   });
 
-  it("a flush of FORWARD without any other event", async () => {
+  it("after a flush of FORWARD without any other event", async () => {
     await stage.rests();
     await sh("iptables -F FORWARD");
-    // libvirt's jumps come back with its next restart only; the admin's own is nobody's to restore but the admin's.
+    // libvirt's jumps come back with its next restart only; only the admin restores the admin's jump.
     expect(await until("kvmnatd's jump is back", hasJump)).toBe(true);
   });
 
-  it("restart of libvirtd after that flush, which puts libvirt's jumps first", async () => {
+  it("after a restart of libvirtd that follows the flush and puts libvirt's jumps first", async () => {
     await sh("iptables -F FORWARD");
     await libvirt.lab.exec(["kill", "-HUP", `${(await stage.status()).pid}`]);
     await until("kvmnatd's jump is back", hasJump);
@@ -101,7 +101,7 @@ describe("forwards stay in force when libvirt rewrites its rules", () => {
     expect(await look()).toEqual(right);
   });
 
-  it("net-destroy and net-start", async () => {
+  it("after net-destroy and net-start", async () => {
     await libvirt.stopNetwork();
     await stage.becomes("pending");
     await libvirt.startNetwork();
@@ -111,16 +111,16 @@ describe("forwards stay in force when libvirt rewrites its rules", () => {
     await stage.becomes("active");
   });
 
-  it("libvirtd exits when idle, a lease moves meanwhile, and socket activation starts it again", async () => {
+  it("when libvirtd exits idle, a lease moves meanwhile, and socket activation starts libvirtd again", async () => {
     const ended = (): Promise<boolean> => sh("pidof libvirtd || true").then((pids) => pids === "");
     await sh("kill $(cat /run/libvirtd.pid)");
     await until("libvirtd has ended", ended);
-    // A second may be over before it is asked.
+    // libvirtd may exit before virsh connects.
     await sh(
       "for try in 1 2 3 4 5; do libvirtd --daemon --timeout 1 --pid-file /run/libvirtd.pid || :; ! virsh -q net-list || exit 0; done; exit 1",
     );
-    // libvirt 9 does so in its second; libvirt 11 stays while a network is active, and has to be told.
-    await until("libvirtd, started anew, is idle and has ended", ended, 5000).catch(() =>
+    // libvirt 9 exits after a second; libvirt 11 stays while a network is active, so the test ends it.
+    await until("the second libvirtd is idle and has ended", ended, 5000).catch(() =>
       sh("kill $(cat /run/libvirtd.pid) || true"),
     );
     await until("libvirtd has ended again", ended);
@@ -135,11 +135,11 @@ describe("forwards stay in force when libvirt rewrites its rules", () => {
     expect(await look()).toEqual(right);
   });
 
-  it("none of these is reported as flushed libvirt rules", () => {
+  it("without a report of flushed libvirt rules in any of these cases", () => {
     expect(stage.log().filter(({ event }) => event === "libvirt-rules-missing")).toEqual([]);
   });
 
-  it("leaves nothing behind after teardown", async () => {
+  it("until teardown, which removes every rule of kvmnatd and no other", async () => {
     await stage.stopDaemon();
     expect(await sh("iptables-save")).toContain("KVMNATD-");
     expect((await stage.kvmnatd("teardown")).exitCode).toBe(0);

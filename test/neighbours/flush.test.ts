@@ -4,7 +4,7 @@ import type { Neighbourhood } from "../support/neighbours.ts";
 
 const SAVED = "/run/saved-rules";
 
-/** Event, and what becomes of a forward made by hand. */
+/** Event, and the effect on a forward made by hand. */
 const EVENTS = [
   ["iptables -F", "iptables -F", "nothing"],
   ["iptables -X, refused with rules in the chains", "iptables -X", "answers"],
@@ -20,7 +20,7 @@ const EVENTS = [
   ["nftables.service stop", "nft flush ruleset", "nothing"],
 ] as const;
 
-describe("a program that flushes all rules", () => {
+describe("a program that flushes rules", () => {
   let hood: Neighbourhood;
 
   beforeAll(async () => {
@@ -31,7 +31,7 @@ describe("a program that flushes all rules", () => {
   beforeEach(({ onTestFailed }) => onTestFailed(() => hood.dump()));
   afterAll(() => hood.close());
 
-  it.each(EVENTS)("%s", async (name, event, byHand) => {
+  it.each(EVENTS)("does not stop kvmnatd's forward: %s", async (name, event, byHand) => {
     const { theirs, ...outcome } = await hood.play(name, event);
     expect(outcome).toEqual({ byHand, kept: "answers", repaired: byHand === "nothing" });
     expect(theirs.kept).toEqual(theirs.byHand);

@@ -10,15 +10,15 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 describe("the systemd unit", () => {
   it("is accepted by systemd when its program is installed", () => {
-    // systemd looks for the program; here it is another one that surely exists.
+    // systemd checks that the program exists, so the copy names one that does.
     const file = join(folder, "kvmnatd.service");
     writeFileSync(file, readFileSync(UNIT, "utf8").replaceAll(/\/usr\/bin\/kvmnatd \w+/g, "/bin/true"));
     const { status, stdout, stderr } = spawnSync("systemd-analyze", ["verify", "--man=no", file], {
       encoding: "utf8",
     });
-    // 252 does not know the key, says so, and goes on.
-    const said = (stdout + stderr).replaceAll(/.*Unknown key 'OpenFile'.*\n?/g, "");
-    expect({ status, said }).toEqual({ status: 0, said: "" });
+    // systemd 252 does not know the key, warns and continues.
+    const output = (stdout + stderr).replaceAll(/.*Unknown key 'OpenFile'.*\n?/g, "");
+    expect({ status, output }).toEqual({ status: 0, output: "" });
   });
 
   it("does not restart the daemon after a bad config", () => {
@@ -61,21 +61,21 @@ describe("the built program", () => {
     ["no command", [], 64],
     ["an unknown command", ["rum"], 64],
     ["an unknown option", ["plan", "--jason"], 64],
-    ["watching as JSON", ["status", "--watch", "--json"], 64],
-    ["too much", ["check", "extra"], 64],
+    ["status --watch with --json", ["status", "--watch", "--json"], 64],
+    ["an extra argument", ["check", "extra"], 64],
     ["an unknown shell", ["completion", "tcsh"], 64],
     ["--help", ["--help"], 0],
     ["help of a command", ["help", "plan"], 0],
     ["--version", ["--version"], 0],
     ["schema", ["schema"], 0],
     ["schema of the status", ["schema", "status"], 0],
-    ["schema of nothing known", ["schema", "rules"], 64],
+    ["an unknown schema", ["schema", "rules"], 64],
     ["completion", ["completion", "bash"], 0],
-  ])("%s: exit code %#", (_what, args, expected) => {
+  ])("exits with the right code for %s", (_what, args, expected) => {
     expect(spawnSync(process.execPath, [program, ...args]).status).toBe(expected);
   });
 
-  it("writes a long answer completely into a pipe", () => {
+  it("writes a long output completely into a pipe", () => {
     const schema = execFileSync("sh", ["-c", `${process.execPath} ${program} schema | cat`], {
       encoding: "utf8",
     });

@@ -10,15 +10,15 @@ it.each([
   ["abc\u202edef", "abc\\u{202e}def"],
   ["back\\slash", "back\\\\slash"],
   ["\ud800", "\\u{d800}"],
-])("%j becomes %s", (text, expected) => {
+])("printable shows %j as %s", (text, expected) => {
   expect(printable(text)).toBe(expected);
 });
 
-it("is short, whatever was sent", () => {
+it("printable truncates a long text and appends its length", () => {
   expect(printable("A".repeat(10_000))).toBe(`${"A".repeat(64)}... (10000 characters)`);
 });
 
-it("never lets a control character through", () => {
+it("printable never returns a control character", () => {
   fc.assert(
     fc.property(fc.string({ unit: "binary", maxLength: 300 }), (text) => {
       expect(printable(text)).not.toMatch(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u);
@@ -28,7 +28,7 @@ it("never lets a control character through", () => {
 });
 
 describe("JSON", () => {
-  it("is the same value, with nothing in it that a terminal obeys", () => {
+  it("keeps the value and escapes control characters for terminals", () => {
     const value = { name: "a\u009b2J\u202eb\u2028c\u{e0001}d\u007f\u001b", käse: ["\n", 1, null] };
     const text = toJson(value);
     expect(JSON.parse(text)).toEqual(value);

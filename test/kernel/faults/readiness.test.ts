@@ -36,7 +36,7 @@ it("a forward is pending with the reason while its host address is missing", asy
   expect(await world.rules("nat")).not.toContain(LATER);
 });
 
-it("a forward returns when its bridge is deleted and made again", async () => {
+it("a forward is active again after its bridge was deleted and created again", async () => {
   const far = (): Promise<string> => world.ask("client", "tcp", HOST, 1322);
   await expect.poll(far, SOON).toBe(`far 22 ${CLIENT}`);
   await sh("ip link del virbr1");
@@ -49,7 +49,7 @@ it("a forward returns when its bridge is deleted and made again", async () => {
   await expect.poll(far, SOON).toBe(`far 22 ${CLIENT}`);
 });
 
-it("a forward ends when its network is undefined", async () => {
+it("kvmnatd removes a forward's rules when its network is undefined", async () => {
   await expect.poll(() => world.ask("client", "tcp", HOST, 1322), SOON).toBe(`far 22 ${CLIENT}`);
   await sh("ip link del virbr1");
   for (const file of ["virbr1.status", "virbr1.macs"]) await rm(join(world.dnsmasqDir, file));

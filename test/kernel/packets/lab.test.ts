@@ -7,7 +7,7 @@ import { until } from "../../support/lab.ts";
 
 const LAB = resolve(import.meta.dirname, "../../support/lab.ts");
 
-/** Says which process a program of its lab is, as this machine counts, and where the lab keeps its files. */
+/** Prints the pid, on this machine, of a program in its lab, and the folder of the lab's files. */
 const RUNNER = `
 import { readFile } from "node:fs/promises";
 import { createLab } from ${JSON.stringify(LAB)};
@@ -38,6 +38,6 @@ it("a lab ends with the test run and is isolated from this machine", async () =>
 
   runner.kill("SIGKILL");
   await until("the lab's first process is gone", async () => !(await isAlive(incumbent)));
-  // Only a run that ends by itself can take its files along.
+  // A killed run cannot remove its files.
   await rm(dir, { recursive: true });
 });

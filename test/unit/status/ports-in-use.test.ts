@@ -39,35 +39,35 @@ function update(
   );
 }
 
-const TOLD = ["no nft", "port 1123/tcp of this host is in use by sshd (pid 9)"];
+const REPORTED = ["no nft", "port 1123/tcp of this host is in use by sshd (pid 9)"];
 
 describe("the ports in use of a status", () => {
   it.each([
-    ["everywhere", {}, {}, TOLD],
-    ["at its address", {}, { address: "192.168.1.100" }, TOLD],
-    ["at any address", { listen: [] }, { address: "192.168.1.7" }, TOLD],
+    ["everywhere", {}, {}, REPORTED],
+    ["at its address", {}, { address: "192.168.1.100" }, REPORTED],
+    ["at any address", { listen: [] }, { address: "192.168.1.7" }, REPORTED],
     ["at another address", {}, { address: "192.168.1.7" }, ["no nft"]],
     ["in another family", { listen: [], family: 6 as const }, {}, ["no nft"]],
     ["on another port", {}, { port: 1125 }, ["no nft"]],
     ["with another protocol", {}, { protocol: "udp" as const }, ["no nft"]],
     ["on an interface that has no address", { listen: ["eth1"] }, {}, ["no nft"]],
-    ["on 127.0.0.1, published too", { listen: ["127.0.0.1"] }, { address: "127.0.0.1" }, TOLD],
+    ["on 127.0.0.1, published too", { listen: ["127.0.0.1"] }, { address: "127.0.0.1" }, REPORTED],
     ["on 127.0.0.1, not published", {}, { address: "127.0.0.1" }, ["no nft"]],
-  ])("one that listens %s", (_, forward, listener, expected) => {
+  ])("are only those that a forward publishes: a program listens %s", (_, forward, listener, expected) => {
     expect(update(forward, listener)).toEqual(expected);
   });
 
-  it("on 127.0.0.1 is told while it was told by the daemon, which knows whether that is published", () => {
+  it("include 127.0.0.1 only if the daemon reported it: only the daemon reads whether reach.loopback publishes it", () => {
     const loopback = { address: "127.0.0.1" };
     expect(update({ listen: [] }, loopback)).toEqual(["no nft"]);
-    expect(update({ listen: [] }, loopback, [stale(1123), OTHER])).toEqual(TOLD);
+    expect(update({ listen: [] }, loopback, [stale(1123), OTHER])).toEqual(REPORTED);
   });
 
-  it("are those of now", () => {
+  it("drop a program that no longer listens", () => {
     expect(update({}, { port: 1125 }, [stale(1123), OTHER])).toEqual(["no nft"]);
   });
 
-  it("have the name that the daemon knows, where the kernel tells none", () => {
+  it("keep the daemon's name of the process when the caller may not read it", () => {
     const named = "port 1123/tcp of this host is in use by sshd (pid 7)";
     expect(update({}, { process: "a process" }, [stale(1123)])).toEqual([named]);
   });

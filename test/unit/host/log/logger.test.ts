@@ -7,9 +7,9 @@ const SUPPORT = join(import.meta.dirname, "../../../support");
 const BURST = 5000;
 
 interface Outcome {
-  /** What journald's socket was sent. */
+  /** Datagrams that journald's socket received. */
   readonly entries: readonly string[];
-  /** What standard output was written. */
+  /** Text that standard output received. */
   readonly lines: string;
 }
 
@@ -25,7 +25,7 @@ function logBurst(socket: "stays" | "gone"): Outcome {
   return { entries: entries.split("\0"), lines };
 }
 
-/** More than the socket takes at once: what is too much waits in the logger. */
+/** More entries than the socket accepts at once: the logger queues the rest. */
 const burst = Array.from({ length: BURST }, (_, number) =>
   [
     `MESSAGE=+ rule ${number}`,
@@ -40,7 +40,7 @@ const burst = Array.from({ length: BURST }, (_, number) =>
   ].join("\n"),
 );
 
-it("loses nothing of a burst, and keeps its order", () => {
+it("the logger sends every entry of a burst in order when the socket is full in between", () => {
   const { entries, lines } = logBurst("stays");
   expect(lines).toBe("");
   expect(entries.slice(0, BURST)).toEqual(burst);
@@ -51,7 +51,7 @@ it("loses nothing of a burst, and keeps its order", () => {
   ]);
 });
 
-it("writes lines, with their priority, when nobody is at the socket any more", () => {
+it("the logger writes lines with their priority to standard output when the socket is gone", () => {
   const { entries, lines } = logBurst("gone");
   expect(entries).toEqual(burst);
   expect(lines).toBe("<4>web: conflict\n<6>kvmnatd stops\n");

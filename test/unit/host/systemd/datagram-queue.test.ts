@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { createDatagrams } from "../../../../src/host/systemd/datagram-queue.ts";
 
-/** A socket that is full while `full` says so, or that fails. */
+/** A socket that is full while `full` is true, and rejects datagrams while `broken` is true. */
 function fakeSocket(): {
   sent: string[];
   full: boolean;
@@ -26,15 +26,15 @@ const never = (): void => {
   throw new Error("nothing failed");
 };
 
-describe("datagrams", () => {
-  it("go out at once, each by itself", () => {
+describe("the datagram queue", () => {
+  it("sends each datagram at once, one per write", () => {
     const socket = fakeSocket();
     const datagrams = createDatagrams(7, socket.write);
     for (const text of ["a", "b"]) datagrams.send(Buffer.from(text), never);
     expect(socket.sent).toEqual(["a", "b"]);
   });
 
-  it("that find the socket full wait, and keep their order", async () => {
+  it("keeps datagrams in order until a full socket accepts them", async () => {
     const socket = fakeSocket();
     const datagrams = createDatagrams(7, socket.write);
     socket.full = true;
@@ -45,7 +45,7 @@ describe("datagrams", () => {
     await expect.poll(() => socket.sent).toEqual(["a", "b", "c", "d"]);
   });
 
-  it("that cannot be sent are given back, and hold up no others", () => {
+  it("returns a datagram that the socket rejects, and sends the next one", () => {
     const socket = fakeSocket();
     const datagrams = createDatagrams(7, socket.write);
     const failed: string[] = [];
@@ -56,7 +56,7 @@ describe("datagrams", () => {
     expect({ failed, sent: socket.sent }).toEqual({ failed: ["a"], sent: ["b"] });
   });
 
-  it("are given back at the end, when the socket stays full", () => {
+  it("returns the queued datagrams on flush when the socket stays full", () => {
     const socket = fakeSocket();
     const datagrams = createDatagrams(7, socket.write);
     const failed: string[] = [];
@@ -66,7 +66,7 @@ describe("datagrams", () => {
     expect(failed).toEqual(["a", "b"]);
   });
 
-  it("throws what is no fault of the socket", () => {
+  it("throws an error that is not the socket's", () => {
     const datagrams = createDatagrams(7, () => {
       throw new TypeError("a bug");
     });
