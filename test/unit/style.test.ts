@@ -27,13 +27,7 @@ const PENDING: readonly string[] = [
   "src/daemon/publisher.ts",
   "src/host/netfilter/iptables.ts",
   "src/status/schema.ts",
-  "test/kernel/commands/log.test.ts",
-  "test/kernel/commands/metrics.test.ts",
-  "test/kernel/faults/admin-mistakes.test.ts",
   "test/kernel/faults/config-faults.test.ts",
-  "test/kernel/faults/host-faults.test.ts",
-  "test/kernel/faults/lease-faults.test.ts",
-  "test/kernel/packets/packets.test.ts",
   "test/unit/daemon/loop.test.ts",
   "test/unit/daemon/schedule.test.ts",
 ];

@@ -16,13 +16,13 @@ beforeEach(async () => {
 });
 afterEach(() => world.close());
 
-/** The daemon in a shell, its log wherever `sink` says. */
+/** Starts the daemon in a shell, with its log redirected to `sink`. */
 function runInto(sink: string): LabProcess {
   const run = `${process.execPath} ${PROGRAM} run -c ${world.config} --dnsmasq-dir ${world.dnsmasqDir}`;
   return world.lab.spawn(["sh", "-c", `${run} ${sink}`]);
 }
 
-/** So many rules that their lines are more than a pipe holds (64 KiB). */
+/** Publishes enough ports that the lines of their rules exceed the capacity of a pipe (64 KiB). */
 async function publishMany(more = ""): Promise<void> {
   const ports = Array.from({ length: 600 }, (_, index) => `${20_000 + index}:22`).join(", ");
   await world.configure(`guests:\n  web: {ports: [1122:22, ${ports}]}\n  db: {ports: [1222:22${more}]}\n`);
@@ -46,8 +46,8 @@ async function isRunning(): Promise<boolean> {
   return (await world.status()).running;
 }
 
-describe("a log whose reader", () => {
-  it("blocks delays neither passes nor the end", async () => {
+describe("a reader of the log", () => {
+  it("that blocks delays neither the passes nor the end of the daemon", async () => {
     await publishMany();
     runInto("| sleep 1000");
     await world.isWell();
@@ -56,7 +56,7 @@ describe("a log whose reader", () => {
     await expect.poll(isRunning, { timeout: 60_000 }).toBe(false);
   });
 
-  it("is slow gets every line in order", async () => {
+  it("that is slow gets every line in order", async () => {
     await publishMany();
     const file = join(world.lab.dir, "log");
     runInto(
@@ -77,7 +77,7 @@ describe("a log whose reader", () => {
   });
 });
 
-it("a log on a full disk is reported in the status, and forwards work", async () => {
+it("the status reports a log on a full disk, and forwards work", async () => {
   runInto("> /dev/full");
   await world.isWell();
   await followsLeases();
@@ -86,7 +86,7 @@ it("a log on a full disk is reported in the status, and forwards work", async ()
   await expect.poll(isRunning, { timeout: 60_000 }).toBe(false);
 });
 
-it("a guest that changes its malformed rows again and again causes ten lines a minute and their ends", async () => {
+it("a guest that keeps changing its malformed lease rows causes at most ten problems a minute in the log", async () => {
   const daemon = await world.start();
   await world.isWell();
   const odd = (round: number, index: number): LeaseRow => {
@@ -107,7 +107,7 @@ it("a guest that changes its malformed rows again and again causes ten lines a m
 });
 
 it(
-  "two daemons with different configs in one network say so, and slow down",
+  "a daemon reports a second one that overwrites its rules, and restores them when the second ends",
   { timeout: 600_000 },
   async () => {
     const one = await world.start();

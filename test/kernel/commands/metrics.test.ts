@@ -13,7 +13,7 @@ beforeEach(async () => {
 });
 afterEach(() => world.close());
 
-/** Starts the daemon with this in its config, and waits until all is as it should be. */
+/** Starts the daemon with this config, and waits until the forward of web is active. */
 async function start(metrics: string, guests = GUESTS): Promise<void> {
   await world.configure(`metrics: ${metrics}\n${guests}`);
   await world.start();
@@ -54,7 +54,7 @@ describe("the metrics page", () => {
     expect(checked).toEqual({ exitCode: 0, stdout: "", stderr: "" });
   });
 
-  it("distinguishes moves, drift and errors", async () => {
+  it("counts moved leases, repaired drift and errors apart", async () => {
     await start("9101");
     await isServed();
     const before = await scrape(world.lab);
@@ -62,7 +62,7 @@ describe("the metrics page", () => {
       ((await value(name)) ?? 0) - (before.get(name) ?? 0);
     await world.writeLeases("virbr0", [leaseRow({ mac: WEB.mac, address: DB.address })]);
     await expect.poll(() => grown("kvmnatd_rules_added_total"), SOON).toBeGreaterThan(0);
-    // The guest's link changes with its lease: whichever is heard of first has asked for the pass.
+    // The guest's link changes with its lease: the first of the two events triggers the pass.
     const asked = [...(await scrape(world.lab)).keys()].filter((name) =>
       name.startsWith("kvmnatd_passes_total"),
     );
@@ -102,7 +102,7 @@ describe("the metrics page", () => {
 });
 
 describe("the metrics address", () => {
-  it("is loopback by default, and another address when it is configured", async () => {
+  it("is loopback by default, and follows a change of the config", async () => {
     await start("9101");
     await isServed();
     const opened = world.log().filter(({ event }) => event === "metrics-listening");
@@ -121,7 +121,7 @@ describe("the metrics address", () => {
     await world.isWell();
   });
 
-  it("that is taken or missing is reported, and forwards work", async () => {
+  it("is reported when it is in use or not on this host, and forwards work", async () => {
     const other = world.lab.spawn(["socat", "TCP-LISTEN:9101,fork,reuseaddr", "EXEC:true"]);
     await expect.poll(async () => (await world.lab.exec(["ss", "-Hltn"])).stdout, SOON).toContain(":9101");
     await start("9101");
@@ -151,7 +151,7 @@ describe("the metrics address", () => {
 });
 
 describe("a metrics client", () => {
-  it("gets one page by one method", async () => {
+  it("gets /metrics by GET, and an error for other paths and methods", async () => {
     await start("9101");
     const head = async (line: string): Promise<string> =>
       (await request(world.lab, OURS, line)).split("\r\n\r\n")[0] ?? "";
@@ -164,7 +164,7 @@ describe("a metrics client", () => {
     expect(await head("POST /metrics")).toMatch(/^HTTP\/1\.1 405 [^]*Allow: GET/);
   });
 
-  it("with 5,000 connections of garbage neither stops passes nor takes memory", async () => {
+  it("that opens 5,000 connections of garbage neither stops passes nor exhausts file descriptors", async () => {
     await start("9101");
     await isServed();
     const flood = world.lab.spawn([process.execPath, "-e", FLOOD]);
@@ -172,14 +172,14 @@ describe("a metrics client", () => {
     await world.writeLeases("virbr0", [leaseRow({ mac: WEB.mac, address: DB.address })]);
     await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`db 22 ${CLIENT}`);
     expect(await flood.exited).toBe(0);
-    // What was left open is closed in the end, and whoever asks properly is answered again.
+    // kvmnatd closes the open connections after their timeout, and answers requests again.
     await isServed();
     const { pid } = await world.status();
     const { stdout } = await world.lab.exec(["ls", `/proc/${pid}/fd`]);
     expect(stdout.split("\n").length).toBeLessThan(100);
   }, 90_000);
 
-  it("that sends nothing, or too much, is disconnected", async () => {
+  it("is disconnected when it sends nothing, and rejected when its request is too long", async () => {
     await start("9101");
     await isServed();
     const began = Date.now();
@@ -192,7 +192,7 @@ describe("a metrics client", () => {
   });
 });
 
-/** 5,000 connections, 200 at a time: rubbish, half a request, nothing at all. */
+/** 5,000 connections, 200 at a time: garbage, half a request, no data. */
 const FLOOD = `
 const net = require("node:net");
 const texts = ["\\x00\\xff".repeat(2000), "GET /metrics HTTP/1.1\\r\\nX: ", "", "GET /metrics HTTP/1.1\\r\\n\\r\\n"];

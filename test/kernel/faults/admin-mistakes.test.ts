@@ -16,7 +16,7 @@ import {
   WEB,
 } from "../../support/world.ts";
 
-/** What a careless admin or an odd host brings about: each was once a forward that did what it should not. */
+/** Mistakes of an admin and unusual hosts; each of them once caused a wrong forward. */
 const SOON = { timeout: 60_000 };
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 let world: DaemonWorld;
@@ -35,7 +35,7 @@ async function sh(script: string): Promise<string> {
 const plan = async (): Promise<string> =>
   (await world.lab.kvmnatd(["plan", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir])).stdout;
 
-it("a guest of the first network is off when libvirt has written nothing for a second network yet", async () => {
+it("a guest of one network is reported as off while the lease file of another network is empty", async () => {
   await begin();
   await writeFile(join(world.dnsmasqDir, "virbr1.status"), "");
   await world.start();
@@ -53,7 +53,7 @@ describe("the lease folder", () => {
       leaseRow({ mac: DB.mac, address: WEB.address }),
     );
 
-  it("is followed when it is made after the start", async () => {
+  it("is watched when it is created after the start", async () => {
     await begin();
     await rm(world.dnsmasqDir, { recursive: true });
     await world.start();
@@ -67,7 +67,7 @@ describe("the lease folder", () => {
     await expect.poll(() => world.web(), SOON).toBe(`db 22 ${CLIENT}`);
   });
 
-  it("is followed when it is deleted and made again", async () => {
+  it("is watched again when it is deleted and created", async () => {
     await begin();
     await world.start();
     await world.isWell();
@@ -83,7 +83,7 @@ describe("the lease folder", () => {
   });
 });
 
-it("an allowlist of 0.0.0.0/0 makes no drift", async () => {
+it("an allowlist of 0.0.0.0/0 causes no drift", async () => {
   await begin("guests:\n  web: {ports: [1122:22], allow: [0.0.0.0/0]}\n");
   await world.start();
   await world.isWell();
@@ -91,7 +91,7 @@ it("an allowlist of 0.0.0.0/0 makes no drift", async () => {
   expect(await plan()).toContain("no changes");
 });
 
-it("a narrower IPv6 allowlist keeps out clients that it no longer names", async () => {
+it("a narrower IPv6 allowlist denies clients that it no longer includes", async () => {
   const config = (allow: string): string =>
     `listen: ["${HOST_V6}"]\nguests:\n  web: {ports: [1122:22], allow: ["${allow}"]}\n`;
   await begin(config("fd01::/32"));
@@ -103,7 +103,7 @@ it("a narrower IPv6 allowlist keeps out clients that it no longer names", async 
   await expect.poll(ask, SOON).toBe("denied");
 });
 
-it("rows that nest thousands deep are reported and hide no other row", async () => {
+it("lease rows nested thousands deep are reported and hide no other row", async () => {
   await begin();
   await world.start();
   await world.isWell();
@@ -145,7 +145,7 @@ it("a rule in a kvmnatd chain that iptables cannot delete by specification is re
   expect(await world.rules("nat")).not.toContain("-m recent");
 });
 
-it("native rules in a table that kvmnatd does not use are no problem", async () => {
+it("native rules in a table that kvmnatd does not use cause no problem", async () => {
   await begin();
   await sh(
     "iptables-nft -t mangle -A FORWARD -j ACCEPT; nft add rule ip mangle FORWARD meta mark set jhash ip saddr mod 2",
@@ -169,7 +169,7 @@ it("a hostname stays with its incumbent while the incumbent's network is down", 
   expect(await world.rules("nat")).not.toContain("10.7.0.66");
 });
 
-it("reports libvirt's flushed rules until libvirt restarts; a daemon that starts after the flush cannot know of them", async () => {
+it("kvmnatd reports libvirt's flushed rules until libvirt restarts, unless kvmnatd started after the flush", async () => {
   await begin();
   const codes = async (): Promise<readonly string[]> =>
     (await world.status()).problems.map(({ code }) => code);
@@ -191,14 +191,14 @@ it("reports libvirt's flushed rules until libvirt restarts; a daemon that starts
   await world.start();
   await world.isWell();
   expect(await codes()).not.toContain("libvirt-rules-missing");
-  // From then on it notices a flush again.
+  // After libvirt's restart kvmnatd detects the next flush.
   await libvirtRestarts();
   await world.isWell();
   await sh("nft flush ruleset");
   await world.complains("libvirt-rules-missing");
 });
 
-it("libvirt's reject in the other variant is reported with the remedy", async () => {
+it("libvirt's reject in the other iptables variant is reported until it is gone", async () => {
   await begin();
   await world.lab.exec(["iptables-legacy-restore"], { input: libvirtRules(NETWORKS) });
   await world.start();
@@ -213,7 +213,7 @@ it("libvirt's reject in the other variant is reported with the remedy", async ()
   expect(await world.web()).toBe(WEB_ANSWERS);
 });
 
-it("a config behind a folder link is followed when the link changes", async () => {
+it("a config behind a linked folder is reloaded when the link changes", async () => {
   await begin();
   const { lab } = world;
   const text = (port: number): string => `guests:\n  web: {ports: [${port}:22]}\n`;
@@ -233,7 +233,7 @@ it("a config behind a folder link is followed when the link changes", async () =
   await expect.poll(() => world.rules("nat"), SOON).toContain("--dport 2003");
 });
 
-it("plan reports that it waits for libvirt, check that the bridge is missing", async () => {
+it("plan reports that it waits for libvirt, and check reports that the bridge is missing", async () => {
   await begin("networks: [virbr9]\nguests:\n  web: {ports: [1122:22]}\n");
   const options = ["-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
   const planned = await world.lab.kvmnatd(["plan", ...options]);
@@ -248,14 +248,14 @@ it("plan reports that it waits for libvirt, check that the bridge is missing", a
   expect(nowhere.stdout).toContain("web: pending; no network of libvirt's is there");
 });
 
-it("leases reports that libvirt's folder is missing", async () => {
+it("`leases` reports that libvirt's folder is missing", async () => {
   await begin();
   const { stdout, stderr, exitCode } = await world.lab.kvmnatd(["leases", "--dnsmasq-dir", "/nowhere"]);
   expect({ stdout, exitCode }).toEqual({ stdout: "no leases in /nowhere\n", exitCode: 0 });
   expect(stderr).toMatch(/^kvmnatd: \/nowhere: does not exist: .* \(--dnsmasq-dir\)\?$/m);
 });
 
-it("status names a host process on a published port while it listens", async () => {
+it("status reports a host process on a published port while it listens", async () => {
   await begin();
   await world.start();
   await world.isWell();
@@ -271,7 +271,7 @@ it("status names a host process on a published port while it listens", async () 
   await expect.poll(codes, SOON).not.toContain("port-in-use");
 });
 
-it("a forward passes a RETURN for the bridge when the policy of FORWARD is DROP", async () => {
+it("a forward works despite an earlier RETURN for its bridge when the policy of FORWARD is DROP", async () => {
   await begin();
   await sh("iptables -P FORWARD DROP; iptables -I FORWARD -o virbr0 -j RETURN");
   await world.start();
@@ -308,7 +308,7 @@ it("a leftover rc.local rule for a published port is reported until it is remove
   expect(await world.web()).toBe(WEB_ANSWERS);
 });
 
-it("status without permission for status file or counters reports that", async () => {
+it("status reports missing permission for the status file and for the counters", async () => {
   await begin();
   await world.start();
   await world.isWell();

@@ -7,14 +7,14 @@ import { createDaemonWorld, GUESTS } from "../../support/daemon-world.ts";
 import type { DaemonWorld } from "../../support/daemon-world.ts";
 import { CLIENT, DB, leaseRow, leaseRow6, WEB } from "../../support/world.ts";
 
-/** The host fails in some way: working forwards go on, the fault is told, and all is right by itself afterwards. */
+/** The host fails: working forwards stay in force, kvmnatd reports the fault, and recovers without help when it ends. */
 let world: DaemonWorld;
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 const ELSEWHERE = { mac: WEB.mac, address: "192.168.122.12" };
 
 afterEach(() => world.close());
 
-/** A daemon that does its work; programs can be shadowed in the folder, which is before all others in its PATH. */
+/** Starts a daemon and waits for its forwards; programs in the returned folder shadow those of the host. */
 async function begin(variant: "nft" | "legacy"): Promise<{ readonly bin: string }> {
   world = await createDaemonWorld(variant);
   const bin = await shadows();
@@ -24,7 +24,7 @@ async function begin(variant: "nft" | "legacy"): Promise<{ readonly bin: string 
   return { bin };
 }
 
-/** web's lease moves to where db was. */
+/** Moves web's lease to the address that db had. */
 async function moveWeb(): Promise<void> {
   await world.leases(leaseRow(ELSEWHERE), leaseRow({ mac: DB.mac, address: "192.168.122.99" }));
 }
@@ -76,14 +76,14 @@ describe("iptables-restore", () => {
   });
 });
 
-it("on_stop: remove works when systemd ends the daemon's programs too", async () => {
+it("on_stop: remove removes the rules when systemd kills the daemon's programs too", async () => {
   const { bin } = await begin("nft");
   await world.configure(`on_stop: remove\n${GUESTS}`);
   await expect
     .poll(() => world.log().map(({ msg }) => msg))
     .toContainEqual(expect.stringMatching(/^config reloaded/));
   await world.settles();
-  // As systemd does it, which looks for processes of a service until it finds no more.
+  // systemd kills the processes of a service until there are none.
   const ends = `[ -e ${world.lab.dir}/told ] || { : > ${world.lab.dir}/told; kill $$; }`;
   await shadowed(bin, "iptables-save", `${ends}; exec /usr/sbin/iptables-nft-save "$@"`);
   await world.lab.exec(["sh", "-c", "kill -TERM $(pgrep -x kvmnatd)"]);
@@ -91,20 +91,20 @@ it("on_stop: remove works when systemd ends the daemon's programs too", async ()
   expect(`${await world.rules("nat")}${await world.rules("filter")}`).not.toContain("kvmnatd:");
 });
 
-it("iptables-restore under its plain name, which `auto` takes, is run again too", async () => {
+it("iptables-restore under its plain name, as `iptables: auto` runs it, is run again until it succeeds", async () => {
   world = await createDaemonWorld("nft");
   const bin = join(world.lab.dir, "plain");
   await mkdir(bin);
   await writeFile(world.config, `iptables: auto\n${GUESTS}`);
-  // Fails twice, then works: it counts in a file beside itself.
+  // Fails twice, then succeeds: it counts its runs in a file beside itself.
   const count = `echo x >>${bin}/count; [ $(wc -l <${bin}/count) -gt 2 ] || { echo 'no luck' >&2; exit 4; }`;
   await shadowed(bin, "iptables-restore", `${count}\nexec /usr/sbin/iptables-restore "$@"`);
   await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
   await expect.poll(() => world.web(), { timeout: 80_000 }).toBe(WEB_ANSWERS);
   await world.isWell();
-  const said = world.log().map(({ msg }) => msg);
-  expect(said).toContainEqual(expect.stringMatching(/^iptables-restore .*no luck \(exit code 4\)/));
-  expect(said).toContainEqual(expect.stringMatching(/^over: iptables-restore /));
+  const messages = world.log().map(({ msg }) => msg);
+  expect(messages).toContainEqual(expect.stringMatching(/^iptables-restore .*no luck \(exit code 4\)/));
+  expect(messages).toContainEqual(expect.stringMatching(/^over: iptables-restore /));
 });
 
 it(
@@ -156,13 +156,13 @@ it("a table with native nftables rules is reported until they are gone", async (
 it("a missing iptables is reported with its package, and used when it is installed", async () => {
   world = await createDaemonWorld("nft");
   const bin = await shadows();
-  // A host without iptables: only what else the daemon needs is in PATH.
+  // A host without iptables: PATH has only the other programs that the daemon runs.
   await world.lab.exec([
     "sh",
     "-c",
     `mount -t tmpfs tmpfs ${bin} && cp -a /usr/sbin/. ${bin}/ && rm ${bin}/*tables* && mount --bind ${bin} /usr/sbin`,
   ]);
-  // What it runs comes from elsewhere than /usr/sbin, which is then not busy.
+  // The daemon runs programs outside /usr/sbin, so that /usr/sbin is not busy at the umount.
   await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
   await world.complains("command-failed", /iptables-nft-save: not found; install the package iptables/);
   await world.lab.exec(["umount", "/usr/sbin"]);
@@ -193,7 +193,7 @@ it("apply reports missing CAP_NET_ADMIN", async () => {
   expect(stderr).toMatch(/kvmnatd needs root or CAP_NET_ADMIN/);
 });
 
-it("a daemon without CAP_NET_ADMIN reports that, changes nothing and stays up", async () => {
+it("a daemon without CAP_NET_ADMIN reports that, changes no rule and keeps running", async () => {
   await begin("nft");
   await world.lab.exec(["sh", "-c", "kill -KILL $(pgrep -of 'kvmnatd.js run')"]);
   await moveWeb();
@@ -213,7 +213,7 @@ it("a daemon without CAP_NET_ADMIN reports that, changes nothing and stays up", 
   expect(await world.web()).toBe(`db 22 ${CLIENT}`);
 });
 
-it("rules that cannot be read are not changed", async () => {
+it("the daemon changes no rule while it cannot read the rules", async () => {
   const { bin } = await begin("nft");
   await shadowed(bin, "iptables-nft-save", "echo 'no memory' >&2; exit 1");
   await moveWeb();
@@ -241,7 +241,7 @@ it("an unreadable link list is reported beside an earlier problem, which stays r
   expect(await world.web()).toBe(`db 22 ${CLIENT}`);
 });
 
-it("disabled IPv6 forwarding is reported, and IPv4 leases are followed", async () => {
+it("disabled IPv6 forwarding is reported, and IPv4 forwards follow their leases", async () => {
   world = await createDaemonWorld("nft");
   const forwarding = (value: 0 | 1): Promise<unknown> =>
     world.lab.exec(["sh", "-c", `echo ${value} > /proc/sys/net/ipv6/conf/all/forwarding`]);
@@ -250,9 +250,9 @@ it("disabled IPv6 forwarding is reported, and IPv4 leases are followed", async (
   await world.writeLeases("virbr0", [leaseRow(WEB), leaseRow6(WEB), leaseRow(DB), leaseRow6(DB)]);
   await world.start();
   await world.complains("ipv6-forwarding", /net\.ipv6\.conf\.all\.forwarding is 0/);
-  // It is a state of the host, no failure: nothing is tried again.
+  // A state of the host and not a failure: kvmnatd does not retry.
   await world.settles();
-  // Nobody answers where the lease was.
+  // No guest answers at the address of the ended lease.
   await world.lab.exec(["ip", "-4", "-n", "web", "address", "flush", "dev", "eth0"]);
   await world.writeLeases("virbr0", [leaseRow6(WEB), leaseRow(DB), leaseRow6(DB)]);
   await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).not.toContain(`${WEB.address}:22`);
@@ -266,7 +266,7 @@ it("disabled IPv6 forwarding is reported, and IPv4 leases are followed", async (
   await expect.poll(codes, { timeout: 60_000 }).not.toContain("ipv6-forwarding");
 });
 
-it("without `nft monitor` leases are followed and lost rules are found by polling", async () => {
+it("without `nft monitor` the daemon follows leases, and restores lost rules by polling", async () => {
   world = await createDaemonWorld("nft");
   const bin = await shadows();
   await shadowed(bin, "nft", "echo 'Operation not supported' >&2; exit 1");
@@ -303,7 +303,7 @@ it.each([
   await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(WEB_ANSWERS);
   await moveWeb();
   await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`db 22 ${CLIENT}`);
-  const told = daemon.log().filter(({ msg }) => msg.includes("cannot be written"));
-  // Whether forwards work is another matter.
-  expect(told.map(({ msg }) => msg)).toEqual([expect.not.stringContaining("forwards")]);
+  const reported = daemon.log().filter(({ msg }) => msg.includes("cannot be written"));
+  // The problem claims nothing about forwards.
+  expect(reported.map(({ msg }) => msg)).toEqual([expect.not.stringContaining("forwards")]);
 });

@@ -7,7 +7,7 @@ import type { DaemonWorld } from "../../support/daemon-world.ts";
 import { CLIENT, DB, leaseRow, leaseRow6, WEB } from "../../support/world.ts";
 import type { LeaseRow } from "../../support/world.ts";
 
-/** Whatever is in the lease file: what works goes on working, the fault is told, and all is well when it is gone. */
+/** Faults of lease files: working forwards stay in force, kvmnatd reports the fault, and recovers when it ends. */
 let world: DaemonWorld;
 let file: string;
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
@@ -46,8 +46,8 @@ async function put(content: string | Uint8Array): Promise<void> {
   await rename(`${file}.new`, file);
 }
 
-/** A change that can be seen in the kernel shows that the daemon has looked: db's forward, by its own row. */
-async function looked(rows: readonly LeaseRow[]): Promise<void> {
+/** Writes the rows and one for db, and waits for db's rule, which proves that the daemon has read the rows. */
+async function writeRows(rows: readonly LeaseRow[]): Promise<void> {
   await world.writeLeases("virbr0", [...rows, leaseRow({ mac: DB.mac, address: "192.168.122.99" })]);
   await world.becomes("db", "active");
   await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).toContain("192.168.122.99");
@@ -56,25 +56,25 @@ async function looked(rows: readonly LeaseRow[]): Promise<void> {
 describe("an unreadable lease file", () => {
   it.each([
     ["truncated", '[ { "ip-address": "192.168.122.11", "mac-'],
-    ["of another shape", '{"leases": []}'],
+    ["not a list", '{"leases": []}'],
     ["text", "what?"],
     ["50 MB", " ".repeat(50_000_000)],
     ["binary", new Uint8Array([0, 255, 254, 1, 2, 3])],
-  ])("%s: is reported, and the last good leases stay in force", async (_what, content) => {
+  ])("(%s) is reported, and the last good leases stay in force", async (_what, content) => {
     await put(content);
     await world.complains("lease-file", /virbr0\.status: .*what was known before stays/);
     await world.becomes("web", "active");
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("a directory", async () => {
+  it("that is a directory is reported, and the last good leases stay in force", async () => {
     await rm(file);
     await mkdir(file);
     await world.complains("lease-file", /virbr0\.status: is not a file/);
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("not ours to read", async () => {
+  it("that the daemon may not read is reported, and the last good leases stay in force", async () => {
     await world.lab.exec(["sh", "-c", "kill -TERM $(pgrep -of 'kvmnatd.js run')"]);
     // Root may read everything unless these two are taken away.
     const drop = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"];
@@ -102,12 +102,12 @@ describe("an unreadable lease file", () => {
     await world.start();
   });
 
-  it.each([["missing"], ["of 0 bytes"]])(
-    "%s: is no error, and the last good leases stay in force",
+  it.each([["missing"], ["empty"]])(
+    "that is %s is not reported, and the last good leases stay in force",
     async (how) => {
       if (how === "missing") await rm(file);
       else await put("");
-      // The domain list is read in the same pass: it shows that the daemon has looked.
+      // The daemon reads the domain list in the same pass, so db's state proves that it has read the lease file.
       await world.writeMacs("virbr0", { web: [WEB.mac] });
       await world.becomes("db", "pending");
       expect(await world.web()).toBe(WEB_ANSWERS);
@@ -116,20 +116,20 @@ describe("an unreadable lease file", () => {
   );
 });
 
-it("an empty list ends all leases", async () => {
+it("an empty list in the lease file ends all leases", async () => {
   await world.answerAs("virbr0", []);
   await put("[]\n");
   await world.becomes("web", "pending", /no live lease/);
   expect(await world.web()).toBe("denied");
 });
 
-describe("a folder that cannot be listed when the daemon starts", () => {
+describe("a lease folder that cannot be listed when the daemon starts", () => {
   const FOLDER = /dnsmasq: (cannot be read \(EACCES\)|does not exist)/;
 
   it.each([
-    ["not ours to read", "chmod 0 $1", "chmod 755 $1"],
-    ["not there", "mv $1 $1.away", "mv $1.away $1"],
-  ])("%s: is reported, and the rules stay", async (_what, spoil, mend) => {
+    ["not readable", "chmod 0 $1", "chmod 755 $1"],
+    ["missing", "mv $1 $1.away", "mv $1.away $1"],
+  ])("(%s) is reported, and the rules stay", async (_what, spoil, mend) => {
     const sh = (script: string): Promise<unknown> =>
       world.lab.exec(["sh", "-ec", script, "sh", world.dnsmasqDir]);
     const before = [await world.rules("nat"), await world.rules("filter")].map(withoutCounters);
@@ -149,7 +149,7 @@ describe("a folder that cannot be listed when the daemon starts", () => {
     expect([await world.rules("nat"), await world.rules("filter")].map(withoutCounters)).toEqual(before);
     await sh(mend);
     await world.isWell();
-    await looked([leaseRow(WEB)]);
+    await writeRows([leaseRow(WEB)]);
     await daemon.kill("SIGTERM");
     await daemon.exited;
     await world.start();
@@ -160,7 +160,7 @@ describe("a folder that cannot be listed when the daemon starts", () => {
   }
 });
 
-describe("rows", () => {
+describe("lease rows", () => {
   const web = (more: LeaseRow): LeaseRow => leaseRow(WEB, more);
 
   it.each([
@@ -176,8 +176,8 @@ describe("rows", () => {
     ],
     ["with an escape sequence in the hostname", web({ hostname: "\u001b[2J\u001b]0;owned\u0007" })],
     ["with 10,000 characters of hostname", web({ hostname: "A".repeat(10_000) })],
-  ])("%s count", async (_what, row) => {
-    await looked([row]);
+  ])("%s make their forward active", async (_what, row) => {
+    await writeRows([row]);
     await world.becomes("web", "active");
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
@@ -188,20 +188,20 @@ describe("rows", () => {
     ["192.168.122.1", /refused: it is virbr0's own/],
     ["192.168.122.255", /refused: .*broadcast/],
     ["10.1.2.3", /refused: outside/],
-  ])("with address %s do not", async (address, why) => {
-    await looked([leaseRow({ mac: WEB.mac, address })]);
+  ])("with address %s are refused", async (address, why) => {
+    await writeRows([leaseRow({ mac: WEB.mac, address })]);
     await world.becomes("web", "pending", why);
     expect(await world.web()).toBe("denied");
     expect(await world.rules("nat")).not.toContain(`--to-destination ${address}:22`);
   });
 
-  it("with an expiry in the past have no effect", async () => {
-    await looked([web({ "expiry-time": 1 })]);
+  it("with an expiry in the past count as expired", async () => {
+    await writeRows([web({ "expiry-time": 1 })]);
     await world.becomes("web", "pending", /expired/);
   });
 
-  it("of IPv6 work beside those of IPv4", async () => {
-    await looked([web({}), leaseRow6(WEB)]);
+  it("of IPv6 do not disturb those of IPv4", async () => {
+    await writeRows([web({}), leaseRow6(WEB)]);
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
@@ -216,12 +216,12 @@ describe("rows", () => {
   });
 
   it("that are malformed are reported and hide no other row", async () => {
-    await looked([leaseRow(WEB), { nonsense: true }, leaseRow({ mac: "x", address: "y" })]);
+    await writeRows([leaseRow(WEB), { nonsense: true }, leaseRow({ mac: "x", address: "y" })]);
     await world.complains("lease-row", /row left out: ip-address is missing/);
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("of a thousand MACs and names change nothing for other guests", async () => {
+  it("of a thousand other MACs with a guest's hostname do not change its forward", async () => {
     const flood = Array.from({ length: 1000 }, (_, index) =>
       leaseRow(
         {
@@ -231,7 +231,7 @@ describe("rows", () => {
         { hostname: "web" },
       ),
     );
-    await looked([leaseRow(WEB), ...flood]);
+    await writeRows([leaseRow(WEB), ...flood]);
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 });
