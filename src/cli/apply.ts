@@ -1,11 +1,9 @@
 import type { LogEntry } from "../log/audit-entries.ts";
 import { finishCleaning, startFlowState } from "../daemon/remove-stale-flows.ts";
-import { observe } from "../daemon/observe.ts";
 import { reconcile } from "../daemon/pass.ts";
 import { EXIT } from "../errors.ts";
 import { readLiveStatus } from "../host/files/status-file.ts";
 import { createHost } from "../host/create-host.ts";
-import { rejectAddressesOutsideNetworks } from "./check.ts";
 import type { Context } from "./context.ts";
 import { logToJournal } from "./record.ts";
 import { printProblems, printEntries, warnPortsInUse } from "./print.ts";
@@ -13,8 +11,6 @@ import { printProblems, printEntries, warnPortsInUse } from "./print.ts";
 /** `kvmnatd apply`: one pass. */
 export async function apply(context: Context): Promise<number> {
   const host = createHost(context.paths);
-  const checked = await observe(host, {}, false);
-  rejectAddressesOutsideNetworks(checked, context.paths.config);
   const daemon = await readLiveStatus(context.paths.runtimeDir);
   if (daemon !== undefined)
     context.complain(

@@ -11,8 +11,7 @@ import { checkLoopback } from "../forwards/check-loopback.ts";
 import { findAddressesOutsideNetworks } from "../forwards/check-subnets.ts";
 import type { YamlDocument } from "../config/yaml/document.ts";
 import { mergeBridges, knownBridges } from "../daemon/inputs.ts";
-import type { View } from "../daemon/observe.ts";
-import { ConfigError, EXIT, KvmnatdError } from "../errors.ts";
+import { EXIT, KvmnatdError } from "../errors.ts";
 import type { Host, LeaseFiles, Links } from "../host-interface.ts";
 import { createHost } from "../host/create-host.ts";
 import type { Context } from "./context.ts";
@@ -79,7 +78,7 @@ function findMisplaced(portMap: PortMap, files: LeaseFiles, links: Links): reado
     ...diagnostic,
     severity: "warning",
   }));
-  return [...unread, ...findAddressesOutsideNetworks(portMap, networks, files.folder === "read").diagnostics];
+  return [...unread, ...findAddressesOutsideNetworks(portMap, networks, files.folder === "read")];
 }
 
 function findMissing(
@@ -118,10 +117,4 @@ async function findInUse(
   return findPortsInUse(forwards, await host.readListeners(), addresses, reach.loopback).map((row) =>
     createWarning("port-in-use", describePortInUse(row), row.forward.where),
   );
-}
-
-/** @throws ConfigError when a guest's address lies in no served network */
-export function rejectAddressesOutsideNetworks({ unserved, snapshot }: View, file: string): void {
-  const [first] = unserved;
-  if (first !== undefined) throw new ConfigError(`${file}: ${first.message}`, unserved, snapshot.configText);
 }

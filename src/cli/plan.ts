@@ -11,7 +11,7 @@ import { EXIT } from "../errors.ts";
 import type { ConfigFile, Host } from "../host-interface.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createHost } from "../host/create-host.ts";
-import { printDiagnostics, rejectAddressesOutsideNetworks } from "./check.ts";
+import { printDiagnostics } from "./check.ts";
 import type { Context } from "./context.ts";
 import { printJson } from "./context.ts";
 import { printProblems, printEntries, warnPortsInUse } from "./print.ts";
@@ -27,7 +27,6 @@ export async function plan(context: Context, host: Host = createHost(context.pat
     return { ...file, untrusted: undefined };
   };
   const view = await observe({ ...host, readConfig }, {}, false);
-  rejectAddressesOutsideNetworks(view, context.paths.config);
   for (const family of view.families) if (family.error !== undefined) throw family.error;
   const changes = view.families.flatMap(({ family, desired, sides }) =>
     sides.flatMap((side, index) =>
@@ -47,7 +46,7 @@ export async function plan(context: Context, host: Host = createHost(context.pat
   ];
   const steps = entries.filter(({ action }) => action !== undefined);
   printDiagnostics(context, untrusted === undefined ? [] : [untrusted], view.snapshot.configText);
-  printDiagnostics(context, view.snapshot.warnings, view.snapshot.configText);
+  printDiagnostics(context, [...view.snapshot.warnings, ...view.unserved], view.snapshot.configText);
   printProblems(context, [
     ...view.leaseDiagnostics,
     ...findWaits(host, view),

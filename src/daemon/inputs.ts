@@ -5,92 +5,61 @@ import type { Network } from "../leases/network.ts";
 import { parsePortMap } from "../config/parse-port-map.ts";
 import type { PortMap } from "../config/port-map.ts";
 import { checkLoopback } from "../forwards/check-loopback.ts";
-import { findAddressesOutsideNetworks } from "../forwards/check-subnets.ts";
 import { ConfigError } from "../errors.ts";
 import type { ConfigFile, Host, LeaseFiles, Links } from "../host-interface.ts";
 
-/** The last good inputs. A pass that fails to read some of them again uses these. */
-export interface Snapshot {
-  readonly portMap: PortMap;
-  /** The text that `portMap` was read from. */
-  readonly configText: string;
-  /** What it is warned of. */
-  readonly warnings: readonly Diagnostic<string>[];
+/** The last valid inputs. A pass that cannot read a file uses what is here instead. */
+export interface Snapshot extends ValidConfig {
   readonly bridges: ReadonlyMap<string, LastGood>;
 }
 
+interface ValidConfig {
+  readonly portMap: PortMap;
+  /** The text that `portMap` was read from. */
+  readonly configText: string;
+  readonly warnings: readonly Diagnostic<string>[];
+}
+
+/** What the files of one bridge contained when they could last be read; undefined: never. */
 interface LastGood {
   readonly leases: readonly Lease[] | undefined;
   readonly domains: readonly DomainMacs[] | undefined;
 }
 
-/** An editor may truncate a file and then write it: what is younger than this is not yet believed. */
+/** Minimum age of a changed config before it is read: an editor may truncate the file and then write it. */
 const SETTLED_MS = 100;
 
-/** A config that cannot be true of the networks that were up when it was read. */
-export interface RejectedConfig {
-  readonly configText: string;
-  readonly error: ConfigError;
-}
-
-export interface ConfigReading {
-  readonly portMap: PortMap;
-  readonly configText: string;
-  /** Why the file is not in force; the last good one is. */
-  readonly error?: ConfigError;
-  readonly refused?: RejectedConfig;
-  readonly warnings: readonly Diagnostic<string>[];
-  /** The file may still be being written: look again then (epoch ms). */
-  readonly lookAgainAtMs?: number;
+/** The config in force. */
+export interface ConfigReading extends ValidConfig {
+  /** Why the file on disk is not in force; undefined when it is. */
+  readonly error: ConfigError | undefined;
+  /** When to read the file again because it may still be being written, epoch ms. */
+  readonly lookAgainAtMs: number | undefined;
 }
 
 /**
- * Reads the config, or says why the last good one stays in force.
- *
- * A new one must also fit the networks that are up. Not so at start: a host that boots has no networks yet, one whose
- * network was renumbered has the config of before, and in either case there is nothing better than to serve all other
- * guests. What does not fit is pending then, and told.
- * @param refused what did not fit the last time: it stays refused until it is certain to fit, for a network that goes
- *   down makes no config better
- * @throws ConfigError when there is no last good one, KvmnatdError when the host's links cannot be read
+ * Reads the config. A file with an error, or one that may still be being written, leaves the last valid config in force.
+ * @param last undefined at start
+ * @throws ConfigError when there is no last valid config
  */
-export async function readPortMap(
-  host: Host,
-  last: Snapshot | undefined,
-  refused?: RejectedConfig,
-): Promise<ConfigReading> {
+export async function readPortMap(host: Host, last: Snapshot | undefined): Promise<ConfigReading> {
+  const inForce = { error: undefined, lookAgainAtMs: undefined };
   try {
     const file = await host.readConfig();
-    if (last === undefined) return await loadFirst(file, host);
+    if (last === undefined) return { ...(await loadFirst(file, host)), ...inForce };
     const ageMs = host.now() - file.changedAtMs;
     if (file.text !== last.configText && ageMs >= 0 && ageMs < SETTLED_MS)
-      return { ...last, lookAgainAtMs: file.changedAtMs + SETTLED_MS };
-    if (file.text === last.configText && file.untrusted === undefined) return last;
-    const reading = loadPortMap(file, host);
-    const refusal = await rejectUnusable(host, reading, last, refused);
-    return refusal === undefined ? reading : { ...last, error: refusal.error, refused: refusal };
+      return { ...last, ...inForce, lookAgainAtMs: file.changedAtMs + SETTLED_MS };
+    if (file.text === last.configText && file.untrusted === undefined) return { ...last, ...inForce };
+    return { ...loadPortMap(file, host), ...inForce };
   } catch (error) {
     if (last === undefined || !(error instanceof ConfigError)) throw error;
-    return { ...last, error };
+    return { ...last, ...inForce, error };
   }
 }
 
-async function rejectUnusable(
-  host: Host,
-  { portMap, configText }: ConfigReading,
-  last: Snapshot,
-  refused: RejectedConfig | undefined,
-): Promise<RejectedConfig | undefined> {
-  const [files, links] = await Promise.all([host.readLeaseFiles(portMap.networks), host.readLinks()]);
-  const networks = knownBridges(mergeBridges(last, files, links, portMap.networks), links);
-  const { diagnostics, isCertain } = findAddressesOutsideNetworks(portMap, networks, files.folder === "read");
-  if (diagnostics.length > 0)
-    return { configText, error: configError(host.configPath, diagnostics, configText) };
-  return !isCertain && refused?.configText === configText ? refused : undefined;
-}
-
-/** At start there is no other config: one that an editor may be in the middle of saving gets a second chance. */
-async function loadFirst(file: ConfigFile, host: Host): Promise<ConfigReading> {
+/** At start there is no last valid config: a file that an editor may be saving is read a second time. */
+async function loadFirst(file: ConfigFile, host: Host): Promise<ValidConfig> {
   try {
     return loadPortMap(file, host);
   } catch (error) {
@@ -101,11 +70,8 @@ async function loadFirst(file: ConfigFile, host: Host): Promise<ConfigReading> {
   }
 }
 
-/**
- * A config that is trusted and right.
- * @throws ConfigError with every fault
- */
-function loadPortMap(file: ConfigFile, host: Pick<Host, "isCron" | "configPath">): ConfigReading {
+/** @throws ConfigError with every error of the file, or when a user other than root could have written it */
+function loadPortMap(file: ConfigFile, host: Pick<Host, "isCron" | "configPath">): ValidConfig {
   const { text, untrusted } = file;
   if (untrusted !== undefined) {
     const diagnostic: Diagnostic<string> = { ...untrusted, severity: "error" };
@@ -128,7 +94,10 @@ function summary(diagnostics: readonly Diagnostic<string>[]): string {
   return `${place}${first?.message ?? "unusable"}${more}`;
 }
 
-/** What is known of each bridge: what was read now, or the last good where nothing could be read. `served`: the config's `networks`. */
+/**
+ * Merges what was read of each bridge with what could be read before.
+ * @param served the config's `networks`; undefined: all
+ */
 export function mergeBridges(
   last: Snapshot | undefined,
   { bridges: files, folder }: LeaseFiles,
@@ -137,7 +106,7 @@ export function mergeBridges(
 ): ReadonlyMap<string, LastGood> {
   const merged = new Map<string, LastGood>();
   for (const [bridge, known] of last?.bridges ?? []) {
-    // Its files are gone: a network that was undefined, if the bridge has gone with them.
+    // Without files and without a bridge the network was undefined (virsh net-undefine).
     const stays = folder === "unreadable" || links.subnets.has(bridge);
     if (stays && served?.includes(bridge) !== false) merged.set(bridge, known);
   }
@@ -148,10 +117,7 @@ export function mergeBridges(
   return merged;
 }
 
-/**
- * @param unlisted bridges of which libvirt's folder would tell, if it could be read: those that are up are networks of
- *   which nothing else is known
- */
+/** @param unlisted bridges assumed to be libvirt networks while the lease folder is unreadable; those that are up count */
 export function knownBridges(
   bridges: ReadonlyMap<string, LastGood>,
   links: Links,

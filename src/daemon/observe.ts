@@ -19,7 +19,7 @@ import type { Host, Iptables, LeaseFiles, Links } from "../host-interface.ts";
 import { createRulesetReader, FAMILIES } from "./read-rulesets.ts";
 import type { FamilyRulesets } from "./read-rulesets.ts";
 import { mergeBridges, readPortMap, knownBridges } from "./inputs.ts";
-import type { ConfigReading, RejectedConfig, Snapshot } from "./inputs.ts";
+import type { ConfigReading, Snapshot } from "./inputs.ts";
 
 /** One family: what should be, and what the kernel has, or why it cannot be read. */
 export interface FamilyView extends FamilyRulesets {
@@ -37,7 +37,6 @@ export interface View {
   readonly resolution: Resolution;
   readonly families: readonly FamilyView[];
   readonly configError: ConfigError | undefined;
-  readonly refused: RejectedConfig | undefined;
   readonly leaseDiagnostics: readonly Diagnostic<LeaseFault>[];
   /** Addresses in the config that cannot be a guest's. */
   readonly unserved: readonly Diagnostic<"address-unserved">[];
@@ -47,7 +46,6 @@ export interface View {
 
 export interface ObservationState {
   readonly snapshot?: Snapshot;
-  readonly refused?: RejectedConfig;
   /** Absent before the first pass that could read the kernel's rules. */
   readonly incumbents?: readonly Incumbent[];
   /** As the pass before read them. */
@@ -93,7 +91,7 @@ interface Inputs {
 }
 
 async function readInputs(host: Host, memory: ObservationState, lingers: boolean): Promise<Inputs> {
-  const config = await readPortMap(host, memory.snapshot, memory.refused);
+  const config = await readPortMap(host, memory.snapshot);
   const portMap = lingers ? config.portMap : { ...config.portMap, lingerMs: 0 };
   const kernel = readKernel(host, portMap.iptables, memory.variants ?? new Set());
   const knownLinks = memory.linksAreCurrent === true ? memory.links : undefined;
@@ -149,13 +147,12 @@ function toView(
     resolution,
     families: kernel.families.map((each) => toFamilyView(each, portMap, resolution, networks)),
     configError: config.error,
-    refused: config.refused,
     leaseDiagnostics: [
       ...files.diagnostics,
       ...(isFolderMissing ? [missingFolder(host.dnsmasqDir)] : []),
       ...files.bridges.flatMap((each) => each.diagnostics),
     ],
-    unserved: findAddressesOutsideNetworks(portMap, networks, files.folder === "read").diagnostics,
+    unserved: findAddressesOutsideNetworks(portMap, networks, files.folder === "read"),
     lookAgainAtMs: config.lookAgainAtMs,
   };
 }

@@ -147,12 +147,11 @@ function checkLibvirtRules(host: Host, state: PassState, view: View): LibvirtChe
 }
 
 function nextObservationState(state: PassState, view: View): ObservationState {
-  const { tool, refused, families } = view;
+  const { tool, families } = view;
   // Incumbents are kept when the kernel cannot be read: another guest must not take over their names meanwhile.
   const isKnown = state.incumbents !== undefined || families[0]?.sides.length !== 0;
   return {
     snapshot: view.snapshot,
-    ...(refused === undefined ? {} : { refused }),
     links: view.links,
     ...(isKnown ? { incumbents: view.resolution.incumbents } : {}),
     variants: new Set([...(state.variants ?? []), ...(tool === undefined ? [] : [tool.variant])]),

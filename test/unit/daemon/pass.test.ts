@@ -198,64 +198,81 @@ it("removes the rules of a network that libvirt no longer has", async () => {
   expect(dnat()).toEqual([]);
 });
 
-describe("an address outside every network that is up", () => {
+describe("a guest whose address is outside every network", () => {
   const printer = (address: string): string =>
     `${CONFIG}  printer: {address: ${address}, ports: [9100:9100]}\n`;
-  const RIGHT = printer("192.168.122.50");
-  const WRONG = printer("192.168.22.50");
+  const INSIDE = printer("192.168.122.50");
+  const OUTSIDE = printer("192.168.22.50");
   const leadsTo = (address: string): boolean => dnat().join().includes(`--to-destination ${address}:9100`);
+  const PENDING = [
+    { target: { address: "192.168.122.11" } },
+    { why: expect.stringMatching(/outside virbr0's/) as string },
+  ];
 
-  it("in a new config: the one before stays in force, with all its forwards", async () => {
-    host.config = RIGHT;
+  it("is pending with a warning in a new config, and the other guests are served", async () => {
+    host.config = INSIDE;
     await pass();
-    host.config = WRONG;
-    const refused = await pass();
-    expect(refused.view.configError?.message).toMatch(
-      /kvmnatd\.yaml: line 3: 192\.168\.22\.50 can be no guest's/,
-    );
-    expect(codes(refused)).toEqual(["config-invalid"]);
     expect(leadsTo("192.168.122.50")).toBe(true);
+    host.config = OUTSIDE;
+    const result = await pass();
+    expect(result.view.configError).toBeUndefined();
+    expect(result.problems).toMatchObject([
+      {
+        code: "address-unserved",
+        severity: "warning",
+        message: expect.stringMatching(/^192\.168\.22\.50 .* outside virbr0's .* pending until/) as string,
+      },
+    ]);
+    expect(result.view.resolution.forwards).toMatchObject(PENDING);
+    expect(leadsTo("192.168.122.50")).toBe(false);
     host.config = printer("192.168.122.51");
     expect(codes(await pass())).toEqual([]);
     expect(leadsTo("192.168.122.51")).toBe(true);
   });
 
-  it("is not in force either because its network goes down and comes back", async () => {
-    host.config = RIGHT;
-    await pass();
-    host.config = WRONG;
+  it("stays pending when the network goes down and comes back", async () => {
+    host.config = OUTSIDE;
     await pass();
     host.isUp = false;
-    expect(codes(await pass())).toContain("config-invalid");
+    await pass();
     host.isUp = true;
-    expect(codes(await pass())).toEqual(["config-invalid"]);
-    expect(leadsTo("192.168.122.50")).toBe(true);
+    const result = await pass();
+    expect(codes(result)).toEqual(["address-unserved"]);
+    expect(result.view.resolution.forwards).toMatchObject(PENDING);
   });
 
-  it("is accepted while its network is down, and works once the network is up", async () => {
+  it("gets no warning while a network is down that the address may belong to", async () => {
     host.isUp = false;
     await pass();
-    host.config = RIGHT;
+    host.config = INSIDE;
     expect(codes(await pass())).toEqual(["waiting"]);
     host.isUp = true;
     expect(codes(await pass())).toEqual([]);
     expect(leadsTo("192.168.122.50")).toBe(true);
   });
 
+  it("costs one reading of links and lease files when the config changes", async () => {
+    await pass();
+    const real = { ...host };
+    const read: string[] = [];
+    host.readLinks = () => (read.push("links"), real.readLinks());
+    host.readLeaseFiles = (bridges) => (read.push("lease files"), real.readLeaseFiles(bridges));
+    host.config = OUTSIDE;
+    await pass();
+    expect(read.toSorted()).toEqual(["lease files", "links"]);
+  });
+
   it.each([
-    ["that is up", true],
-    ["that comes up later", false],
-  ])("at start, on a network %s: pending, and all others are served", async (_what, isUp) => {
-    host.config = WRONG;
+    ["is up", true],
+    ["comes up later", false],
+  ])("is pending at start when the network %s, and all others are served", async (_when, isUp) => {
+    host.config = OUTSIDE;
     host.isUp = isUp;
     await pass();
     host.isUp = true;
     const result = await pass();
     expect(codes(result)).toEqual(["address-unserved"]);
-    expect(result.view.resolution.forwards).toMatchObject([
-      { target: { address: "192.168.122.11" } },
-      { why: expect.stringMatching(/outside virbr0's/) },
-    ]);
+    expect(result.view.resolution.forwards).toMatchObject(PENDING);
   });
 });
 
