@@ -67,6 +67,8 @@ export interface Host {
   now(): number;
   /** Milliseconds since an arbitrary start; never goes back. For durations and deadlines, never for dates. */
   monotonicMs(): number;
+  /** Sleeps, at most 2^31-1 ms. @param signal ends the sleep when it is aborted, without an error */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>;
   readConfig(): Promise<ConfigFile>;
   readLeaseFiles(bridges: readonly string[] | undefined): Promise<LeaseFiles>;
   /** Domains that libvirt runs; undefined where it does not say. */

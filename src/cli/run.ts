@@ -20,7 +20,7 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   const { paths } = context;
   let services: Services | undefined;
   // `systemctl reload` may send SIGHUP at once; without a listener it would end the process.
-  const onHangup = (): void => services?.loop.hint("SIGHUP", "file");
+  const onHangup = (): void => services?.loop.hint("SIGHUP", "signal");
   process.on("SIGHUP", onHangup);
   const sockets = inheritSockets(process.env, process.pid);
   const manager = createServiceManager(process.env, sockets, process.pid);

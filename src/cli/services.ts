@@ -1,7 +1,8 @@
 import { formatDiagnostic } from "../config/code-frame.ts";
 import type { PortMap } from "../config/port-map.ts";
 import { createLoop } from "../daemon/loop.ts";
-import type { Loop, Reloaded } from "../daemon/loop.ts";
+import type { Loop } from "../daemon/loop.ts";
+import type { Reloaded } from "../daemon/loop-state.ts";
 import type { DaemonIdentity } from "../daemon/publisher.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
 import type { ConfigError } from "../errors.ts";
@@ -60,7 +61,7 @@ export async function startServices(surroundings: Surroundings): Promise<Service
   const parts: Parts = {
     watchers: createWatchers(local, paths),
     metrics: createMetricsEndpoint(logger, () => loop.hint("metrics endpoint")),
-    resync: createResync(() => loop.hint("resync")),
+    resync: createResync(() => loop.hint("resync", "resync")),
     usedVariants: new Set(before?.iptables == null ? [] : [before.iptables]),
     rulesAtStop: { configured: undefined, isHandover: false },
   };
@@ -91,24 +92,27 @@ function createDaemonLoop(surroundings: Surroundings, parts: Parts): Loop {
     host: local,
     logger,
     identity,
-    previousTargets: readPortTargets(before?.forwards ?? []),
-    usedVariants,
-    changeDetectionProblem: (variant) => watchers.changeDetectionProblem(variant),
-    onPortMap: (portMap) => {
-      logger.setLevel(portMap.logLevel);
-      resync.follow(portMap.resync);
-      metrics.listenAt(portMap.metrics);
-      rulesAtStop.configured = portMap.onStop;
+    previous: { targets: readPortTargets(before?.forwards ?? []), variants: new Set(usedVariants) },
+    health: {
+      changeDetectionProblem: (variant) => watchers.changeDetectionProblem(variant),
+      externalProblems: () => metrics.problems(),
     },
-    onStatus: (status) => {
-      if (status.iptables !== null) usedVariants.add(status.iptables);
-      manager.status(summarize(status));
-      manager.ready();
-      metrics.onStatus(status);
+    events: {
+      onPortMap: (portMap) => {
+        logger.setLevel(portMap.logLevel);
+        resync.follow(portMap.resync);
+        metrics.listenAt(portMap.metrics);
+        rulesAtStop.configured = portMap.onStop;
+      },
+      onStatus: (status) => {
+        if (status.iptables !== null) usedVariants.add(status.iptables);
+        manager.status(summarize(status));
+        manager.ready();
+        metrics.onStatus(status);
+      },
+      onPass: (report) => metrics.onPass(report),
+      onProgress: () => manager.alive(),
     },
-    onPass: (report) => metrics.onPass(report),
-    externalProblems: () => metrics.problems(),
-    onProgress: () => manager.alive(),
     heartbeatMs: manager.aliveEveryMs,
   });
 }

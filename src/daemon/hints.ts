@@ -1,39 +1,78 @@
 import type { Family } from "../net/address.ts";
+import { onFileHint, onHint, onRulesHint } from "./schedule.ts";
+import type { Schedule } from "./schedule.ts";
 
-/** `file`: a second pass follows when the events have settled. `rules`: another program may keep changing them, so wait. */
-export type HintKind = "plain" | "file" | "rules";
+/**
+ * What a hint reports.
+ *
+ *   plain    something may have changed
+ *   file     a file or a link has changed, perhaps again soon: a second pass follows
+ *   rules    another program has changed rules
+ *   resync   everything is to be read, including the ports in use, which no event reports
+ *   signal   the same, with a second pass (SIGHUP)
+ */
+export type HintKind = "plain" | "file" | "rules" | "resync" | "signal";
 
-/** Why the next pass is made. */
+interface HintRule {
+  readonly schedule: (schedule: Schedule, nowMs: number) => Schedule;
+  readonly hasSecondLook: boolean;
+  readonly isResync: boolean;
+}
+
+const HINT_RULES: Readonly<Record<HintKind, HintRule>> = {
+  plain: { schedule: onHint, hasSecondLook: false, isResync: false },
+  file: { schedule: onFileHint, hasSecondLook: true, isResync: false },
+  rules: { schedule: onRulesHint, hasSecondLook: false, isResync: false },
+  resync: { schedule: onHint, hasSecondLook: false, isResync: true },
+  signal: { schedule: onFileHint, hasSecondLook: true, isResync: true },
+};
+
+/** @returns the schedule after a hint */
+export function scheduleHint(schedule: Schedule, kind: HintKind, nowMs: number): Schedule {
+  return HINT_RULES[kind].schedule(schedule, nowMs);
+}
+
+/** Why a pass is made, and what it has to read. */
+export interface PassRequest {
+  /** For the log. */
+  readonly triggers: readonly string[];
+  readonly isResync: boolean;
+  /** Families of iptables rules that have changed; undefined: anything may have changed. */
+  readonly touchedFamilies: ReadonlySet<Family> | undefined;
+}
+
+/** The hints since the last pass. */
 export interface Hints {
-  /** @param family of `rules`: iptables' rules of which family, if no others may have changed */
+  /** @param family of `rules`: the family whose iptables rules have changed; undefined: any rules */
   add(trigger: string, kind?: HintKind, family?: Family): void;
-  /** What made the pass run that begins. A second look has the reason of the first. */
-  takeTriggers(isSecondLook: boolean): readonly string[];
-  /** Families whose iptables rules have changed since the last call; undefined when anything else may have changed. */
-  takeTouched(): ReadonlySet<Family> | undefined;
+  /** Takes the hints for a pass that starts. @param isSecondLook a second pass has the triggers of the first */
+  take(isSecondLook: boolean): PassRequest;
 }
 
 export function createHints(first: string): Hints {
   const triggers = new Set([first]);
-  /** What there is to look at once more. */
-  const unsettled = new Set<string>();
-  let touched: ReadonlySet<Family> | undefined = new Set();
+  /** Triggers whose second pass is still to come. */
+  const secondLooks = new Set<string>();
+  let isResync = false;
+  let touchedFamilies: ReadonlySet<Family> | undefined = new Set();
   return {
     add: (trigger, kind = "plain", family) => {
       triggers.add(trigger);
-      touched = touched === undefined || family === undefined ? undefined : new Set([...touched, family]);
-      if (kind === "file") unsettled.add(trigger);
+      touchedFamilies =
+        touchedFamilies === undefined || family === undefined
+          ? undefined
+          : new Set([...touchedFamilies, family]);
+      isResync ||= HINT_RULES[kind].isResync;
+      if (HINT_RULES[kind].hasSecondLook) secondLooks.add(trigger);
     },
-    takeTriggers: (isSecondLook) => {
-      const taken = triggers.size === 0 && isSecondLook ? [...unsettled] : [...triggers];
+    take: (isSecondLook) => {
+      const taken = triggers.size === 0 && isSecondLook ? [...secondLooks] : [...triggers];
+      const request = { triggers: taken.length === 0 ? ["timer"] : taken, isResync, touchedFamilies };
       triggers.clear();
-      if (isSecondLook) unsettled.clear();
-      return taken.length === 0 ? ["timer"] : taken;
-    },
-    takeTouched: () => {
-      const taken = touched;
-      touched = new Set();
-      return taken;
+      if (isSecondLook) secondLooks.clear();
+      isResync = false;
+      touchedFamilies = new Set();
+      return request;
     },
   };
 }

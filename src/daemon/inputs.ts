@@ -1,4 +1,3 @@
-import { setTimeout } from "node:timers/promises";
 import type { Diagnostic } from "../diagnostic.ts";
 import type { DomainMacs, Lease } from "../leases/lease.ts";
 import type { Network } from "../leases/network.ts";
@@ -65,7 +64,7 @@ async function loadFirst(file: ConfigFile, host: Host): Promise<ValidConfig> {
   } catch (error) {
     const ageMs = host.now() - file.changedAtMs;
     if (!(error instanceof ConfigError) || ageMs < 0 || ageMs >= SETTLED_MS) throw error;
-    await setTimeout(SETTLED_MS - ageMs);
+    await host.sleep(SETTLED_MS - ageMs);
     return loadPortMap(await host.readConfig(), host);
   }
 }

@@ -5,7 +5,7 @@ import type { View } from "./observe.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createWarning } from "../diagnostic.ts";
 
-/** Published ports on which the host itself listens, or a problem when this cannot be read; forwards do not depend on it. */
+/** Finds published ports on which the host itself listens. If they cannot be read, the result says so. */
 export async function checkPortsInUse(
   host: Host,
   { snapshot, addresses }: View,

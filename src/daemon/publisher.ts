@@ -3,29 +3,31 @@ import type { LogEntry } from "../log/audit-entries.ts";
 import { STATUS_SCHEMA, toPublishedProblem } from "../status/status.ts";
 import type { DaemonStatus } from "../status/status.ts";
 import { limitEntries, EMPTY_PROBLEM_LOG, logProblems } from "../log/problem-log.ts";
-import type { ProblemLog } from "../log/problem-log.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { Host, Logger } from "../host-interface.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 
-/** What stays the same in every status of one daemon. */
+/** The fields that are the same in every status of one daemon. */
 export type DaemonIdentity = Pick<DaemonStatus, "version" | "pid" | "startTicks" | "config" | "startedAt">;
 
-/** What a whole pass found. */
+/** What a complete pass found. */
 export interface Found extends Pick<DaemonStatus, "iptables" | "forwards"> {
   readonly problems: readonly Diagnostic[];
 }
 
-/** Tells admins how things stand: by the status file and the log. */
+/** Writes the status file and the log. */
 export interface Publisher {
-  /** Logs the work of a pass; repeated lines less and less often. */
-  tell(entries: readonly LogEntry[]): void;
+  /** Logs what a pass did; lines that a guest could repeat without end are rate-limited. */
+  logEntries(entries: readonly LogEntry[]): void;
   /**
-   * What a pass found, into status and log.
-   * @param isAsBefore the pass found all inputs and rules as the one before: nothing is written if there is nothing new to be told
+   * Publishes what a pass found.
+   * @param isAsBefore the pass found the same inputs and rules as the one before: nothing new is nothing to write
    */
   publish(pass: number, found: Found, isAsBefore: boolean): Promise<void>;
-  /** That a pass could not look: what the last one found that could is not over, and the rules in the kernel are as they were. */
+  /**
+   * Publishes a pass that failed before it could read its inputs. Problems of the last complete pass stay open; the
+   * kernel's rules are unchanged.
+   */
   publishFailure(pass: number, failure: Diagnostic): Promise<void>;
 }
 
@@ -33,47 +35,63 @@ interface PublisherOptions {
   readonly host: Pick<Host, "now" | "writeStatus">;
   readonly logger: Logger;
   readonly identity: DaemonIdentity;
-  /** Called with each state that is published. */
+  /** Called with each status that is published. */
   readonly onStatus: (status: DaemonStatus) => void;
 }
 
 export function createPublisher({ host, logger, identity, onStatus }: PublisherOptions): Publisher {
-  let known: Found = { iptables: null, forwards: [], problems: [] };
-  /** Whether that is in the status file. */
+  let lastFound: Found = { iptables: null, forwards: [], problems: [] };
+  /** Whether the status file contains `lastFound`. */
   let isPublished = false;
-  let problemLog: ProblemLog = EMPTY_PROBLEM_LOG;
+  let problemLog = EMPTY_PROBLEM_LOG;
 
   function log(logged: ReturnType<typeof logProblems>): void {
     problemLog = logged.log;
     for (const entry of logged.entries) logger.log(entry);
   }
 
-  /** A full or read-only /run must not stop the forwards: told, tried again at the next pass. */
+  /** A full or read-only /run must not stop the forwards: the failure is logged, and the next pass tries again. */
   async function write(pass: number, diagnostics: readonly Diagnostic[]): Promise<void> {
     const problems = diagnostics.map(toPublishedProblem);
     const updatedAt = new Date(host.now()).toISOString();
-    const status: DaemonStatus = { schema: STATUS_SCHEMA, ...identity, updatedAt, pass, ...known, problems };
+    const status: DaemonStatus = {
+      schema: STATUS_SCHEMA,
+      ...identity,
+      updatedAt,
+      pass,
+      ...lastFound,
+      problems,
+    };
     onStatus(status);
-    try {
-      isPublished = false;
-      await host.writeStatus(status);
-      isPublished = true;
-      log(logProblems(problemLog, problems, pass, host.now()));
-    } catch (error) {
-      if (!(error instanceof KvmnatdError)) throw error;
-      const unwritten = toPublishedProblem(error.toDiagnostic("warning"));
-      log(logProblems(problemLog, [...problems, unwritten], pass, host.now()));
-    }
+    isPublished = false;
+    const failure = await tryToWrite(host, status);
+    isPublished = failure === undefined;
+    const all = failure === undefined ? problems : [...problems, toPublishedProblem(failure)];
+    log(logProblems(problemLog, all, pass, host.now()));
   }
 
   return {
-    tell: (entries) => log(limitEntries(problemLog, entries, host.now())),
+    logEntries: (entries) => log(limitEntries(problemLog, entries, host.now())),
     publish: async (pass, found, isAsBefore) => {
-      // Another program keeps changing its rules: there is nothing to publish.
-      if (isAsBefore && isPublished && isDeepStrictEqual(found, known)) return;
-      known = found;
+      // Another program that changes its rules all the time must not cause a write per pass.
+      if (isAsBefore && isPublished && isDeepStrictEqual(found, lastFound)) return;
+      lastFound = found;
       await write(pass, found.problems);
     },
-    publishFailure: (pass, failure) => write(pass, [failure, ...known.problems]),
+    publishFailure: (pass, failure) => write(pass, [failure, ...lastFound.problems]),
   };
+}
+
+/** @returns why the status could not be written */
+async function tryToWrite(
+  host: PublisherOptions["host"],
+  status: DaemonStatus,
+): Promise<Diagnostic | undefined> {
+  try {
+    await host.writeStatus(status);
+    return undefined;
+  } catch (error) {
+    if (error instanceof KvmnatdError) return error.toDiagnostic("warning");
+    throw error;
+  }
 }

@@ -1,162 +1,188 @@
 /*
  * When the next pass runs. Pure: the clock is an argument.
  *
- *   hint ------> now, but PASS_GAP_MS after the start of the last pass that a hint asked for
+ *   hint ------> now, but PASS_GAP_MS after the start of the last pass that a hint requested
  *   rules hint > the same; the gap grows while such passes find nothing to do
  *   file hint -> and once more SECOND_LOOK_MS later
- *   success ---> when a lease expires, linger ends or a neighbour is to be asked again
+ *   success ---> when a lease expires, linger ends or a guest is to be probed again
  *   failure ---> after 0.25 s, 0.5 s, 1 s ... 30 s, or when any of the above is due before that
  */
-
 import { lastMinute, RATE_WINDOW_MS } from "../rate-limit.ts";
 
-/** chokidar drops a second change within 50 ms and has no trailing event; measured: nothing is missed after this long. */
-export const SECOND_LOOK_MS = 150;
-/** Between the starts of two passes: a file rewritten 500 times a second must not take the processor. */
-export const PASS_GAP_MS = 100;
-/** Intervals before a pass that only foreign rules caused, after zero, one, and two or more such passes without a change. */
-const VAIN_GAPS_MS: readonly number[] = [25, 100, 300];
-const BUSY_GAP_MS = 950;
 /**
- * Number of repairs within a minute that shows that another program keeps undoing them. From then on kvmnatd repairs once
- * a second, so the limit for the end must be far lower.
+ * Interval between a file hint and the second pass for it. chokidar drops a second change within 50 ms and reports no
+ * trailing event; measurements lost no change after this time.
  */
-const FIGHT_BEGINS = 60;
-const FIGHT_LASTS = 30;
-/** Without a hint for so long, what comes next is a new story. */
+export const SECOND_LOOK_MS = 150;
+/** Interval between the starts of two passes: a file rewritten 500 times per second must not use a whole core. */
+export const PASS_GAP_MS = 100;
+/** The same for passes that only rules of other programs request, after none, one and two passes without a change. */
+const NOOP_GAPS_MS: readonly number[] = [25, 100, 300];
+const MAX_GAP_MS = 950;
+/**
+ * Number of repairs per minute from which kvmnatd reports that another program overwrites its rules. From then on it
+ * repairs them once per second at most, so the report ends only below a much lower number.
+ */
+const OVERWRITTEN_FROM = 60;
+const OVERWRITTEN_UNTIL = 30;
+/** Time without a hint after which the count of passes without a change begins again. */
 const QUIET_MS = 2000;
 const RETRY_FIRST_MS = 250;
 const RETRY_MAX_MS = 30_000;
-/** setTimeout takes 31 bits; what is further away is simply looked at earlier. */
-const SLEEP_MAX_MS = 3_600_000;
+/** Maximum sleep: setTimeout takes 31 bits. A pass that is due later is only made earlier. */
+export const SLEEP_MAX_MS = 3_600_000;
 
-/** The cause of a pass: any change, or a change of foreign rules alone. */
-type Asked = "hint" | "rules";
+/** What requests a pass: anything that may have changed, or only rules of other programs. */
+type Requester = "change" | "rules";
 
+/** All times are epoch ms; undefined: nothing is due. */
 export interface Schedule {
-  /** When a pass is due; absent: nothing is to be done. */
-  readonly dueAtMs?: number;
-  /** When time alone will change the outcome. */
-  readonly wakeAtMs?: number;
-  /** When to look once more, whatever the pass before it found. */
-  readonly secondLookAtMs?: number;
-  /** The cause of the pass that is due; absent: a timer. */
-  readonly asked?: Asked;
-  /** The same of the pass that runs or ran last. */
-  readonly served?: Asked;
-  /** Only foreign rules caused it. */
-  readonly rulesOnly?: boolean;
-  readonly lastStartMs?: number;
-  /** Start of the last pass that was asked for: those that time alone makes must not make a change wait. */
-  readonly lastAskedMs?: number;
-  /** Consecutive passes that foreign rules caused and that changed nothing. */
-  readonly vain: number;
-  /** Times of repairs within the last minute. */
+  /** When the pass that a hint requested is due. */
+  readonly requestAtMs: number | undefined;
+  readonly requestedBy: Requester | undefined;
+  /** When time alone changes the result. */
+  readonly wakeAtMs: number | undefined;
+  /** When a failed pass is repeated. */
+  readonly retryAtMs: number | undefined;
+  /** When a file is read a second time, whatever the pass before finds. */
+  readonly secondLookAtMs: number | undefined;
+  /** What requested the last pass that a hint requested. */
+  readonly servedRequest: Requester | undefined;
+  /** Only rules of other programs requested the current pass. */
+  readonly isForRulesOnly: boolean;
+  readonly lastStartMs: number | undefined;
+  /** Start of the last pass that a hint requested: passes that time alone starts must not delay a hint. */
+  readonly lastRequestedMs: number | undefined;
+  /** Number of successive passes that rules of other programs requested and that changed nothing. */
+  readonly noopPasses: number;
+  /** When kvmnatd repaired rules after other programs within the last minute. */
   readonly repairedAtMs: readonly number[];
-  /** Another program keeps undoing kvmnatd's repairs. */
-  readonly fought: boolean;
+  /** Another program overwrites the repairs again and again. */
+  readonly overwritten: boolean;
+  /** Number of successive failed passes. */
   readonly failures: number;
 }
 
-export const IDLE: Schedule = { failures: 0, vain: 0, repairedAtMs: [], fought: false };
+export const IDLE: Schedule = {
+  requestAtMs: undefined,
+  requestedBy: undefined,
+  wakeAtMs: undefined,
+  retryAtMs: undefined,
+  secondLookAtMs: undefined,
+  servedRequest: undefined,
+  isForRulesOnly: false,
+  lastStartMs: undefined,
+  lastRequestedMs: undefined,
+  noopPasses: 0,
+  repairedAtMs: [],
+  overwritten: false,
+  failures: 0,
+};
 
-/** Something may have changed: look now. The first hint after a quiet time waits for nothing. */
-export function onHint(cadence: Schedule, nowMs: number): Schedule {
-  return { ...due(cadence, notBefore(cadence.lastAskedMs, PASS_GAP_MS, nowMs)), asked: "hint" };
+/** Requests a pass now. The first hint after a quiet time does not wait. */
+export function onHint(schedule: Schedule, nowMs: number): Schedule {
+  return request(schedule, "change", notBefore(schedule.lastRequestedMs, PASS_GAP_MS, nowMs));
 }
 
-/** The same for a file, which may change again unseen right after: look once more when the events have settled. */
-export function onFileHint(cadence: Schedule, nowMs: number): Schedule {
-  return { ...onHint(cadence, nowMs), secondLookAtMs: nowMs + SECOND_LOOK_MS };
+/** Requests a pass now and a second one after the events have settled: the file may change again without an event. */
+export function onFileHint(schedule: Schedule, nowMs: number): Schedule {
+  return { ...onHint(schedule, nowMs), secondLookAtMs: nowMs + SECOND_LOOK_MS };
 }
 
-/** Another program changed the rules. A program that keeps changing them causes at most one pass a second. */
-export function onRulesHint(cadence: Schedule, nowMs: number): Schedule {
-  const { lastAskedMs, asked = "rules" } = cadence;
-  return { ...due(cadence, notBefore(lastAskedMs, rulesGapMs(cadence), nowMs)), asked };
+/** Requests a pass because rules have changed. A program that changes rules all the time costs one pass per second. */
+export function onRulesHint(schedule: Schedule, nowMs: number): Schedule {
+  const { lastRequestedMs, requestedBy = "rules" } = schedule;
+  return request(schedule, requestedBy, notBefore(lastRequestedMs, rulesGapMs(schedule), nowMs));
 }
 
-function rulesGapMs({ vain, fought }: Schedule): number {
-  return fought ? BUSY_GAP_MS : (VAIN_GAPS_MS[vain] ?? BUSY_GAP_MS);
+function request(schedule: Schedule, requestedBy: Requester, atMs: number): Schedule {
+  return { ...schedule, requestedBy, requestAtMs: Math.min(schedule.requestAtMs ?? atMs, atMs) };
 }
 
-/** A pass begins: it serves everything that was due. */
-export function passStarted(cadence: Schedule, nowMs: number): Schedule {
-  const { secondLookAtMs, wakeAtMs, asked, lastAskedMs, failures, repairedAtMs, fought } = cadence;
-  const later = secondLookAtMs !== undefined && secondLookAtMs > nowMs;
-  const isDue = [secondLookAtMs, wakeAtMs].some((atMs) => atMs !== undefined && atMs <= nowMs);
-  const askedMs = asked === undefined ? lastAskedMs : nowMs;
-  // After a quiet time no program keeps changing them.
-  const quiet = nowMs - (lastAskedMs ?? Number.NEGATIVE_INFINITY) > QUIET_MS;
+function rulesGapMs({ noopPasses, overwritten }: Schedule): number {
+  return overwritten ? MAX_GAP_MS : (NOOP_GAPS_MS[noopPasses] ?? MAX_GAP_MS);
+}
+
+/** A pass starts: it serves everything that is due or requested. */
+export function passStarted(schedule: Schedule, nowMs: number): Schedule {
+  const { requestedBy, secondLookAtMs, wakeAtMs, lastRequestedMs, failures } = schedule;
+  const isTimeDue = [secondLookAtMs, wakeAtMs].some((atMs) => atMs !== undefined && atMs <= nowMs);
+  const isAfterQuiet = nowMs - (lastRequestedMs ?? Number.NEGATIVE_INFINITY) > QUIET_MS;
   return {
-    failures,
-    repairedAtMs,
-    fought,
-    vain: quiet ? 0 : cadence.vain,
+    ...schedule,
+    requestAtMs: undefined,
+    requestedBy: undefined,
+    wakeAtMs: undefined,
+    retryAtMs: undefined,
+    secondLookAtMs: secondLookAtMs !== undefined && secondLookAtMs > nowMs ? secondLookAtMs : undefined,
+    servedRequest: requestedBy ?? schedule.servedRequest,
+    isForRulesOnly: requestedBy === "rules" && failures === 0 && !isTimeDue,
     lastStartMs: nowMs,
-    rulesOnly: asked === "rules" && failures === 0 && !isDue,
-    ...(asked === undefined ? {} : { served: asked }),
-    ...(askedMs === undefined ? {} : { lastAskedMs: askedMs }),
-    ...(later ? { secondLookAtMs } : {}),
+    lastRequestedMs: requestedBy === undefined ? lastRequestedMs : nowMs,
+    noopPasses: isAfterQuiet ? 0 : schedule.noopPasses,
   };
 }
 
 export interface Success {
-  /** Whether the kernel was not as it should be. */
+  /** Whether the kernel's rules differed from the desired rules. */
   readonly changed: boolean;
-  /** When time alone will change the outcome, epoch ms. */
-  readonly wakeAtMs?: number | undefined;
+  /** When time alone changes the result, epoch ms; undefined: never. */
+  readonly wakeAtMs: number | undefined;
 }
 
-export function passSucceeded(cadence: Schedule, nowMs: number, { changed, wakeAtMs }: Success): Schedule {
-  const forRules = cadence.served === "rules";
-  const before = lastMinute(cadence.repairedAtMs, nowMs);
-  const repairedAtMs = forRules && changed ? [...before, nowMs] : before;
-  const fought = repairedAtMs.length >= (cadence.fought ? FIGHT_LASTS : FIGHT_BEGINS);
-  const done: Schedule = {
-    ...cadence,
+export function passSucceeded(schedule: Schedule, nowMs: number, { changed, wakeAtMs }: Success): Schedule {
+  const isForRules = schedule.servedRequest === "rules";
+  const before = lastMinute(schedule.repairedAtMs, nowMs);
+  const repairedAtMs = isForRules && changed ? [...before, nowMs] : before;
+  const overwritten = repairedAtMs.length >= (schedule.overwritten ? OVERWRITTEN_UNTIL : OVERWRITTEN_FROM);
+  // When the other program stops, no event arrives: a pass in one minute clears the problem.
+  const clearAtMs = overwritten ? nowMs + RATE_WINDOW_MS : undefined;
+  // The clock was set back during the pass: the times that the pass computed are wrong.
+  const isSetBack = nowMs < (schedule.lastStartMs ?? nowMs);
+  return {
+    ...schedule,
     failures: 0,
-    vain: forRules && !changed ? cadence.vain + 1 : 0,
+    noopPasses: isForRules && !changed ? schedule.noopPasses + 1 : 0,
     repairedAtMs,
-    fought,
+    overwritten,
+    wakeAtMs: isSetBack ? nowMs : earliest(notTooSoon(schedule, nowMs, wakeAtMs), clearAtMs),
   };
-  // The end of the changes causes no event.
-  const calm = fought ? due(done, nowMs + RATE_WINDOW_MS) : done;
-  // The clock was set back meanwhile: what the pass made of the time before is worth nothing.
-  if (nowMs < (cadence.lastStartMs ?? nowMs)) return { ...due(calm, nowMs), wakeAtMs: nowMs };
-  return wakeAt(calm, nowMs, wakeAtMs);
 }
 
 /**
- * Something could not be done.
- * @param wakeAtMs when time alone will change the outcome, epoch ms: what fails must not keep a lease from ending
+ * Schedules the retry of a pass that failed.
+ * @param wakeAtMs when time alone changes the result, epoch ms: a failure must not keep a lease from ending
  */
-export function passFailed(cadence: Schedule, nowMs: number, wakeAtMs?: number): Schedule {
-  const waitMs = Math.min(RETRY_FIRST_MS * 2 ** cadence.failures, RETRY_MAX_MS);
-  return wakeAt(due({ ...cadence, failures: cadence.failures + 1 }, nowMs + waitMs), nowMs, wakeAtMs);
+export function passFailed(schedule: Schedule, nowMs: number, wakeAtMs?: number): Schedule {
+  const waitMs = Math.min(RETRY_FIRST_MS * 2 ** schedule.failures, RETRY_MAX_MS);
+  return {
+    ...schedule,
+    failures: schedule.failures + 1,
+    retryAtMs: nowMs + waitMs,
+    wakeAtMs: notTooSoon(schedule, nowMs, wakeAtMs),
+  };
 }
 
-function wakeAt(cadence: Schedule, nowMs: number, wakeAtMs: number | undefined): Schedule {
-  if (wakeAtMs === undefined) return cadence;
-  const atMs = Math.max(wakeAtMs, notBefore(cadence.lastStartMs, PASS_GAP_MS, nowMs));
-  return { ...due(cadence, atMs), wakeAtMs: atMs };
+/** A time in the past must not start one pass after the other. */
+function notTooSoon({ lastStartMs }: Schedule, nowMs: number, atMs: number | undefined): number | undefined {
+  return atMs === undefined ? undefined : Math.max(atMs, notBefore(lastStartMs, PASS_GAP_MS, nowMs));
 }
 
-/** How long to sleep until the next pass, in ms; undefined: until a hint comes. */
-export function sleepMs(cadence: Schedule, nowMs: number): number | undefined {
-  const at = Math.min(
-    cadence.dueAtMs ?? Number.POSITIVE_INFINITY,
-    cadence.secondLookAtMs ?? Number.POSITIVE_INFINITY,
-  );
-  return at === Number.POSITIVE_INFINITY ? undefined : Math.min(Math.max(at - nowMs, 0), SLEEP_MAX_MS);
+/** How long to sleep until the next pass, in ms; undefined: until a hint. */
+export function sleepMs(schedule: Schedule, nowMs: number): number | undefined {
+  const { requestAtMs, wakeAtMs, retryAtMs, secondLookAtMs } = schedule;
+  const atMs = earliest(requestAtMs, wakeAtMs, retryAtMs, secondLookAtMs);
+  return atMs === undefined ? undefined : Math.min(Math.max(atMs - nowMs, 0), SLEEP_MAX_MS);
 }
 
-function due(cadence: Schedule, atMs: number): Schedule {
-  return { ...cadence, dueAtMs: Math.min(cadence.dueAtMs ?? atMs, atMs) };
+/** @returns the earliest time; undefined when all are undefined */
+export function earliest(...times: readonly (number | undefined)[]): number | undefined {
+  const known = times.filter((atMs) => atMs !== undefined);
+  return known.length === 0 ? undefined : Math.min(...known);
 }
 
-/** A clock that was set back must not make a pass wait. */
+/** A clock that was set back must not delay a pass. */
 function notBefore(lastMs: number | undefined, gapMs: number, nowMs: number): number {
-  const next = (lastMs ?? Number.NEGATIVE_INFINITY) + gapMs;
-  return next - nowMs > gapMs ? nowMs : Math.max(next, nowMs);
+  const nextMs = (lastMs ?? Number.NEGATIVE_INFINITY) + gapMs;
+  return nextMs - nowMs > gapMs ? nowMs : Math.max(nextMs, nowMs);
 }

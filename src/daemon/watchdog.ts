@@ -1,8 +1,8 @@
 import type { Host } from "../host-interface.ts";
 
 /**
- * The same host, of which each call that ends is a sign of life: a pass that waits for one slow program after the
- * other gets on, one that waits for ever does not.
+ * Wraps a host so that the end of each call reports progress. Calls, not stages of a pass, are the unit: one stage may
+ * run many slow commands and rightly take longer than the watchdog's time, while a command that never ends is a hang.
  */
 export function withProgress(host: Host, onProgress: () => void): Host {
   return new Proxy(host, {

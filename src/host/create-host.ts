@@ -15,6 +15,7 @@ import { readListeners } from "./network/listening-sockets.ts";
 import { createNeighbours } from "./network/neighbours.ts";
 import { readSysctl, writeSysctl } from "./network/sysctl.ts";
 import { isCron } from "./cron.ts";
+import { sleep } from "./sleep.ts";
 import type { Host } from "../host-interface.ts";
 import type { Paths } from "../paths.ts";
 
@@ -40,6 +41,7 @@ export function createHost(paths: Paths): LocalHost {
     dnsmasqDir: paths.dnsmasqDir,
     now: () => Date.now(),
     monotonicMs: () => performance.now(),
+    sleep,
     readConfig: () => readConfigFile(paths.config),
     readLeaseFiles: (bridges) => readLeaseFiles(paths.dnsmasqDir, bridges),
     readRunningDomains: () => readRunningDomains(LIBVIRT_DOMAINS),

@@ -11,6 +11,8 @@ import type { FakeIptables } from "./fake-iptables.ts";
 export interface FakeHost extends Host {
   /** Both clocks read it: no test needs them to differ. */
   nowMs: number;
+  /** Moves both clocks and ends the sleeps that are over by then, in their order. */
+  advance(ms: number): Promise<void>;
   config: string;
   leases: readonly Lease[];
   domains: readonly DomainMacs[];
@@ -29,9 +31,29 @@ export interface FakeHost extends Host {
   refused?: RegExp;
 }
 
+interface Sleeper {
+  readonly atMs: number;
+  readonly wake: () => void;
+}
+
 export function createFakeHost(config: string, rules = ""): FakeHost {
+  const sleepers = new Set<Sleeper>();
   const fake: FakeHost = {
     nowMs: NOW,
+    advance: async (ms) => {
+      const endMs = fake.nowMs + ms;
+      for (;;) {
+        // Everything else on this host takes microtasks.
+        await new Promise((done) => void setImmediate(done));
+        const [next] = [...sleepers]
+          .filter(({ atMs }) => atMs <= endMs)
+          .toSorted((one, other) => one.atMs - other.atMs);
+        if (next === undefined) break;
+        fake.nowMs = Math.max(fake.nowMs, next.atMs);
+        next.wake();
+      }
+      fake.nowMs = endMs;
+    },
     config,
     leases: [],
     domains: [],
@@ -46,6 +68,11 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
     dnsmasqDir: "/var/lib/libvirt/dnsmasq",
     now: () => fake.nowMs,
     monotonicMs: () => fake.nowMs,
+    sleep: async (ms, signal) => {
+      // Without a signal nothing else happens meanwhile.
+      if (signal === undefined) fake.nowMs += ms;
+      else await sleepUntil(fake.nowMs + ms, signal);
+    },
     readConfig: () => Promise.resolve({ text: fake.config, changedAtMs: 0, untrusted: undefined }),
     readLeaseFiles: () =>
       Promise.resolve({
@@ -97,6 +124,20 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
     writeStatus: () => Promise.resolve(),
     isCron: () => true,
   };
+  function sleepUntil(atMs: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const sleeper: Sleeper = {
+        atMs,
+        wake: () => {
+          sleepers.delete(sleeper);
+          resolve();
+        },
+      };
+      if (signal.aborted) resolve();
+      else sleepers.add(sleeper);
+      signal.addEventListener("abort", sleeper.wake, { once: true });
+    });
+  }
   async function fail(call: "readRules" | "restoreRules" | "listFlows"): Promise<void> {
     const error = fake.failing.get(call);
     if (error !== undefined) throw await Promise.resolve(error);

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { ProbeResults, NeighbourProbe } from "../../../src/identity/lookup.ts";
 import { networkAddressKey } from "../../../src/leases/lease-index.ts";
 import { createLoop } from "../../../src/daemon/loop.ts";
@@ -15,32 +15,31 @@ let stop: AbortController;
 let ended: Promise<void>;
 let status: DaemonStatus;
 let triggers: (readonly string[])[];
-/** What was read and written since it was emptied last. */
+/** What was read and written since the array was last emptied. */
 let calls: string[];
 
 beforeEach(async () => {
-  vi.useFakeTimers();
   host = createFakeHost("guests: {web: {mac: 52:54:00:6c:3c:01, ports: [1122:22]}}");
   host.leases = [lease("192.168.122.11", MAC_A)];
   triggers = [];
   calls = [];
   loop = createLoop({
-    host: listenTo({ ...host, now: () => host.nowMs + performance.now(), probeNeighbours: answer }),
+    host: listenTo({ ...host, probeNeighbours: answer }),
     logger: { log: () => undefined, setLevel: () => undefined, problem: () => undefined },
     identity: { version: "0", pid: 1, startTicks: "1", config: "kvmnatd.yaml", startedAt: "" },
-    previousTargets: [],
-    usedVariants: new Set(),
-    changeDetectionProblem: () => undefined,
-    onPortMap: () => undefined,
-    onStatus: (now) => (status = now),
-    onPass: (report) => triggers.push(report.triggers),
-    externalProblems: () => [],
-    onProgress: () => undefined,
+    previous: { targets: [], variants: new Set() },
+    health: { changeDetectionProblem: () => undefined, externalProblems: () => [] },
+    events: {
+      onPortMap: () => undefined,
+      onStatus: (now) => (status = now),
+      onPass: (report) => triggers.push(report.triggers),
+      onProgress: () => undefined,
+    },
     heartbeatMs: undefined,
   });
   stop = new AbortController();
   ended = loop.run(stop.signal);
-  // The first pass puts the rules there, the second finds all as it should be.
+  // The first pass adds the rules, the second finds them as desired.
   await settle();
   loop.hint("resync");
   await settle();
@@ -51,12 +50,11 @@ beforeEach(async () => {
 afterEach(async () => {
   stop.abort();
   await ended;
-  vi.useRealTimers();
 });
 
-const settle = (): Promise<unknown> => vi.advanceTimersByTimeAsync(1000);
+const settle = (): Promise<void> => host.advance(1000);
 
-/** It is not silent: that would be a reason to look again. */
+/** Every guest answers: one that does not would be probed again. */
 async function answer(questions: readonly NeighbourProbe[]): Promise<ProbeResults> {
   return Promise.resolve(new Map(questions.map((question) => [networkAddressKey(question), MAC_A])));
 }
@@ -70,7 +68,7 @@ const COSTLY: Readonly<Record<string, string>> = {
   writeStatus: "status",
 };
 
-/** Notes each call that costs something. */
+/** Records each call that reads or writes outside the process. */
 function listenTo(real: Host): Host {
   return new Proxy(real, {
     get(target, property: keyof Host) {
@@ -87,7 +85,7 @@ function listenTo(real: Host): Host {
 
 const ALL = ["config", "leases", "libvirt", "rules4", "rules6", "status"];
 
-it("a second look says what it was that was to be looked at once more", async () => {
+it("the second pass for a file logs the triggers of the first", async () => {
   loop.hint("virbr0.status", "file");
   await settle();
   loop.hint("resync");
@@ -95,7 +93,7 @@ it("a second look says what it was that was to be looked at once more", async ()
   expect(triggers).toEqual([["virbr0.status"], ["virbr0.status"], ["resync"]]);
 });
 
-it("is calm while the rules are as they should be, whatever is wrong with the config on disk", async () => {
+it("is in sync while the rules are as desired, even if the config on disk has an error", async () => {
   expect(loop.isInSync()).toBe(true);
   host.config = "guests: [";
   loop.hint("config", "file");
@@ -110,8 +108,8 @@ it("is calm while the rules are as they should be, whatever is wrong with the co
   expect(loop.isInSync()).toBe(false);
 });
 
-describe("where a neighbour's rules have changed and nothing else", () => {
-  it("the rules of that family are looked at, and nothing is told", async () => {
+describe("a hint of changed rules", () => {
+  it("reads only the rules of that family and publishes nothing", async () => {
     loop.hint("ruleset changed", "rules", 4);
     await settle();
     expect(calls).toEqual(["rules4"]);
@@ -121,14 +119,14 @@ describe("where a neighbour's rules have changed and nothing else", () => {
     expect(triggers).toEqual([["ruleset changed"], ["ruleset changed"]]);
   });
 
-  it("those of both are, when both have changed", async () => {
+  it("reads the rules of both families when both have changed", async () => {
     loop.hint("ruleset changed", "rules", 6);
     loop.hint("ruleset changed", "rules", 4);
     await settle();
     expect(calls.toSorted()).toEqual(["rules4", "rules6"]);
   });
 
-  it("what they did to ours is put right and told, and everything is looked at next", async () => {
+  it("repairs and publishes what was changed, and the next pass reads everything", async () => {
     host.rules.restore("*nat\n:KVMNATD-DNAT - [0:0]\nCOMMIT\n");
     loop.hint("ruleset changed", "rules", 4);
     await settle();
@@ -140,10 +138,10 @@ describe("where a neighbour's rules have changed and nothing else", () => {
     expect(calls.toSorted()).toEqual(ALL);
   });
 
-  it("a program that had won is told of until it has gone, and no longer", async () => {
+  it("reports a program that keeps its rule before the jump until that rule is gone", async () => {
     const rival = "-o virbr0 -j REJECT";
     const states = (): readonly string[] => status.forwards.map(({ state }) => state);
-    // Whenever our jump is first, theirs goes before it.
+    // After each repair the other program inserts its rule before the jump again.
     for (let repairs = 0; repairs <= 3; repairs += 1) {
       host.rules.restore(`*filter\n-I FORWARD 1 ${rival}\nCOMMIT\n`);
       loop.hint("ruleset changed", "rules", 4);
@@ -160,10 +158,10 @@ describe("where a neighbour's rules have changed and nothing else", () => {
     expect(status.problems).toEqual([]);
   });
 
-  it("a fault is told, and everything is looked at again", async () => {
+  it("publishes an error, and the next pass reads everything", async () => {
     host.failing.set("readRules", commandError("iptables-save", "no memory"));
     loop.hint("ruleset changed", "rules", 4);
-    await vi.advanceTimersByTimeAsync(200);
+    await host.advance(200);
     expect(calls).toEqual(["rules4", "status"]);
     host.failing.clear();
     calls = [];
@@ -172,7 +170,7 @@ describe("where a neighbour's rules have changed and nothing else", () => {
   });
 });
 
-describe("everything is looked at", () => {
+describe("a pass reads everything", () => {
   it("when other rules may have changed as well", async () => {
     loop.hint("ruleset changed", "rules", 4);
     loop.hint("ruleset changed", "rules");
@@ -188,13 +186,37 @@ describe("everything is looked at", () => {
   });
 
   it("when a lease has ended", async () => {
-    host.leases = [lease("192.168.122.11", MAC_A, { expiresAtMs: host.nowMs + performance.now() + 3000 })];
+    host.leases = [lease("192.168.122.11", MAC_A, { expiresAtMs: host.nowMs + 3000 })];
     loop.hint("virbr0.status", "file");
     await settle();
     calls = [];
-    // In one pass with the end of the lease.
-    setTimeout(() => loop.hint("ruleset changed", "rules", 4), 2000);
-    await vi.advanceTimersByTimeAsync(2000);
+    // The hint and the end of the lease are due in one pass.
+    await host.advance(1999);
+    host.nowMs += 2;
+    loop.hint("ruleset changed", "rules", 4);
+    await host.advance(1);
     expect(calls).toContain("leases");
+  });
+});
+
+describe("reload", () => {
+  it("returns after a whole pass that started after the call", async () => {
+    let reloaded: unknown;
+    host.failing.set("readRules", commandError("iptables-save", "no memory"));
+    void loop.reload().then((result) => (reloaded = result));
+    expect(reloaded).toBeUndefined();
+    await settle();
+    expect(reloaded).toEqual({ configError: undefined, failures: ["iptables-save: no memory"] });
+    expect(triggers[0]).toEqual(["reload"]);
+  });
+
+  it("returns the error that keeps the config from coming into force", async () => {
+    host.config = "guests: [";
+    const reload = loop.reload();
+    await settle();
+    expect(await reload).toMatchObject({
+      configError: { diagnostics: [{ severity: "error" }] },
+      failures: [],
+    });
   });
 });
