@@ -167,7 +167,7 @@ function daemonProblems(
   { overwritten }: Schedule,
 ): readonly Diagnostic[] {
   const why = health.changeDetectionProblem(view.tool?.variant);
-  const polling = `${why}: everything is looked at every ${POLL_MS / 1000} s instead`;
+  const polling = `${why}: kvmnatd checks everything every ${POLL_MS / 1000} s instead`;
   return [
     why === undefined ? undefined : createWarning("change-monitoring-degraded", polling),
     ...health.externalProblems(),

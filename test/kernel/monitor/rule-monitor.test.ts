@@ -222,7 +222,7 @@ describe("kvmnatd repairs its rules", () => {
     await sh("pkill -STOP -f '^nft -a monitor'; pkill -KILL -f '^nft -a monitor'");
     await world.complains(
       "change-monitoring-degraded",
-      /`nft monitor` .*does not run: everything is looked at every 2 s/,
+      /`nft monitor` .*does not run: kvmnatd checks everything every 2 s/,
     );
     await sh("iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
