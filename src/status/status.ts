@@ -6,7 +6,7 @@ import type { Forward } from "../config/port-map.ts";
 import type { ResolvedForward } from "../forwards/resolved-forward.ts";
 import type { Variant } from "../rules/ruleset.ts";
 
-/** Version of status.json's shape; a field may be added under the same number, none changed or removed. */
+/** Version of the schema of status.json. A new field keeps it; a changed or removed field requires the next one. */
 export const STATUS_SCHEMA = 1;
 
 type ForwardState = "active" | "pending" | "degraded";
@@ -18,16 +18,16 @@ export interface ForwardStatus {
   /** `1122`, `30000-30099`. */
   readonly published: string;
   readonly target: string;
-  /** Host addresses, or while it has none of them what the config names; empty: any of the family. */
+  /** Host addresses; while the host has none of them, the listen values of the config; empty: every address of the family. */
   readonly listen: readonly string[];
   readonly family: Family;
   readonly state: ForwardState;
-  /** The guest's address; null while nothing is known. */
+  /** The guest's address; null while it is unknown. */
   readonly address: string | null;
   readonly mac: string | null;
-  /** Why it is not active, or what to know of it; null for nothing. */
+  /** The reason if it is not active, or a note; null for none. */
   readonly why: string | null;
-  /** ISO 8601; null: no lease, or an infinite one. */
+  /** ISO 8601; null without a lease and for an infinite one. */
   readonly leaseExpires: string | null;
 }
 
@@ -38,7 +38,7 @@ export interface DaemonStatus {
   readonly schema: typeof STATUS_SCHEMA;
   readonly version: string;
   readonly pid: number;
-  /** Tells the daemon from a later process with its pid. */
+  /** Distinguishes the daemon from a later process with the same pid. */
   readonly startTicks: string;
   readonly config: string;
   readonly startedAt: string;
@@ -50,7 +50,7 @@ export interface DaemonStatus {
   readonly forwards: readonly ForwardStatus[];
 }
 
-/** What `systemctl status` shows: what is waited for, or how many forwards are active; then the first error. */
+/** @returns the line that `systemctl status` shows: the reason for waiting, if any, the number of active forwards, the first error */
 export function summarize({ forwards, problems }: Pick<DaemonStatus, "forwards" | "problems">): string {
   const active = forwards.filter(({ state }) => state === "active").length;
   const waits = problems.find(({ code }) => code === "waiting");

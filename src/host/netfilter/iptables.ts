@@ -10,7 +10,7 @@ import { findProgram } from "../exec/programs.ts";
 import { runCommand } from "../exec/run-command.ts";
 import type { Iptables } from "../../host-interface.ts";
 
-/** Timeout for iptables-legacy's lock (/run/xtables.lock), in seconds; iptables-nft has none. */
+/** Timeout for iptables-legacy's lock (/run/xtables.lock); iptables-nft has no lock. */
 const LOCK_WAIT_S = "5";
 /** Timeout for iptables-restore, which takes half a second for 20,000 rules. */
 const RESTORE_TIMEOUT_MS = 15_000;
@@ -30,7 +30,7 @@ export async function chooseIptables(setting: Variant | "auto"): Promise<Iptable
   return { variant: stdout.includes("nf_tables") ? "nft" : "legacy", infix: "" };
 }
 
-/** @returns empty when it is unknown, because the package is just being replaced */
+/** @returns "" when the link leads to a missing file, as while the package is upgraded */
 async function fileBehind(link: string): Promise<string> {
   try {
     return await realpath(link);
@@ -41,10 +41,10 @@ async function fileBehind(link: string): Promise<string> {
 }
 
 /**
- * Finds the other variant, if it may have rules: packets pass both, and a config that changes the variant leaves rules
- * behind in the first.
- * @param known variants that kvmnatd has used. Only root can list the legacy tables; reading one creates it, and
- * iptables-nft then prints a warning to every user
+ * Finds the other variant if it may have rules. Packets pass the rules of both variants, and a config that changes the
+ * variant leaves rules in the first.
+ * @param known variants that kvmnatd has used. They decide when a caller without root cannot list the legacy tables:
+ * reading a legacy table creates it, and iptables-nft then prints a warning to every user
  */
 export async function otherIptables(
   used: Iptables,
@@ -64,7 +64,7 @@ export async function otherIptables(
 export async function readRules(launcher: Launcher, tool: Iptables, family: Family): Promise<Actual> {
   const save = program(tool, family, "save");
   const isClosed = tool.variant === "legacy" && readLegacyTables(family) === undefined;
-  // iptables-legacy-save reads that list to find its tables; without it each must be named.
+  // iptables-legacy-save finds its tables in that list; a caller who cannot read it must name each table.
   const argvs = isClosed ? TABLES.map((table) => [save, "-t", table]) : [[save]];
   const stdout = (await Promise.all(argvs.map((argv) => launcher.read(argv)))).join("");
   const { incompatible, ...actual } = parseSave(stdout);
@@ -73,7 +73,7 @@ export async function readRules(launcher: Launcher, tool: Iptables, family: Fami
   const ip = family === 4 ? "ip" : "ip6";
   throw new KvmnatdError(
     "incompatible-table",
-    `table ${ip} ${table}: iptables cannot read it, somebody put native nftables rules into it; ` +
+    `table ${ip} ${table}: iptables cannot read it because another program put native nftables rules into it; ` +
       `find them with \`nft list table ${ip} ${table}\` and move them to a table of their own`,
   );
 }
@@ -96,8 +96,8 @@ export async function restoreRules(
 }
 
 /**
- * Reads the kernel's list of legacy tables in this network namespace, so that no program is needed when there are none.
- * @returns undefined without root: capabilities do not suffice to read the list
+ * Reads the kernel's list of legacy tables in this network namespace, without a program.
+ * @returns undefined without root: capabilities do not permit reading the list
  */
 function readLegacyTables(family: Family): string | undefined {
   try {
@@ -105,7 +105,7 @@ function readLegacyTables(family: Family): string | undefined {
   } catch (error) {
     const code = errnoOf(error);
     if (code === undefined) throw error;
-    // Anything else: a kernel without them.
+    // Every other error: a kernel without legacy tables.
     return code === "EACCES" ? undefined : "";
   }
 }
