@@ -18,7 +18,7 @@ export interface ForwardStatus {
   /** `1122`, `30000-30099`. */
   readonly published: string;
   readonly target: string;
-  /** Host addresses; while the host has none of them, the listen values of the config; empty: every address of the family. */
+  /** Host addresses, or the listen values of the config while the host has none; empty: every address of the family. */
   readonly listen: readonly string[];
   readonly family: Family;
   readonly state: ForwardState;
@@ -50,7 +50,7 @@ export interface DaemonStatus {
   readonly forwards: readonly ForwardStatus[];
 }
 
-/** @returns the line that `systemctl status` shows: the reason for waiting, if any, the number of active forwards, the first error */
+/** @returns the line of `systemctl status`: the reason for waiting, the number of active forwards, the first error */
 export function summarize({ forwards, problems }: Pick<DaemonStatus, "forwards" | "problems">): string {
   const active = forwards.filter(({ state }) => state === "active").length;
   const waits = problems.find(({ code }) => code === "waiting");

@@ -5,7 +5,7 @@ import type { DaemonWorld } from "../../support/daemon-world.ts";
 import type { Daemon, ExecResult } from "../../support/lab.ts";
 import { CLIENT } from "../../support/world.ts";
 
-/** A bad config changes nothing: the last good one stays in force, and status and log say why. */
+/** A bad config changes no rule: the last good one stays in force, and the status and the log report the error. */
 let world: DaemonWorld;
 let daemon: Daemon;
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
@@ -40,78 +40,78 @@ async function staysInForce(message: RegExp): Promise<void> {
   expect(await world.web()).toBe(WEB_ANSWERS);
 }
 
-describe("while the daemon runs", () => {
+describe("the last good config stays in force, and the error is reported, when the file", () => {
   it.each([
-    ["broken YAML", "guests: [", /line \d+/],
-    ["an unknown key", "lisen: lan0\nguests: {}\n", /unknown key "lisen"; did you mean "listen"/],
-    ["a port of 65536", "guests: {web: {ports: [65536:22]}}\n", /65536/],
-    ["a port twice", "guests: {web: {ports: [1122:22]}, db: {ports: [1122:22/both]}}\n", /1122/],
+    ["has broken YAML", "guests: [", /line \d+/],
+    ["has an unknown key", "lisen: lan0\nguests: {}\n", /unknown key "lisen"; did you mean "listen"/],
+    ["has a port of 65536", "guests: {web: {ports: [65536:22]}}\n", /65536/],
+    ["publishes a port twice", "guests: {web: {ports: [1122:22]}, db: {ports: [1122:22/both]}}\n", /1122/],
   ])("%s", async (_what, text, message) => {
     await world.configure(text);
     await staysInForce(message);
   });
 
-  it("an address outside every network is pending with a warning, and the rest of the config is in force", async () => {
-    const config = (port: number, address: string): string =>
-      `guests:\n  web: {ports: [${port}:22]}\n  printer: {address: ${address}, ports: [9100:9100]}\n`;
-    await world.configure(config(1122, "192.168.122.50"));
-    await world.becomes("printer", "active");
-    await world.configure(config(1123, "192.168.22.50"));
-    await world.becomes("printer", "pending", /outside virbr0's/);
-    await world.complains(
-      "address-unserved",
-      /kvmnatd\.yaml: line \d+: 192\.168\.22\.50 cannot be a guest's address: outside virbr0's/,
-    );
-    await world.becomes("web", "active");
-    expect(await world.ask("client", "tcp", "198.51.100.1", 1123)).toBe(WEB_ANSWERS);
-    expect(await world.rules("nat")).not.toContain("192.168.122.50");
-    expect((await world.lab.kvmnatd(["reload"])).exitCode).toBe(0);
-    await daemon.stop();
-    const applied = await world.lab.kvmnatd(["apply"]);
-    expect(applied).toMatchObject({ exitCode: 0, stderr: expect.stringMatching(/192\.168\.22\.50/) });
-    daemon = await world.start();
-    await world.complains("address-unserved", /192\.168\.22\.50/);
-    await world.becomes("printer", "pending", /outside virbr0's/);
-    await world.becomes("web", "active");
-  });
-
-  it("deleted", async () => {
+  it("is deleted", async () => {
     await rm(world.config);
     await staysInForce(/does not exist/);
   });
 
-  it("replaced by a directory", async () => {
+  it("is replaced by a directory", async () => {
     await rm(world.config);
     await mkdir(world.config);
     await staysInForce(/is a directory/);
   });
 
-  it("writable by everyone", async () => {
+  it("is writable by everyone", async () => {
     await chmod(world.config, 0o666);
     await staysInForce(/writable by everyone; run `chmod o-w/);
   });
 
-  it("not root's", async () => {
+  it("does not belong to root", async () => {
     await chown(world.config, 1000, 1000);
     await staysInForce(/belongs to user 1000.*run `chown root/);
     await chown(world.config, 0, 0);
   });
 
-  it("not UTF-8", async () => {
+  it("is not UTF-8", async () => {
     await writeFile(world.config, Buffer.from([0x67, 0xff, 0xfe]));
     await staysInForce(/not UTF-8/);
   });
 
-  it("emptied", async () => {
+  it("is emptied", async () => {
     await truncate(world.config);
     await staysInForce(/empty/);
   });
 });
 
-it("a config that an editor saves in two steps is never in force half written", async () => {
+it("an address outside every network is pending with a warning, and the rest of the config is in force", async () => {
+  const config = (port: number, address: string): string =>
+    `guests:\n  web: {ports: [${port}:22]}\n  printer: {address: ${address}, ports: [9100:9100]}\n`;
+  await world.configure(config(1122, "192.168.122.50"));
+  await world.becomes("printer", "active");
+  await world.configure(config(1123, "192.168.22.50"));
+  await world.becomes("printer", "pending", /outside virbr0's/);
+  await world.complains(
+    "address-unserved",
+    /kvmnatd\.yaml: line \d+: 192\.168\.22\.50 cannot be a guest's address: outside virbr0's/,
+  );
+  await world.becomes("web", "active");
+  expect(await world.ask("client", "tcp", "198.51.100.1", 1123)).toBe(WEB_ANSWERS);
+  expect(await world.rules("nat")).not.toContain("192.168.122.50");
+  expect((await world.lab.kvmnatd(["reload"])).exitCode).toBe(0);
+  await daemon.stop();
+  const applied = await world.lab.kvmnatd(["apply"]);
+  expect(applied).toMatchObject({ exitCode: 0, stderr: expect.stringMatching(/192\.168\.22\.50/) });
+  daemon = await world.start();
+  await world.complains("address-unserved", /192\.168\.22\.50/);
+  await world.becomes("printer", "pending", /outside virbr0's/);
+  await world.becomes("web", "active");
+});
+
+it("a config that an editor saves in two steps is not in force before the second", async () => {
   const from = daemon.log().length;
   await truncate(world.config);
-  // Valid as far as it goes, and without db.
+  // The first half is valid, and does not have db.
   await world.configure("guests:\n  web: {ports: [1122:22]}\n");
   await world.configure(`${GUESTS}  # saved\n`);
   await expect
@@ -124,18 +124,18 @@ it("a config that an editor saves in two steps is never in force half written", 
       { timeout: 60_000 },
     )
     .toContainEqual(expect.stringContaining("config reloaded: guests 2"));
-  const said = daemon.log().slice(from);
-  expect(said.filter(({ level }) => level > 40)).toEqual([]);
-  expect(said.filter(({ event }) => event === "rule")).toEqual([]);
+  const lines = daemon.log().slice(from);
+  expect(lines.filter(({ level }) => level > 40)).toEqual([]);
+  expect(lines.filter(({ event }) => event === "rule")).toEqual([]);
 });
 
-it("a good change applies at once and is logged", async () => {
+it("a valid change of the config is applied at once and logged", async () => {
   const from = daemon.log().length;
   await world.configure("guests:\n  web: {ports: [1122:22, 1123:22]}\n  db: {ports: [1222:22]}\n");
   await expect
     .poll(() => world.ask("client", "tcp", "198.51.100.1", 1123), { timeout: 60_000 })
     .toBe(WEB_ANSWERS);
-  // It is logged once the kernel has been read again.
+  // kvmnatd logs the rule after it has read it back from the kernel.
   await expect
     .poll(() => daemon.log().slice(from))
     .toContainEqual(
@@ -148,7 +148,7 @@ it("a good change applies at once and is logged", async () => {
     );
 });
 
-it("a config warning is logged once and shown in status", async () => {
+it("a config warning is logged once and is in the status", async () => {
   const from = daemon.log().length;
   const warned = (): unknown[] =>
     daemon
@@ -162,9 +162,9 @@ it("a config warning is logged once and shown in status", async () => {
   expect(warned()).toEqual([expect.objectContaining({ level: 40 })]);
 });
 
-describe("at the start", () => {
+describe("a command", () => {
   it.each(["run", "apply", "plan", "check"])(
-    "%s ends with 78, shows the place, and rules stay",
+    "%s exits 78, prints the place of the error and changes no rule",
     async (command) => {
       const { exitCode, stderr } = await bad(command, "guests:\n  web:\n    ports: [1122-1120:22]\n");
       expect(exitCode).toBe(78);
@@ -197,7 +197,7 @@ describe("at the start", () => {
     expect(stderr).toMatch(/writable by everyone/);
   });
 
-  it("a missing config is named", async () => {
+  it("check prints the path of a missing config", async () => {
     const { exitCode, stderr } = await world.lab.kvmnatd(["check", "-c", "/nowhere.yaml"]);
     expect(exitCode).toBe(78);
     expect(stderr).toMatch(/\/nowhere\.yaml: does not exist; copy config\.example\.yaml/);
@@ -208,7 +208,7 @@ describe("at the start", () => {
     ["plan", 2],
     ["apply", 0],
   ])(
-    "%s warns of an address in no served network, with its place, and exits %i",
+    "%s warns with the place of an address outside every served network, and exits %i",
     async (command, expected) => {
       const printer = "  printer:\n    address: 10.9.9.9\n    ports: ['9100:9100']\n";
       const { exitCode, stderr } = await bad(
@@ -234,7 +234,7 @@ describe("at the start", () => {
     expect(stderr.includes("10.9.9.9 cannot be a guest's address")).toBe(program === "ss");
   });
 
-  it("a port published on an interface and on its address is a warning with both places", async () => {
+  it("check warns with both places when a port is published on an interface and on its address", async () => {
     const ports =
       "guests:\n  web: {ports: [{published: 80, target: 80, host_ip: lan0}]}\n  db: {ports: ['198.51.100.1:80:80']}\n";
     const { exitCode, stderr } = await bad("check", ports);
@@ -244,7 +244,7 @@ describe("at the start", () => {
     );
   });
 
-  it("a port on which the host listens is a warning with the process", async () => {
+  it("check warns with the process when the host listens on a published port", async () => {
     const server = await world.serve("host", "sshd", ["tcp:1122"]);
     const { exitCode, stderr } = await bad("check", "guests:\n  web: {ports: [1122:22]}\n");
     expect(exitCode).toBe(0);

@@ -85,7 +85,7 @@ function listenTo(real: Host): Host {
 
 const ALL = ["config", "leases", "libvirt", "rules4", "rules6", "status"];
 
-it("the second pass for a file logs the triggers of the first", async () => {
+it("the second pass for a file reports the triggers of the first", async () => {
   loop.hint("virbr0.status", "file");
   await settle();
   loop.hint("resync");
@@ -93,7 +93,7 @@ it("the second pass for a file logs the triggers of the first", async () => {
   expect(triggers).toEqual([["virbr0.status"], ["virbr0.status"], ["resync"]]);
 });
 
-it("is in sync while the rules are as desired, even if the config on disk has an error", async () => {
+it("the loop is in sync while the rules are as desired, even if the config on disk has an error", async () => {
   expect(loop.isInSync()).toBe(true);
   host.config = "guests: [";
   loop.hint("config", "file");

@@ -70,7 +70,7 @@ describe("a rules hint", () => {
     expect(starts.length).toBeLessThan(14);
   });
 
-  it("starts a repair at once, again and again", () => {
+  it("starts each of 50 repairs at once when another program changes the rules every 150 ms", () => {
     let schedule = IDLE;
     for (let index = 0; index < 50; index += 1) {
       const now = T + index * 150;
@@ -80,7 +80,7 @@ describe("a rules hint", () => {
     }
   });
 
-  it("leads to one repair per second when another program overwrites the rules all the time", () => {
+  it("starts at most 125 passes in the first minute when another program overwrites the rules all the time", () => {
     let schedule = IDLE;
     let passes = 0;
     for (let now = T; now < T + 60_000; now += 10) {
@@ -92,7 +92,7 @@ describe("a rules hint", () => {
     expect(passes).toBeLessThanOrEqual(125);
   });
 
-  it("reports overwritten rules until one minute after the other program stops", () => {
+  it("repairs rules that another program keeps overwriting once per second, and reports it until a minute after the end", () => {
     let schedule = IDLE;
     const starts: number[] = [];
     let now = T;
@@ -128,21 +128,21 @@ it("a pass that time alone started does not delay a hint", () => {
   expect(sleepMs(onHint(timed, T + 61), T + 61)).toBe(0);
 });
 
-describe("time", () => {
-  it("the end of a lease starts a pass", () => {
+describe("a time that is due", () => {
+  it("starts a pass, such as the end of a lease", () => {
     expect(sleepMs(success(passStarted(IDLE, T), T, T + 5000), T)).toBe(5000);
   });
 
-  it("a time in the past does not start pass after pass", () => {
+  it("does not start pass after pass when it is in the past", () => {
     expect(sleepMs(success(passStarted(IDLE, T), T + 1, T - 5), T + 1)).toBeGreaterThan(0);
   });
 
-  it("a clock that is set back during a pass starts another pass at once", () => {
+  it("is now when the clock was set back during a pass", () => {
     const done = success(passStarted(onHint(IDLE, T), T), T - 86_400_000, T + 1000);
     expect(sleepMs(done, T - 86_400_000)).toBe(0);
   });
 
-  it("a lease of a hundred years starts a pass earlier, because timers take 31 bits", () => {
+  it("is limited to an hour ahead, because timers take 31 bits", () => {
     expect(sleepMs(success(IDLE, T, T + 3e12), T)).toBe(3_600_000);
   });
 });
