@@ -20,7 +20,7 @@ afterEach(() => world.close());
 
 const last = (client: LabProcess): string | undefined => client.lines.at(-1);
 
-it("leads a UDP client to the guest while the host itself still answers it", async () => {
+it("moves a UDP client to the guest while the host itself still answers it", async () => {
   await world.configure("guests: {web: {ports: [5353:53/udp]}}\n");
   await world.serve("host", "host", ["late:5353"]);
   const client = world.send("client", HOST, 5353);
@@ -29,7 +29,7 @@ it("leads a UDP client to the guest while the host itself still answers it", asy
   await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
 });
 
-it("leads a UDP client to the guest's new address while the guest before still answers it", async () => {
+it("moves a UDP client to the guest's new address while the previous guest still answers it", async () => {
   await world.configure("guests: {web: {ports: [5353:5353/udp]}}\n");
   await world.serve("web", "web", ["late:5353"]);
   await world.serve("db", "db", ["udp:5353"]);

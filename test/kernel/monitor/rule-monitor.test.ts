@@ -21,13 +21,13 @@ async function sh(script: string): Promise<string> {
   return (await world.lab.exec(["sh", "-ec", script], { timeoutMs: 120_000 })).stdout.trim();
 }
 
-/** Waits for a whole pass, so that no event is under way. @returns as `countRulePasses` */
+/** Waits for a whole pass, so that no event is pending. @returns the same as `countRulePasses` */
 async function passesForRules(): Promise<number> {
   await world.lab.kvmnatd(["reload"]);
   return countRulePasses();
 }
 
-/** @returns the number of passes that events of rules asked for, with `metrics: 9101` */
+/** @returns the number of passes that rule events triggered; requires `metrics: 9101` */
 async function countRulePasses(): Promise<number> {
   const series = await scrape(world.lab);
   const counts = [...series].filter(([name]) => /^kvmnatd_passes_total\{.*trigger="rules"/.test(name));
@@ -35,7 +35,7 @@ async function countRulePasses(): Promise<number> {
 }
 
 describe("kvmnatd's own changes", () => {
-  it("ask for no pass: a moved lease is followed once", async () => {
+  it("trigger no pass, so a moved lease is followed once", async () => {
     await begin();
     await world.leases(leaseRow(WEB), leaseRow({ mac: DB.mac, address: "192.168.122.99" }));
     await expect.poll(() => world.rules("nat"), SOON).toContain("192.168.122.99");
@@ -61,7 +61,7 @@ describe("another program", () => {
     expect(await passesForRules()).toBe(before);
   });
 
-  it("that updates a set all the time delays no repair, and the monitors end with a daemon that is killed", async () => {
+  it("that updates a set all the time delays no repair, and the monitors end when the daemon is killed", async () => {
     world = await createDaemonWorld("nft");
     const daemon = await world.start();
     await world.isWell();
@@ -81,7 +81,7 @@ describe("another program", () => {
     await busy.kill("SIGKILL");
   });
 
-  it("that adds and removes harmless rules causes no pass, and its damage to our rules is repaired", async () => {
+  it("that adds and removes harmless rules causes no pass, and a flush by it is repaired", async () => {
     await begin("nft", "metrics: 9101\n");
     await sh("iptables-nft -N DOCKER; iptables-nft -t nat -N DOCKER");
     const began = Date.now();
@@ -95,7 +95,7 @@ describe("another program", () => {
       iptables-nft -t nat -D POSTROUTING -s 172.17.0.2 -d 172.17.0.2 -p tcp --dport 80 -j MASQUERADE
       iptables-nft -F DOCKER; iptables-nft -t nat -F DOCKER`;
     for (let index = 0; index < 5; index += 1) await sh(container);
-    // Harmless events ask for a pass every ten seconds.
+    // Harmless events trigger a pass every ten seconds.
     const passes = (await passesForRules()) - before;
     expect(passes).toBeLessThanOrEqual(1 + (Date.now() - began) / 10_000);
     await sh("iptables-nft -t nat -F POSTROUTING; iptables-nft -t nat -F PREROUTING");
@@ -142,9 +142,9 @@ describe("another program", () => {
     },
   );
 
-  it("that keeps its rule first wins after three repairs and is named; the forward works again when the rule is gone", async () => {
+  it("that keeps its rule before the jump is reported after three repairs until the rule is gone", async () => {
     await begin();
-    // Inserts its rule before ours whenever ours is first.
+    // Inserts its rule before kvmnatd's jump whenever the jump is first.
     const rival = world.lab.spawn([
       "sh",
       "-c",
@@ -169,9 +169,9 @@ describe("another program", () => {
 });
 
 describe("kvmnatd repairs its rules", () => {
-  it("when a program whose rule was in the way several times has gone", async () => {
+  it("after another program has removed the rule that was before the jump several times", async () => {
     await begin();
-    // Slowly, so that each event is counted as foreign.
+    // With pauses, so that kvmnatd counts each event as one of another program.
     for (let index = 0; index < 4; index += 1) {
       await sh("iptables-nft -I FORWARD -o virbr0 -j REJECT; sleep 0.6");
     }
@@ -182,7 +182,7 @@ describe("kvmnatd repairs its rules", () => {
     expect(forwards.map(({ state }) => state)).toEqual(["active", "active"]);
   });
 
-  it("when a rule is ours by its comment alone, which nft does not print", async () => {
+  it("when only the comment marks a rule as kvmnatd's, which nft does not print", async () => {
     await begin();
     const mark = "-m comment --comment kvmnatd:@jump";
     await sh(
@@ -199,7 +199,7 @@ describe("kvmnatd repairs its rules", () => {
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
   });
 
-  it("when a table that iptables could not read, and that was reported, can be read again", async () => {
+  it("when iptables can read a table again that was reported as incompatible", async () => {
     await begin();
     await sh("iptables-nft -t nat -N DOCKER; nft add rule ip nat DOCKER ct mark and 1 == 1 accept");
     await world.complains("incompatible-table");
@@ -213,7 +213,7 @@ describe("kvmnatd repairs its rules", () => {
       await sh("iptables-nft -F FORWARD; iptables-nft -t nat -F PREROUTING; iptables-nft -F KVMNATD-FWD");
       await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
     }
-    // Only libvirt can put back its own jumps.
+    // Only libvirt can restore its own jumps.
     await world.complains("libvirt-jump-missing", /guests on virbr0, virbr1 are open .*restart libvirtd/);
   });
 

@@ -11,7 +11,7 @@ let daemon: Daemon;
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 
 beforeEach(async ({ onTestFailed }) => {
-  // Long enough to be seen.
+  // Long enough for the tests to observe it.
   world = await createDaemonWorld("nft", "linger: 4s\n");
   daemon = await world.start();
   await world.becomes("web", "active");
@@ -26,7 +26,7 @@ beforeEach(async ({ onTestFailed }) => {
 });
 afterEach(() => world.close());
 
-/** What the daemon logs from now on. */
+/** @returns a function that returns the messages that the daemon has logged since this call */
 function newLines(): () => readonly string[] {
   const from = world.log().length;
   return () =>
@@ -37,14 +37,14 @@ function newLines(): () => readonly string[] {
 }
 
 describe("a lease that moves", () => {
-  it("takes the forward along, with one line why and a line a rule", async () => {
+  it("moves its forward, and the log has one line for the reason and one per rule", async () => {
     expect(await world.web()).toBe(WEB_ANSWERS);
     await world.settles();
     const said = newLines();
     // web's lease is now at db's address, as if db had gone and web had got its address.
     await world.writeLeases("virbr0", [leaseRow({ mac: WEB.mac, address: DB.address })]);
     await until("the client reaches the new address", async () => (await world.web()) === `db 22 ${CLIENT}`);
-    // Packets may be faster than the line that tells of them.
+    // The new rule may deliver packets before the daemon logs it.
     await daemon.waitForLine(/"\+ iptables .*--dport 1122 .*192\.168\.122\.12:22"/);
     const lines = said();
     const why = lines.findIndex((line) => line.startsWith(`web: ${WEB.address} -> ${DB.address}`));
@@ -69,7 +69,7 @@ describe("a lease that moves", () => {
     expect(withoutCounters(await world.rules("nat"))).toBe(withoutCounters(rules));
   });
 
-  it("follows the last of 500 changes in a second, and is not kept busy by them", async () => {
+  it("follows the last of 500 changes in a second with less than 5 s of CPU time", async () => {
     const before = await cpuSeconds();
     for (let index = 0; index < 500; index += 1) {
       const address = index % 2 === 0 ? "192.168.122.50" : "192.168.122.51";
@@ -84,8 +84,8 @@ describe("a lease that moves", () => {
   });
 });
 
-describe("a lease that vanishes", () => {
-  it("lingers, then its forward goes, and comes back with it", async () => {
+describe("a lease that ends", () => {
+  it("lingers, then its forward is pending until the lease is back", async () => {
     await world.writeLeases("virbr0", [leaseRow(DB)]);
     await world.becomes("web", "active", /lingers/);
     await world.becomes("web", "pending", /no live lease of 52:54:00:6c:3c:01/);
@@ -95,13 +95,13 @@ describe("a lease that vanishes", () => {
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("expires by the clock, though its row stays", async () => {
+  it("expires by the clock although its row stays in the file", async () => {
     await world.leases(leaseRow(WEB, { "expiry-time": Math.floor(Date.now() / 1000) + 2 }));
     await world.becomes("web", "pending", /expired/);
     expect(await world.web()).toBe("denied");
   });
 
-  it("of a domain that libvirt no longer lists is off", async () => {
+  it("is ignored when libvirt no longer lists its domain", async () => {
     await world.writeMacs("virbr0", { db: [DB.mac] });
     await world.becomes("web", "pending", /guest is off/);
     expect(await world.web()).toBe("denied");
@@ -110,7 +110,7 @@ describe("a lease that vanishes", () => {
 });
 
 describe("the network", () => {
-  it("that goes away takes its forwards along, and brings them back", async () => {
+  it("that is down makes its forwards pending until it is up again", async () => {
     await world.lab.exec(["ip", "link", "set", "virbr0", "down"]);
     await world.becomes("web", "pending", /network virbr0 is down/);
     await world.lab.exec(["ip", "link", "set", "virbr0", "up"]);
@@ -118,7 +118,7 @@ describe("the network", () => {
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("an address to listen on that comes later is listened on as soon as it is there", async () => {
+  it("a listen address that is added later activates its forwards", async () => {
     await world.configure(`listen: 198.51.100.77\n${GUESTS}`);
     await world.becomes("web", "pending", /198\.51\.100\.77: not on this host/);
     await world.lab.exec(["ip", "address", "add", "198.51.100.77/24", "dev", "lan0"]);
@@ -127,7 +127,7 @@ describe("the network", () => {
   });
 });
 
-describe("what is there stays", () => {
+describe("across restarts", () => {
   it("an open connection survives a pass, a restart, and kill -9", async () => {
     const open = world.hold("client", HOST, 1122);
     await open.waitForLine(/^web 22 /);
@@ -151,7 +151,7 @@ describe("what is there stays", () => {
     await echo("after-kill");
   });
 
-  it("a restart with nothing changed writes nothing", async () => {
+  it("a restart without changes writes no rule", async () => {
     await daemon.stop();
     const rules = await world.rules("nat");
     const said = newLines();
@@ -161,7 +161,7 @@ describe("what is there stays", () => {
     expect(withoutCounters(await world.rules("nat"))).toBe(withoutCounters(rules));
   });
 
-  it("what happened while it was dead is made good at the start", async () => {
+  it("the daemon applies changes from before its start and repairs rules", async () => {
     await daemon.kill("SIGKILL");
     await daemon.exited;
     await world.writeLeases("virbr0", [leaseRow({ mac: DB.mac, address: WEB.address })]);
@@ -174,7 +174,7 @@ describe("what is there stays", () => {
     expect(nat).toContain("-j MASQUERADE");
   });
 
-  it("on_stop: remove takes all away", async () => {
+  it("on_stop: remove removes all rules at the end", async () => {
     await world.configure(`on_stop: remove\n${GUESTS}`);
     await daemon.waitForLine(/config reloaded/);
     expect(await daemon.stop()).toBe(0);
@@ -202,8 +202,8 @@ describe("signals and second daemons", () => {
     world = await createDaemonWorld("legacy");
     daemon = await world.start();
     await world.becomes("web", "active");
-    // A look that was due anyway may come first: then once more.
-    await until("SIGHUP has healed it", async () => {
+    // Another pass may repair the rules first; then the test tries again.
+    await until("SIGHUP has restored the rules", async () => {
       for (const table of ["nat", "filter"]) await world.lab.exec(["iptables-legacy", "-t", table, "-F"]);
       await daemon.kill("SIGHUP");
       await until("the client reaches web", async () => (await world.web()) === WEB_ANSWERS);
@@ -211,7 +211,7 @@ describe("signals and second daemons", () => {
     });
   });
 
-  it("a second daemon in the same place is refused and named", async () => {
+  it("a second daemon with the same runtime folder exits, and reports the pid of the first", async () => {
     const { exitCode, stderr } = await world.lab.kvmnatd([
       "run",
       "-c",
@@ -223,7 +223,7 @@ describe("signals and second daemons", () => {
     expect(stderr).toMatch(/runs already as process \d+/);
   });
 
-  it("of several that start at the same moment one stays", async () => {
+  it("one daemon stays when five start at the same moment", async () => {
     await daemon.kill("SIGKILL");
     await daemon.exited;
     const command = [process.execPath, PROGRAM, "run", "-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
@@ -236,7 +236,7 @@ describe("signals and second daemons", () => {
   });
 
   it.each(["SIGTERM", "SIGINT"] as const)(
-    "%s ends it with 0, and status says that it does not run",
+    "%s ends the daemon with exit code 0, and status reports that it does not run",
     async (signal) => {
       await daemon.kill(signal);
       expect(await daemon.exited).toBe(0);
@@ -247,8 +247,8 @@ describe("signals and second daemons", () => {
   );
 });
 
-describe("where the log goes", () => {
-  it("under journald: readable text with a priority", async () => {
+describe("the log", () => {
+  it("is text with priorities under journald", async () => {
     await daemon.stop();
     const run = `${process.execPath} ${PROGRAM} run -c ${world.config} --dnsmasq-dir ${world.dnsmasqDir}`;
     // systemd names the socket that it gave as standard output; here it is a pipe.
@@ -262,7 +262,7 @@ describe("where the log goes", () => {
     expect(child.lines.filter((line) => !/^<[2-7]>/.test(line))).toEqual([]);
   });
 
-  it("on a terminal: for people, in colour unless NO_COLOR says no", async () => {
+  it("is text without colour on a terminal with NO_COLOR", async () => {
     await daemon.stop();
     const run = `${process.execPath} ${PROGRAM} run -c ${world.config} --dnsmasq-dir ${world.dnsmasqDir}`;
     const child = world.lab.spawn(["script", "-qec", run, "/dev/null"], {
@@ -274,8 +274,8 @@ describe("where the log goes", () => {
   });
 });
 
-describe("the other variant", () => {
-  it("a config that changes from nft to legacy takes the rules along, and leaves none behind", async () => {
+describe("the iptables variant", () => {
+  it("a config that changes from nft to legacy moves the rules and leaves none in nft", async () => {
     await writeFile(world.config, `iptables: legacy\n${GUESTS}`);
     await until("legacy has the rules", async () =>
       (await world.lab.exec(["iptables-legacy-save", "-t", "nat"])).stdout.includes(`${WEB.address}:22`),
@@ -288,7 +288,7 @@ function withoutCounters(text: string): string {
   return text.replace(/^#.*$|\[\d+:\d+\]/gm, "");
 }
 
-/** Of the daemon and all that it has run, so far. */
+/** @returns the CPU time that the daemon and its programs have used, in seconds */
 async function cpuSeconds(): Promise<number> {
   const { stdout } = await world.lab.exec([
     "sh",

@@ -5,8 +5,8 @@ import { createDaemonWorld } from "../../support/daemon-world.ts";
 import type { DaemonWorld } from "../../support/daemon-world.ts";
 import { CLIENT, DB, HOST, leaseRow, WEB } from "../../support/world.ts";
 
-/** Whatever others do to the rules, and whatever happens to the daemon meanwhile: packets tell that it is right again. */
-describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (variant) => {
+/** Other programs change the rules, also while the daemon is stopped; connections prove that kvmnatd repairs them. */
+describe.each(["nft", "legacy"] as const)("kvmnatd with iptables-%s", (variant) => {
   let world: DaemonWorld;
   let daemon: Daemon;
   let before: string;
@@ -35,7 +35,7 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
   });
   afterAll(() => world.close());
 
-  /** The daemon sees nothing of this until it is over and a hint comes: what the packets say in between is sure. */
+  /** Stops the daemon during `act`, so that no repair happens before `act` ends, and then requests a pass. */
   async function unseen(act: () => Promise<void>): Promise<void> {
     await daemon.kill("SIGSTOP");
     await act();
@@ -46,12 +46,12 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
   const answersAgain = (): Promise<unknown> =>
     until("the client reaches web again", async () => (await world.web()) === WEB_ANSWERS);
 
-  it("when forwarding is switched off", async () => {
+  it("enables IPv4 forwarding again when it was disabled", async () => {
     await world.lab.exec(["sysctl", "-q", "net.ipv4.ip_forward=0"]);
     await until("forwarding is on again", async () => (await world.web()) === WEB_ANSWERS);
   });
 
-  it("keeps one copy of each rule, without a backoff, when an old ruleset is restored on top again and again", async () => {
+  it("keeps one jump, without a backoff, when another program adds a copy again and again", async () => {
     for (let count = 0; count < 5; count += 1) {
       await iptables("-I", "FORWARD", "-m", "comment", "--comment", "kvmnatd:@jump", "-j", "KVMNATD-FWD");
       await until("our jump stands once", async () => {
@@ -63,7 +63,7 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
     expect(world.log().filter(({ event }) => event === "jump-overridden")).toEqual([]);
   });
 
-  it("a jump that got behind LIBVIRT_FWI is put before it, and is the only one", async () => {
+  it("moves its jump before LIBVIRT_FWI when it is behind it", async () => {
     const jump = ["FORWARD", "-m", "comment", "--comment", "kvmnatd:@jump", "-j", "KVMNATD-FWD"];
     await unseen(async () => {
       await iptables("-D", ...jump);
@@ -75,7 +75,7 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
     expect(await world.foreignRules()).toBe(before);
   });
 
-  it("a rule of ours that leads elsewhere is put right", async () => {
+  it("replaces a DNAT rule whose target another program changed", async () => {
     await unseen(async () => {
       const rule = /^-A (KVMNATD-DNAT .*192\.168\.122\.11:22)$/m.exec(await world.rules("nat"))?.[1] ?? "";
       await restore(`*nat\n-D ${rule}\n-A ${rule.replace("122.11:22", "122.12:22")}\nCOMMIT\n`);
@@ -84,7 +84,7 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
     await answersAgain();
   });
 
-  it("removes a foreign rule from a chain of ours and adds a missing one", async () => {
+  it("removes a foreign rule from its chain and adds a missing one", async () => {
     await unseen(async () => {
       await iptables("-I", "KVMNATD-FWD", "-j", "DROP");
       await iptables("-t", "nat", "-F", "KVMNATD-SNAT");
@@ -95,7 +95,7 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
     expect(await world.rules("filter")).not.toContain("-A KVMNATD-FWD -j DROP");
   });
 
-  it("a jump that is there twice is there once", async () => {
+  it("removes the second copy of its jump", async () => {
     await unseen(async () => {
       const jump = ["-m", "addrtype", "--dst-type", "LOCAL", "-m", "comment", "--comment", "kvmnatd:@jump"];
       await iptables("-t", "nat", "-A", "PREROUTING", ...jump, "-j", "KVMNATD-DNAT");
@@ -107,7 +107,7 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 
-  it("a lease that moves takes new connections along; open ones of others go on, through restart and kill -9", async () => {
+  it("keeps open connections of other guests when a lease moves, at a restart and after kill -9", async () => {
     const open = world.hold("client", HOST, 1122);
     await open.waitForLine(/^web 22 /);
     const echo = async (word: string): Promise<void> => {
@@ -135,13 +135,13 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
     await open.kill("SIGKILL");
   });
 
-  it("killed at any moment of a change, it makes the rest of it at the next start", async () => {
+  it("completes an interrupted change at the next start when it was killed at any moment", async () => {
     const addresses = [DB.address, WEB.address];
     for (const [round, delayMs] of [0, 5, 10, 20, 30, 45, 60, 90].entries()) {
       const address = addresses[round % 2] ?? "";
       const other = addresses[(round + 1) % 2] ?? "";
       await world.leases(leaseRow({ mac: WEB.mac, address }), leaseRow({ mac: DB.mac, address: other }));
-      // Not to wait for a state: to hit as many of them as there are.
+      // A delay and not a state: the kill must hit different moments of the change.
       await new Promise((done) => setTimeout(done, delayMs));
       await daemon.kill("SIGKILL");
       await daemon.exited;
@@ -152,14 +152,14 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
     expect(await world.foreignRules()).toBe(before);
   });
 
-  it("another who writes rules all the time loses none of them, and leases are followed nevertheless", async () => {
+  it("follows leases while another program adds rules all the time, and none of these is lost", async () => {
     const neighbour = world.lab.spawn(["sh", "-c", NEIGHBOUR.replaceAll("VARIANT", variant)]);
     const addresses = [DB.address, WEB.address];
     for (let round = 0; round < 10; round += 1) {
       const address = addresses[round % 2] ?? "";
       await world.leases(
         leaseRow({ mac: WEB.mac, address }),
-        // Where nobody is.
+        // No guest has this address.
         leaseRow({ mac: DB.mac, address: "192.168.122.77" }),
       );
       const guest = address === WEB.address ? "web" : "db";
@@ -178,7 +178,7 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
     expect(await world.foreignRules()).toBe(before);
   });
 
-  it("foreign rules are byte for byte what they were, also after teardown", async () => {
+  it("leaves foreign rules unchanged to the byte, also at teardown", async () => {
     expect(await world.foreignRules()).toBe(before);
     expect(await daemon.stop()).toBe(0);
     const options = ["-c", world.config, "--dnsmasq-dir", world.dnsmasqDir];
@@ -190,7 +190,7 @@ describe.each(["nft", "legacy"] as const)("the rules heal, iptables-%s", (varian
   });
 });
 
-/** Rules of an admin that look like ours, or are hard to copy. */
+/** Rules of an admin that resemble kvmnatd's, or are hard to restore. */
 const FOREIGN = `*raw
 -A PREROUTING -i lan0 -p udp -m udp --dport 9 -j NOTRACK
 COMMIT

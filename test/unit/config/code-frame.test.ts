@@ -38,7 +38,7 @@ describe("an issue", () => {
     expect(formatDiagnostic(issue(1, 1), "", plain)).toBe("c.yaml:1:1: it is wrong");
   });
 
-  it("that is a warning says so", () => {
+  it("of a warning contains the word warning", () => {
     expect(formatDiagnostic(issue(1, 1, "warning"), "", plain)).toBe("c.yaml:1:1: warning: it is wrong");
   });
 

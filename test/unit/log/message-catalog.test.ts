@@ -19,17 +19,20 @@ describe("explanations", () => {
     expect(catalogEntryFor("forward-moved")?.id).toBe("e8745bc365b8499ab9ac92c43cae28ff");
   });
 
-  it.each(explanations)("of %s say what it means, what is done and what to do", (code, explanation) => {
-    const { id: _, ...texts } = explanation;
-    for (const text of Object.values(texts)) expect(text).toMatch(/^[\w@`].*[\w@.`]$/s);
-    // As an entry's event, a problem's or an issue's code, or that of a KvmnatdError or of an error derived from it.
-    const use = new RegExp(
-      String.raw`(?:event: (?:\w+ \? )?|code: |(?:Error|Warning)\(\s*|super\(\s*|refuse\(\s*|: |return )"${code}"`,
-    );
-    expect(source, "is logged somewhere").toMatch(use);
-  });
+  it.each(explanations)(
+    "of %s contain its meaning, what kvmnatd does and what the admin can do",
+    (code, explanation) => {
+      const { id: _, ...texts } = explanation;
+      for (const text of Object.values(texts)) expect(text).toMatch(/^[\w@`].*[\w@.`]$/s);
+      // As an entry's event, a problem's or an issue's code, or that of a KvmnatdError or of an error derived from it.
+      const use = new RegExp(
+        String.raw`(?:event: (?:\w+ \? )?|code: |(?:Error|Warning)\(\s*|super\(\s*|refuse\(\s*|: |return )"${code}"`,
+      );
+      expect(source, "is logged somewhere").toMatch(use);
+    },
+  );
 
-  it("are missing only where the entry says it all", () => {
+  it("are missing only if the message explains itself", () => {
     const code: EventCode = "rule";
     expect(catalogEntryFor(code)).toBeUndefined();
   });

@@ -55,7 +55,7 @@ describe("a DNAT rule", () => {
     expect(parseDnatRule(text)).toEqual({ ...RULE, ...more });
   });
 
-  it("is read when options stand in another order and masks are missing", () => {
+  it("is read with its options in another order and without masks", () => {
     const text = `-d 192.168.1.100 -p tcp ${COMMENT} --dport 1122 -j DNAT --to-destination 192.168.122.11:22`;
     expect(parseDnatRule(text)).toEqual({ ...RULE, hostAddress: ip("192.168.1.100") });
   });
@@ -71,7 +71,7 @@ describe("a DNAT rule", () => {
     `-p icmp --dport 1 ${COMMENT} -j DNAT --to-destination 192.168.122.11:22`,
     `-d 10.0.0.0/8 -p tcp --dport 1122 ${COMMENT} -j DNAT --to-destination 192.168.122.11:22`,
     "",
-  ])("is not what kvmnatd cannot have written: %s", (text) => {
+  ])("is not recognized in text that kvmnatd cannot have written: %s", (text) => {
     expect(parseDnatRule(text)).toBeUndefined();
   });
 });

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { createForeignRules, parseRuleEvent } from "../../../src/rules/monitor-events.ts";
 import type { ForeignRules } from "../../../src/rules/monitor-events.ts";
 
-/** Whether the last of these events asks for a pass, after the others. */
+/** Whether the last of these events triggers a pass, after the others. */
 function isRelevant(...lines: readonly string[]): boolean | undefined {
   return feed(createForeignRules(), ...lines);
 }
@@ -28,11 +28,11 @@ describe("an event of another program", () => {
     "add rule ip raw PREROUTING ip daddr 172.17.0.2 counter packets 0 bytes 0 drop # handle 3",
     "add rule ip filter INPUT ip saddr 192.0.2.1 counter drop # handle 11",
     "insert rule ip filter FORWARD counter accept # handle 12",
-  ])("asks for no pass when the rule is harmless: %s", (line) => {
+  ])("triggers no pass when the rule is harmless: %s", (line) => {
     expect(isRelevant(line)).toBe(false);
   });
 
-  it("asks for no pass when a harmless rule is removed again", () => {
+  it("triggers no pass when a harmless rule is removed again", () => {
     const added =
       'add rule ip filter DOCKER ip daddr 172.17.0.2 iifname != "docker0" tcp dport 80 counter accept # handle 9';
     expect(isRelevant(added, "delete rule ip filter DOCKER handle 9")).toBe(false);
@@ -42,7 +42,7 @@ describe("an event of another program", () => {
   });
 
   it.each([
-    // Rules that were not seen to be added.
+    // Removals of rules whose addition was not reported.
     "delete rule ip nat DOCKER handle 2",
     "delete rule ip filter INPUT handle 11",
     "delete rule ip nat POSTROUTING handle 4",
@@ -61,7 +61,7 @@ describe("an event of another program", () => {
     "add rule ip filter DOCKER-USER counter drop # handle 2",
     "insert rule ip filter FORWARD counter return # handle 2",
     "add rule ip filter DOCKER-USER counter return # handle 13",
-    // It may have accepted packets that a rule behind it rejects.
+    // The removed rule may have accepted packets that a later rule rejects.
     "delete rule ip filter DOCKER handle 9",
     "insert rule ip filter FORWARD counter goto THEIRS # handle 2",
     'add rule ip filter DOCKER-USER xt target "REJECT" # handle 2',
@@ -73,12 +73,12 @@ describe("an event of another program", () => {
     // A comment with a newline in it.
     'add rule ip filter FORWARD counter reject comment "x',
     'insert rule ip filter FORWARD counter drop comment "let accept',
-    // Two blanks stand for iptables' comment, which may be our mark.
+    // nft prints two blanks for an iptables comment, which may be kvmnatd's mark.
     "insert rule ip filter FORWARD  counter packets 0 bytes 0 accept # handle 13",
     "insert rule ip nat PREROUTING  counter packets 0 bytes 0 accept # handle 14",
     'insert rule ip nat PREROUTING xt match "comment" counter accept # handle 14',
     'insert rule ip raw PREROUTING iifname "virbr0" ip daddr 127.0.0.0/8  counter packets 0 bytes 0 drop # handle 4',
-  ])("asks for a pass when the rule may be ours or in the way: %s", (line) => {
+  ])("triggers a pass when the rule may be kvmnatd's or may override it: %s", (line) => {
     expect(isRelevant(line)).toBe(true);
   });
 
@@ -95,18 +95,18 @@ describe("an event of another program", () => {
 });
 
 describe("a removal", () => {
-  it("asks for no pass where its harmless rule was seen", () => {
+  it("triggers no pass when the removed rule was reported and is harmless", () => {
     expect(isRelevant(MASQUERADE, "delete rule ip nat POSTROUTING handle 4")).toBe(false);
     expect(isRelevant(MASQUERADE, "delete rule ip6 nat POSTROUTING handle 4")).toBe(true);
     expect(isRelevant(MASQUERADE, "delete rule ip filter FORWARD handle 4")).toBe(true);
   });
 
-  it("asks for a pass once the handle may be another rule's", () => {
+  it("triggers a pass when the handle may be another rule's", () => {
     const gone = "delete rule ip nat POSTROUTING handle 4";
     expect(isRelevant(MASQUERADE, gone, gone)).toBe(true);
   });
 
-  it("asks for a pass where the rule may have been ours", () => {
+  it("triggers a pass when the removed rule may have been kvmnatd's", () => {
     const jump = "add rule ip nat POSTROUTING counter jump KVMNATD-SNAT # handle 4";
     expect(isRelevant(jump, "delete rule ip nat POSTROUTING handle 4")).toBe(true);
     const guard =
@@ -114,7 +114,7 @@ describe("a removal", () => {
     expect(isRelevant(guard, "delete rule ip raw PREROUTING handle 4")).toBe(true);
   });
 
-  it("asks for a pass after an own change of the rule, or after lost events", () => {
+  it("triggers a pass after kvmnatd changed the rule, and after lost events", () => {
     const gone = "delete rule ip nat POSTROUTING handle 4";
     const others = createForeignRules();
     feed(others, MASQUERADE);
@@ -126,7 +126,7 @@ describe("a removal", () => {
     expect(feed(others, gone)).toBe(true);
   });
 
-  it("asks for a pass after more rules than are remembered", () => {
+  it("triggers a pass when more rules were added than the tracker keeps", () => {
     const many = Array.from(
       { length: 10_001 },
       (_, index) => `add rule ip nat POSTROUTING counter masquerade # handle ${index + 10}`,

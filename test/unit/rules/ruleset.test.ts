@@ -30,7 +30,7 @@ describe("options and their values", () => {
     ]);
   });
 
-  it('a quoted "!" turns nothing round', () => {
+  it('a quoted "!" is a value and not a negation', () => {
     expect(splitOptions('-m comment --comment "!" -d 10.0.0.1/32')[2]).toEqual({
       negated: false,
       flag: "-d",

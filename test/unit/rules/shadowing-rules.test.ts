@@ -87,7 +87,7 @@ describe("a foreign rule before our jump", () => {
     "-p tcp -m tcp --dport 1122 -j LOG",
     "-p tcp -m tcp --dport 1122",
     "! -p tcp -j ACCEPT",
-  ])("takes nothing: %s", (rule) => {
+  ])("takes no packet of the port: %s", (rule) => {
     expect(messages([`-A PREROUTING ${rule}`, JUMP])).toEqual([]);
   });
 
@@ -116,7 +116,7 @@ describe("a foreign rule before our jump", () => {
     ],
     ["that is gone to, and returns, is nobody's", ["-A PREROUTING -j A", "-A A -g B", "-A A -j ACCEPT"], 0],
     ["behind what decides is nobody's", ["-A PREROUTING -j A", "-A A -j ACCEPT", "-A A -j ACCEPT"], 1],
-  ])("in a chain of its own: %s", (_what, [first = "", ...rules], count) => {
+  ])("in its own chain: %s", (_what, [first = "", ...rules], count) => {
     expect(messages([first, JUMP, ...rules])).toHaveLength(count);
   });
 
@@ -162,13 +162,13 @@ describe("a foreign rule before our jump", () => {
     ["of the other family", { family: 6 }],
     ["on another address", { hostAddresses: [ip("192.168.1.101")] }],
     ["on 127.0.0.1 alone", { hostAddresses: [ip("127.0.0.1")] }],
-  ])("takes nothing of a forward %s", (_what, more) => {
+  ])("takes no packet of a forward %s", (_what, more) => {
     const rule = "-A PREROUTING -d 192.168.1.100/32 -p tcp -m tcp --dport 1122 -j ACCEPT";
     expect(messages([rule, JUMP], [publish(1122, 1122, more)])).toEqual([]);
     expect(messages([rule, JUMP], [publish(1122, 1122)])).toHaveLength(1);
   });
 
-  it("takes nothing of a pending forward", () => {
+  it("is not reported for a pending forward", () => {
     const pending = { ...FORWARD, target: undefined };
     expect(messages(["-A PREROUTING -j ACCEPT", JUMP], [pending])).toEqual([]);
   });

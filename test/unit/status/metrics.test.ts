@@ -11,11 +11,11 @@ describe("triggerKind", () => {
     ["br.status.macs", "leases"],
     ["libvirt's networks", "leases"],
     ["monitor of links runs", "other"],
-  ])("of %s is %s, whatever else asked for the pass", (trigger, kind) => {
+  ])("of %s is %s, with any other trigger of the pass", (trigger, kind) => {
     expect(triggerKind([trigger, "config"])).toBe(kind);
   });
 
-  it("is timer when nothing else asked for the pass", () => {
+  it("is timer when the pass has no other trigger", () => {
     expect(triggerKind([])).toBe("timer");
   });
 });

@@ -85,7 +85,7 @@ describe("the registry", () => {
     expect(PAGE).toContain('kvmnatd_forward_packets_total{guest="a\\"b\\\\c",');
   });
 
-  it("removes series of what is gone, and keeps what it counted", async () => {
+  it("removes the series of removed forwards and keeps the count of passes", async () => {
     const registry = createRegistry();
     for (let index = 0; index < 1000; index += 1) {
       registry.countPass(report(), undefined);
@@ -97,7 +97,7 @@ describe("the registry", () => {
     expect(text).toContain('kvmnatd_passes_total{trigger="timer",outcome="unchanged"} 1000');
   });
 
-  it("counts an error that stays once", async () => {
+  it("counts an error once while it stays", async () => {
     const registry = createRegistry();
     const faulty = report({ configErrors: ["a"], leaseErrors: ["x", "y"] });
     registry.countPass(faulty, undefined);
@@ -107,7 +107,7 @@ describe("the registry", () => {
     expect(text).toMatch(/^kvmnatd_lease_errors_total 2$/m);
   });
 
-  it("has every state, also those that no forward is in", () => {
+  it("has a series for every state of forwards", () => {
     expect(PAGE.match(/^kvmnatd_forwards\{.*$/gm)).toEqual([
       'kvmnatd_forwards{state="active"} 1',
       'kvmnatd_forwards{state="pending"} 0',
@@ -115,7 +115,7 @@ describe("the registry", () => {
     ]);
   });
 
-  it("has no series of packets that could not be read", async () => {
+  it("has no series for counters that could not be read", async () => {
     const registry = createRegistry();
     registry.setState(status(), [forward({ packets: null, bytes: null })]);
     expect(await registry.render()).not.toMatch(/^kvmnatd_forward_/m);

@@ -6,7 +6,7 @@ import { createLauncher } from "../../../../src/host/exec/launcher.ts";
 import { readLibvirtTables } from "../../../../src/host/netfilter/nftables.ts";
 
 let folder: string;
-/** One for all: programs are looked for where they were when the first was started. */
+/** One folder for all tests, because programs are found in the PATH of the first start. */
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "kvmnatd-nft-"));
   vi.stubEnv("PATH", `${folder}:${process.env["PATH"] ?? ""}`);
@@ -19,7 +19,7 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-/** An nft that lists chains of libvirt's tables, and prints one, but for the family that fails, `times` times. */
+/** Writes an nft that lists the chains of libvirt's tables and prints a table, and fails `times` times for `family`. */
 async function nft(family: string, complaint: string, times: number, tables = "ip ip6"): Promise<void> {
   const script = `#!/bin/sh
 for word; do case $word in ip|ip6|chains) break; esac; done
@@ -43,14 +43,14 @@ const families = async (): Promise<readonly number[]> => [
 ];
 
 describe("libvirt's own tables", () => {
-  it("are there or not", async () => {
+  it("are read for each family that has one", async () => {
     await nft("", "", 0);
     expect(await families()).toEqual([4, 6]);
     await nft("ip", "No such file or directory", 100);
     expect(await families()).not.toContain(4);
   });
 
-  it("are none where the kernel has no nftables, and are not taken for none where it may not be asked", async () => {
+  it("are none when the kernel has no nftables, and an error when nft lacks permission", async () => {
     await nft("chains", "Protocol not supported", 100);
     expect(await families()).toEqual([]);
     await nft("chains", "Operation not permitted", 100);
@@ -59,18 +59,18 @@ describe("libvirt's own tables", () => {
     );
   });
 
-  it("are asked for by one start of nft where there are none", async () => {
+  it("are found missing with one start of nft", async () => {
     await nft("", "", 0, "inet");
     expect(await families()).toEqual([]);
     expect((await readFile(join(folder, "starts"), "utf8")).trim()).toBe("list chains");
   });
 
-  it.each(["ip", "ip6", "chains"])("are both read though nft failed once, of %s", async (family) => {
+  it.each(["ip", "ip6", "chains"])("are both read when nft failed once for %s", async (family) => {
     await nft(family, "Could not process rule: Device or resource busy", 1);
     expect(await families()).toEqual([4, 6]);
   });
 
-  it.each(["ip", "ip6"])("that cannot be read are named, and are not taken for none: %s", async (family) => {
+  it.each(["ip", "ip6"])("are an error that names the table when nft cannot read it: %s", async (family) => {
     await nft(family, "Operation not permitted", 100);
     await expect(readLibvirtTables(createLauncher())).rejects.toThrow(
       new RegExp(`table ${family} libvirt_network: Error: Operation not permitted`),

@@ -12,11 +12,11 @@ function encode(fields: Readonly<Record<string, string>>): string {
 }
 
 describe("an entry of the journal", () => {
-  it("has a line a field", () => {
+  it("has one line per field", () => {
     expect(encode({ MESSAGE: "a=b", PRIORITY: "6" })).toBe("MESSAGE=a=b\nPRIORITY=6\n");
   });
 
-  it("tells the length of what has more than one line, in bytes", () => {
+  it("states the length in bytes of a value with several lines", () => {
     expect(encode({ MESSAGE: "ä\nb" })).toBe("MESSAGE\n\x04\0\0\0\0\0\0\0\u00c3\u00a4\nb\n");
   });
 });

@@ -3,28 +3,36 @@ import { createServiceManager, inheritSockets } from "../../../../src/host/syste
 
 const PID = 4711;
 
-describe("sockets that were handed over", () => {
+describe("sockets that the daemon inherits", () => {
   it.each([
     [
-      "by systemd",
+      "come from systemd",
       { LISTEN_PID: `${PID}`, LISTEN_FDS: "2", LISTEN_FDNAMES: "notify:journal" },
       { notify: 3, journal: 4 },
     ],
     [
-      "by systemd, beside others",
+      "come from systemd, beside other sockets",
       { LISTEN_PID: `${PID}`, LISTEN_FDS: "2", LISTEN_FDNAMES: "x:journal" },
       { journal: 4 },
     ],
-    ["by systemd, to another process", { LISTEN_PID: "1", LISTEN_FDNAMES: "notify:journal" }, {}],
-    ["by the launcher", { KVMNATD_NOTIFY_FD: "5", KVMNATD_JOURNAL_FD: "6" }, { notify: 5, journal: 6 }],
-    ["by a launcher that is no number", { KVMNATD_NOTIFY_FD: "x" }, {}],
-    ["by nobody", {}, {}],
+    [
+      "are none when systemd passed them to another process",
+      { LISTEN_PID: "1", LISTEN_FDNAMES: "notify:journal" },
+      {},
+    ],
+    [
+      "come from the launcher",
+      { KVMNATD_NOTIFY_FD: "5", KVMNATD_JOURNAL_FD: "6" },
+      { notify: 5, journal: 6 },
+    ],
+    ["are none when the launcher's variable is not a number", { KVMNATD_NOTIFY_FD: "x" }, {}],
+    ["are none without variables", {}, {}],
   ])("%s", (_what, given, expected) => {
     const env: NodeJS.ProcessEnv = { ...given };
     expect(inheritSockets(env, PID)).toEqual(expected);
   });
 
-  it("are not told to the programs that are started", () => {
+  it("are not in the environment of programs that kvmnatd starts", () => {
     const env: NodeJS.ProcessEnv = { PATH: "/bin", LISTEN_PID: "1", LISTEN_FDS: "1", KVMNATD_NOTIFY_FD: "5" };
     inheritSockets(env, PID);
     expect(env).toEqual({ PATH: "/bin" });
@@ -35,10 +43,14 @@ describe("the watchdog", () => {
   const socket = { NOTIFY_SOCKET: "/run/systemd/notify" };
 
   it.each([
-    ["is fed four times in its period", { ...socket, WATCHDOG_USEC: "60000000" }, 15_000],
-    ["is another process's", { ...socket, WATCHDOG_USEC: "60000000", WATCHDOG_PID: "1" }, undefined],
-    ["is off", socket, undefined],
-    ["cannot be told", { WATCHDOG_USEC: "60000000" }, undefined],
+    ["is notified four times in its period", { ...socket, WATCHDOG_USEC: "60000000" }, 15_000],
+    [
+      "of another process is not notified",
+      { ...socket, WATCHDOG_USEC: "60000000", WATCHDOG_PID: "1" },
+      undefined,
+    ],
+    ["is not notified without WATCHDOG_USEC", socket, undefined],
+    ["is not notified without NOTIFY_SOCKET", { WATCHDOG_USEC: "60000000" }, undefined],
   ])("%s", (_what, given, expected) => {
     expect(createServiceManager({ ...given }, {}, PID).aliveEveryMs).toBe(expected);
   });
