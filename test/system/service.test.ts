@@ -38,7 +38,7 @@ describe.each([
     expect(await host.show("ActiveState")).toBe("failed");
     expect(await host.show("NRestarts")).toBe("0");
     const [entry] = await host.journal("KVMNATD_EVENT=config-invalid", "PRIORITY=3");
-    expect(entry?.["MESSAGE"]).toMatch(/kvmnatd\.yaml:2:17: port 99999 is out of range[^]*> 2 \|/);
+    expect(entry?.["MESSAGE"]).toMatch(/kvmnatd\.yaml:2:17: 99999 is not a valid port \(1-65535\)[^]*> 2 \|/);
   });
 
   it("is active and waits before libvirt runs", async () => {

@@ -203,7 +203,7 @@ it("a daemon without CAP_NET_ADMIN reports that, changes no rule and keeps runni
   await powerless.waitForLine(/kvmnatd needs root or CAP_NET_ADMIN/);
   await world.complains(
     "change-monitoring-degraded",
-    /^`nft monitor` may not listen, which takes root or CAP_NET_ADMIN: every/,
+    /^`nft monitor` may not listen, which takes root or CAP_NET_ADMIN: kvmnatd checks everything/,
   );
   expect(await world.web()).toBe(WEB_ANSWERS);
   await powerless.kill("SIGTERM");
