@@ -46,7 +46,7 @@ export interface Schedule {
   readonly retryAtMs: number | undefined;
   /** When a file is read a second time, whatever the pass before finds. */
   readonly secondLookAtMs: number | undefined;
-  /** What requested the last pass that a hint requested. */
+  /** What requested the current or last pass; undefined: time alone started it. */
   readonly servedRequest: Requester | undefined;
   /** Only rules of other programs requested the current pass. */
   readonly isForRulesOnly: boolean;
@@ -115,7 +115,7 @@ export function passStarted(schedule: Schedule, nowMs: number): Schedule {
     wakeAtMs: undefined,
     retryAtMs: undefined,
     secondLookAtMs: secondLookAtMs !== undefined && secondLookAtMs > nowMs ? secondLookAtMs : undefined,
-    servedRequest: requestedBy ?? schedule.servedRequest,
+    servedRequest: requestedBy,
     isForRulesOnly: requestedBy === "rules" && failures === 0 && !isTimeDue,
     lastStartMs: nowMs,
     lastRequestedMs: requestedBy === undefined ? lastRequestedMs : nowMs,

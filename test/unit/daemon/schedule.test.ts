@@ -123,6 +123,13 @@ describe("a rules hint", () => {
   });
 });
 
+it("a pass that time alone started does not count as a pass for rules of other programs", () => {
+  const served = success(passStarted(onRulesHint(IDLE, T), T), T + 5, T + 100);
+  const timed = passStarted(served, T + 200);
+  expect(timed.servedRequest).toBeUndefined();
+  expect(passSucceeded(timed, T + 205, { changed: true, wakeAtMs: undefined }).repairedAtMs).toEqual([]);
+});
+
 it("a pass that time alone started does not delay a hint", () => {
   const timed = success(passStarted(success(passStarted(IDLE, T), T, T + 50), T + 50), T + 60);
   expect(sleepMs(onHint(timed, T + 61), T + 61)).toBe(0);
