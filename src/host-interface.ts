@@ -47,7 +47,7 @@ export interface Links {
   readonly addresses: HostAddresses;
   /** The kernel's number of each interface that is up. */
   readonly indexes: ReadonlyMap<string, number>;
-  /** Interfaces that are up. */
+  /** Subnets of each interface that is up. */
   readonly subnets: ReadonlyMap<string, readonly Subnet[]>;
 }
 

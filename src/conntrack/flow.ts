@@ -7,7 +7,7 @@ export type Initiator = "client" | "server";
 /** A connection that the kernel tracks, described from its client's side. */
 export interface Flow {
   readonly protocol: Protocol;
-  /** The kernel's word for it; undefined for udp. */
+  /** Connection state as `conntrack -L` prints it, such as ESTABLISHED; undefined for udp. */
   readonly state: string | undefined;
   readonly initiator: Initiator;
   readonly source: Ip;

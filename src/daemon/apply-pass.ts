@@ -58,7 +58,10 @@ export async function applyPass(host: Host, view: View, before: AppliedBefore): 
   };
 }
 
-/** Closes bridges that are no longer open for 127.0.0.1. When that fails, the rules that guard them stay. */
+/**
+ * Closes bridges for which 127.0.0.1 is no longer published. When that fails, the pass changes no IPv4 rules: the guards
+ * of these bridges must stay.
+ */
 async function closeFirst(
   host: Host,
   view: View,

@@ -55,7 +55,7 @@ interface Wanted {
 interface Work {
   readonly added: number;
   readonly removed: number;
-  /** How many of them only another program had made necessary. */
+  /** Number of these changes that repaired what another program had changed. */
   readonly healed: number;
 }
 
@@ -66,7 +66,7 @@ export interface PassResult {
   readonly problems: readonly Diagnostic[];
   /** Why the rules of these guests are not in the kernel, by {@link guestKey}. */
   readonly failing: ReadonlyMap<string, string>;
-  /** Why foreign rules leave nothing of these forwards. */
+  /** Why no packets reach these forwards: a foreign rule takes their port first. */
   readonly taken: ReadonlyMap<ResolvedForward, string>;
   /** Whether the kernel differed from what is desired. */
   readonly changed: boolean;
@@ -87,8 +87,8 @@ interface PassRequest {
 }
 
 /**
- * The pass: read -> locate guests -> desired -> diff -> apply -> verify -> stale connections. Nothing else writes to the
- * kernel while the daemon runs.
+ * The pass: read -> locate guests -> desired -> diff -> apply -> verify -> stale connections. In the daemon, only
+ * a pass writes to the kernel. `kvmnatd apply` and `kvmnatd teardown` can run beside it; they warn.
  * @throws what {@link observe} throws; failures to change the kernel are in the result
  */
 export async function reconcile(host: Host, state: PassState, request: PassRequest): Promise<PassResult> {

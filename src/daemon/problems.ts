@@ -32,7 +32,10 @@ export function inputProblems(view: View): readonly Diagnostic[] {
   return [createError("config-invalid", message), ...found];
 }
 
-/** @returns what the pass waits for: a bridge with an address. A running libvirtd says nothing, because it exits when idle. */
+/**
+ * @returns what the pass waits for: a network, or its bridge with an address. Whether libvirtd runs does not matter: it
+ * exits when idle.
+ */
 export function findWaits(host: Host, view: View): readonly Diagnostic[] {
   const named = view.snapshot.portMap.networks ?? [];
   const down = view.networks.filter((network) => network.subnets.length === 0);

@@ -36,12 +36,15 @@ export interface Cleaning {
   readonly wakeAtMs: number | undefined;
 }
 
-/** Maximum deletions per pass. Twenty take about 0.1 s and delay the next rule change by that time. */
+/**
+ * Maximum number of selectors that a pass deletes in one family; each may be repeated, see {@link MAX_REPEATS}. Twenty
+ * deletions take about 0.1 s and delay the next rule change by that time.
+ */
 const MAX_REMOVALS = 20;
-/** Maximum time for the deletions of a pass. In a table of 100,000 entries each takes a third of a second. */
+/** Maximum time for the deletions of a pass in one family. In a table of 100,000 entries each takes a third of a second. */
 const MAX_REMOVING_MS = 200;
 /**
- * Maximum consecutive deletions of an entry that a server began. After each, either the server's next reply creates the
+ * Maximum number of consecutive deletions with one selector of entries that a server began. After each, either the server's next reply creates the
  * wrong entry again, or the client's next packet creates the right one. A download has two replies per client packet.
  */
 const MAX_REPEATS = 10;

@@ -39,7 +39,8 @@ function checkAddress(
   if (reasons.includes(undefined)) return undefined;
   const areAllUp = own.length > 0 && up.length === own.length;
   const mayBeElsewhere = !areAllUp || (guest.network === undefined && !areAllKnown);
-  // Subnets of networks do not overlap: an address inside one cannot belong to another.
+  // Two networks can have the same subnet, but rarely: an address that a network that is up refuses inside its own subnet
+  // gets a warning without waiting for the others.
   if (mayBeElsewhere && !up.some((network) => isInside(address, network))) return undefined;
   const message =
     `${address} cannot be a guest's address: ${reasons.join("; ")}; ` +

@@ -11,9 +11,11 @@ import { identityText } from "../config/port-map.ts";
  *   found         | to the address                           | the address
  *   mac-mismatch  | pending; probed again                    | stays
  *   network-down  | pending                                  | stays: its name must not become free
- *   unreadable    | as before, unless another MAC leases it  | stays
- *   lease-missing | as before for linger, unless leased      | stays for linger
+ *   unreadable    | as before                                | stays
+ *   lease-missing | as before for linger                     | stays for linger
  *   absent        | the same                                 | the same
+ *
+ * In the last three an address that cannot stay (canStay) makes the forward pending and drops the incumbent.
  */
 
 /** What a lookup result means for the guest's forwards and for the next pass. */

@@ -19,7 +19,7 @@ export interface Resolution {
   readonly incumbents: readonly Incumbent[];
   /** When time alone changes the outcome (a lease ends, linger ends), epoch ms. */
   readonly wakeAtMs: number | undefined;
-  /** The probes that the outcome depends on, as many as one pass may make. Their results do not change them. */
+  /** The probes that the outcome depends on, as many as one pass may make. They do not depend on probe results. */
   readonly probes: readonly NeighbourProbe[];
 }
 
@@ -29,7 +29,7 @@ export interface ResolveInputs {
   readonly hostAddresses: HostAddresses;
   /** Time of the pass, epoch ms. */
   readonly nowMs: number;
-  /** Results of the probes that the same inputs without them ask for. */
+  /** Results of the probes that {@link Resolution.probes} of a first resolution named; empty in that first one. */
   readonly probeResults: ProbeResults;
   /** Domains that libvirt runs; undefined where libvirt does not say. */
   readonly running: ReadonlySet<string> | undefined;

@@ -11,7 +11,7 @@ import { MAX_NEWEST_LEASES, rotateCandidates } from "./probe-budget.ts";
 export interface Candidate extends Target {
   readonly bridge: string;
   readonly mac: Mac;
-  /** False: the incumbent's address, whose lease vanished before its time. */
+  /** False: an address of the incumbent without a lease: its own, whose lease vanished early, or that before its last move. */
   readonly isLive: boolean;
 }
 

@@ -21,7 +21,7 @@ import { isDue } from "./recheck.ts";
  *   several         | the guest moved 6 times a minute -> the incumbent's address, if the guest answers there
  *                   | the guest answers at some        -> the first of them
  *                   | no neighbour answers at some     -> the incumbent's, if its lease is live; else the newest
- *                   | another MAC answers at each      -> none; the incumbent's address lingers
+ *                   | another MAC answers at each      -> none; the incumbent's address lingers if its lease vanished
  *
  * If two MACs lease one address (a forged row), the MAC that answers there gets it. While neither answers, only the
  * incumbent may keep it.
@@ -121,7 +121,10 @@ function mayHave(candidate: Candidate, incumbent: Incumbent | undefined, context
     : isAnsweredByGuest(candidate, context);
 }
 
-/** Another MAC answers at each lease. The incumbent's address lingers: the guest may be slow to answer there. */
+/**
+ * Another MAC answers at each lease. If the lease of the incumbent's address vanished, that address lingers: the guest may
+ * be slow to answer there. An incumbent with a live lease is a mismatch too.
+ */
 function explainMismatch(
   { leased: [newest], former }: Candidates,
   incumbent: Incumbent | undefined,

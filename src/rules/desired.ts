@@ -14,8 +14,11 @@ import type { Desired, Jump, RuleText } from "./ruleset.ts";
  * The chains that kvmnatd owns, and the path of a packet from a client to a guest:
  *
  *   nat PREROUTING --(to a local address)--> KVMNATD-DNAT --> guest's address      nat OUTPUT likewise, for the host itself
- *   filter FORWARD --(before any reject)---> KVMNATD-FWD  --> accept, if DNATed
+ *   filter FORWARD --(before rejects)------> KVMNATD-FWD  --> accept, if DNATed
  *   nat POSTROUTING -----------------------> KVMNATD-SNAT --> masquerade, only where the reply would bypass the host
+ *   raw PREROUTING  --(a bridge's packets to 127.0.0.0/8)--> dropped, only with reach.loopback
+ *
+ * The jump in FORWARD precedes rules that reject without a condition, not an administrator's blocklist (docs/rules.md).
  */
 const DNAT = "KVMNATD-DNAT";
 const SNAT = "KVMNATD-SNAT";

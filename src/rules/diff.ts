@@ -17,7 +17,7 @@ export type IptablesChange =
       readonly rule: RuleText;
       /** 1-based position in a foreign chain, as it was read; undefined in our own chains. */
       readonly place: number | undefined;
-      /** The foreign rule that must not precede this one; undefined when the position is not the reason. */
+      /** The foreign rule that stands before this one and must not; undefined when the position is not the reason. */
       readonly blocker: RuleText | undefined;
     }
   | {
@@ -152,7 +152,7 @@ function longestIncreasing(values: readonly number[]): readonly number[] {
   return sequence.toReversed();
 }
 
-/** A chain that belongs to the kernel, with rules of other programs and jumps of ours. */
+/** A chain that kvmnatd does not own, built-in or of another program. It may hold rules of ours. */
 interface ForeignChain {
   readonly table: Table;
   readonly chain: string;

@@ -30,7 +30,7 @@ export type NftChange = NftChangeBase &
         readonly kind: "remove";
         readonly rule: RuleText;
         readonly handle: number;
-        /** libvirt's rule that must not precede this one; undefined when the position is not the reason. */
+        /** libvirt's first rule that our jump must precede; undefined in our own chain, or without such a rule or jump. */
         readonly blocker: RuleText | undefined;
       }
     | { readonly kind: "add"; readonly rule: RuleText; readonly last: boolean }

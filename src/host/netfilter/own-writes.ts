@@ -16,7 +16,7 @@ export interface OwnWrites {
 
 /**
  * Counts events, because an event does not name its author: a write of N rules accounts for the next N events. If a
- * foreign event arrives in between, one own event is reported as foreign, so no change is missed.
+ * foreign event arrives in between, one own event is left over and reported as `unknown`, so no change is missed.
  * @param onMissing called when fewer events came than the changes should make: one failed, or an event was lost
  */
 export function createOwnWrites(onMissing: () => void): OwnWrites {
