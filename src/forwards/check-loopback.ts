@@ -1,4 +1,5 @@
-import { LOOPBACK } from "../net/address.ts";
+import { LOOPBACK, parseIp } from "../net/address.ts";
+import type { HostAddresses, Ip } from "../net/address.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createWarning } from "../diagnostic.ts";
 import { describeTaken, assignHostAddresses } from "./host-addresses.ts";
@@ -10,7 +11,7 @@ import type { Where } from "./host-addresses.ts";
  */
 export function checkLoopback(portMap: Where): readonly Diagnostic<string>[] {
   if (!portMap.reach.loopback) return [];
-  return [...assignHostAddresses(portMap, new Map([["lo", [LOOPBACK]]]))].flatMap(([{ where }, assignment]) =>
+  return [...assignHostAddresses(portMap, completeHost(portMap))].flatMap(([{ where }, assignment]) =>
     (assignment[4]?.taken ?? [])
       .filter(({ address }) => address === LOOPBACK)
       .map((taken): Diagnostic<string> => {
@@ -19,4 +20,19 @@ export function checkLoopback(portMap: Where): readonly Diagnostic<string>[] {
         return createWarning("loopback-shared", message, where);
       }),
   );
+}
+
+/** A host with every interface and address of the port map: the warnings do not depend on the host's state. */
+function completeHost({ guests }: Where): HostAddresses {
+  const listens = guests.flatMap(({ forwards }) => forwards).flatMap(({ listen }) => listen);
+  const names = new Set(listens.flatMap((each) => (each.kind === "interface" ? each.name : [])));
+  const links = [...names].map((name, index): [string, readonly Ip[]] => [name, placeholderAddress(index)]);
+  const addresses = listens.flatMap((each) => (each.kind === "address" ? each.address : []));
+  return new Map<string, readonly Ip[]>([...links, ["", addresses], ["lo", [LOOPBACK]]]);
+}
+
+/** An address of its own for each interface, from a reserved range. */
+function placeholderAddress(index: number): readonly Ip[] {
+  const ip = parseIp(`240.0.${Math.floor(index / 256) % 256}.${index % 256}`);
+  return ip === undefined ? [] : [ip];
 }

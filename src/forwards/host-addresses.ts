@@ -76,11 +76,10 @@ function addLoopback(
   reserve: PortReservation,
 ): ListenAssignment {
   const { any, addresses, taken } = assignment;
-  const isNowhere = addresses.length === 0 && taken.length > 0;
-  if (any || isNowhere) return assignment;
+  // A forward that is published nowhere does not keep the port from the next one.
+  if (any || addresses.length === 0) return assignment;
   const by = reserve(forward, LOOPBACK);
-  if (by === undefined)
-    return addresses.length === 0 ? assignment : { ...assignment, addresses: [...addresses, LOOPBACK] };
+  if (by === undefined) return { ...assignment, addresses: [...addresses, LOOPBACK] };
   return naming.has(by) ? assignment : { ...assignment, taken: [...taken, { address: LOOPBACK, by }] };
 }
 

@@ -851,6 +851,21 @@ describe("host addresses", () => {
         [["127.0.0.1"], undefined],
       ]);
     });
+
+    it("the first that is published somewhere has 127.0.0.1 while the interface of an earlier one is missing", () => {
+      expect(
+        publishedAt(
+          [
+            ["web", [{ kind: "interface", name: "eth9" }]],
+            ["db", [at("192.168.1.100")]],
+          ],
+          true,
+        ),
+      ).toEqual([
+        [["pending"], "there is no interface eth9 (yet)"],
+        [["192.168.1.100", "127.0.0.1"], undefined],
+      ]);
+    });
   });
 
   it.each([
