@@ -53,7 +53,7 @@ export function startPass(state: LoopState): LoopState {
 export function passInput(
   { passState, lastCleanView: view }: LoopState,
   { touchedFamilies: families }: PassRequest,
-  { isForRulesOnly, servedRequest }: Schedule,
+  { isForRulesOnly }: Schedule,
   isMonitored: boolean,
 ): PassState {
   const onlyRules =
@@ -62,7 +62,8 @@ export function passInput(
       : undefined;
   return {
     ...passState,
-    linksAreCurrent: isMonitored && servedRequest === "rules",
+    // After a failure no pass may have read the links since they changed.
+    linksAreCurrent: isMonitored && isForRulesOnly,
     ...(onlyRules === undefined ? {} : { onlyRules }),
   };
 }

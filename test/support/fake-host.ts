@@ -26,10 +26,12 @@ export interface FakeHost extends Host {
   readonly rules: FakeIptables;
   readonly sysctls: Map<string, string>;
   /** Why a call fails, as long as it stands here. */
-  readonly failing: Map<"readRules" | "restoreRules" | "listFlows", CommandError>;
+  readonly failing: Map<FailingCall, CommandError>;
   /** What iptables-restore refuses: tables before it are done already. */
   refused?: RegExp;
 }
+
+type FailingCall = "readLinks" | "readRules" | "restoreRules" | "listFlows";
 
 interface Sleeper {
   readonly atMs: number;
@@ -84,18 +86,16 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
         diagnostics: [],
       }),
     readRunningDomains: () => Promise.resolve(undefined),
-    readLinks: () => {
+    readLinks: async () => {
+      await fail("readLinks");
       const { bridge, subnets } = network();
       const own = subnets.map((subnet) => subnet.own);
       const addresses = new Map([
         ["eth0", [ip("198.51.100.1")]],
         [bridge, own],
       ]);
-      return Promise.resolve({
-        addresses,
-        indexes: new Map(),
-        subnets: new Map(fake.isUp ? [[bridge, subnets]] : []),
-      });
+      const up = new Map(fake.isUp ? [[bridge, subnets]] : []);
+      return { addresses, indexes: new Map(), subnets: up };
     },
     probeNeighbours: () => Promise.resolve(new Map()),
     readListeners: () => Promise.resolve([]),
@@ -138,7 +138,7 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
       signal.addEventListener("abort", sleeper.wake, { once: true });
     });
   }
-  async function fail(call: "readRules" | "restoreRules" | "listFlows"): Promise<void> {
+  async function fail(call: FailingCall): Promise<void> {
     const error = fake.failing.get(call);
     if (error !== undefined) throw await Promise.resolve(error);
   }

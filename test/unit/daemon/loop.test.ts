@@ -185,6 +185,18 @@ describe("a pass reads everything", () => {
     expect(calls.filter((call) => call === "leases")).toHaveLength(2);
   });
 
+  it("when the pass for a change of the links failed and only rules have changed since", async () => {
+    host.failing.set("readLinks", commandError("ip", "no memory"));
+    host.isUp = false;
+    loop.hint("links changed");
+    await host.advance(50);
+    host.failing.clear();
+    loop.hint("ruleset changed", "rules", 4);
+    await settle();
+    expect(status.problems.map(({ code }) => code)).toEqual(["waiting"]);
+    expect(status.forwards.map(({ state }) => state)).toEqual(["pending"]);
+  });
+
   it("when a lease has ended", async () => {
     host.leases = [lease("192.168.122.11", MAC_A, { expiresAtMs: host.nowMs + 3000 })];
     loop.hint("virbr0.status", "file");
