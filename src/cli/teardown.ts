@@ -5,7 +5,9 @@ import type { Variant } from "../rules/ruleset.ts";
 import { removeOwnedRules } from "../daemon/apply.ts";
 import { createRulesetReader } from "../daemon/read-rulesets.ts";
 import { findClosings, writeSysctls } from "../daemon/sysctls.ts";
-import { CommandError, EXIT, KvmnatdError } from "../errors.ts";
+import type { SysctlsWritten } from "../daemon/sysctls.ts";
+import { CommandError, EXIT } from "../errors.ts";
+import type { KvmnatdError } from "../errors.ts";
 import { readLiveStatus } from "../host/files/status-file.ts";
 import type { Host } from "../host-interface.ts";
 import { createHost } from "../host/create-host.ts";
@@ -31,17 +33,16 @@ export async function removeOwned(
   onRemoved: (entry: LogEntry) => void,
 ): Promise<Removal> {
   const tool = await host.chooseIptables("auto");
-  const failures: KvmnatdError[] = [];
   const closed = await closeBridges(host);
-  if (closed instanceof KvmnatdError) failures.push(closed);
-  else for (const entry of closed) onRemoved(entry);
-  let count = closed instanceof KvmnatdError ? 0 : closed.length;
+  const failures: KvmnatdError[] = closed.error === undefined ? [] : [closed.error];
+  for (const entry of closed.entries) onRemoved(entry);
+  let count = closed.entries.length;
   for (const { family, sides, error: unread } of await createRulesetReader(host, tool, known).readAll()) {
     // A host without IPv6 has no ip6tables, and nothing of ours there.
     const isAbsent = family === 6 && unread instanceof CommandError && unread.isMissing;
     if (unread !== undefined && !isAbsent) failures.push(unread);
     // The rule that guards 127.0.0.1 must not go before what it guards is closed.
-    if (family === 4 && closed instanceof KvmnatdError) continue;
+    if (family === 4 && closed.error !== undefined) continue;
     for (const side of sides) {
       const { applied, errors } = await removeOwnedRules(host, side);
       for (const change of applied) {
@@ -55,15 +56,12 @@ export async function removeOwned(
   return { count, failures };
 }
 
-/** @returns what was done, or what keeps it from being done */
-async function closeBridges(host: Host): Promise<readonly LogEntry[] | KvmnatdError> {
-  try {
+/** Closes all bridges that kvmnatd opened for 127.0.0.1. */
+async function closeBridges(host: Host): Promise<SysctlsWritten> {
+  return writeSysctls(host, async () => {
     const { addresses } = await host.readLinks();
-    return await writeSysctls(host, await findClosings(host, addresses.keys(), NOTHING_DESIRED));
-  } catch (error) {
-    if (error instanceof KvmnatdError) return error;
-    throw error;
-  }
+    return findClosings(host, addresses.keys(), NOTHING_DESIRED);
+  });
 }
 
 /** `kvmnatd teardown`. */

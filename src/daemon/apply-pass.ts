@@ -66,13 +66,9 @@ async function closeFirst(
   host: Host,
   view: View,
 ): Promise<{ readonly entries: readonly LogEntry[]; readonly families: readonly FamilyView[] }> {
-  try {
-    return { entries: await closeLoopback(host, view), families: view.families };
-  } catch (error) {
-    if (!(error instanceof KvmnatdError)) throw error;
-    const families = view.families.map((each) => (each.family === 4 ? { ...each, error } : each));
-    return { entries: [], families };
-  }
+  const { entries, error } = await closeLoopback(host, view);
+  if (error === undefined) return { entries, families: view.families };
+  return { entries, families: view.families.map((each) => (each.family === 4 ? { ...each, error } : each)) };
 }
 
 function isInPlace(outcomes: readonly SideOutcome[]): boolean {

@@ -26,7 +26,7 @@ const OPENED_BY_US = "2";
  */
 export async function findSysctls(host: Host, view: View): Promise<readonly SysctlChange[]> {
   return [
-    ...(await findClosings(host, bridgesOf(view), desiredOf(view))),
+    ...(await findClosings(host, interfacesWithAddress(view), desiredOf(view))),
     ...(await findOpenings(host, view)),
   ];
 }
@@ -69,7 +69,7 @@ export async function findClosings(
 }
 
 /** Interfaces without an address, such as the tap of each guest, route nothing and are left out. */
-function bridgesOf({ networks, addresses }: View): ReadonlySet<string> {
+function interfacesWithAddress({ networks, addresses }: View): ReadonlySet<string> {
   const withAddress = [...addresses].flatMap(([name, own]) => (own.length === 0 ? [] : [name]));
   return new Set([...networks.map(({ bridge }) => bridge), ...withAddress]);
 }
@@ -86,28 +86,39 @@ function routeLocalnet(bridge: string): string {
   return `net/ipv4/conf/${bridge}/route_localnet`;
 }
 
+/** What was written, for the log, and the error that prevented the rest. */
+export interface SysctlsWritten {
+  readonly entries: readonly LogEntry[];
+  /** The kernel or the sandbox rejected a change, or a sysctl cannot be read. */
+  readonly error: KvmnatdError | undefined;
+}
+
 /**
- * Writes the changes.
- * @returns what was done, for the log
- * @throws KvmnatdError when the kernel or the sandbox refuses
+ * Writes changes until one fails.
+ * @param find reads which changes are needed
  */
 export async function writeSysctls(
   host: Host,
-  changes: readonly SysctlChange[],
-): Promise<readonly LogEntry[]> {
+  find: () => Promise<readonly SysctlChange[]>,
+): Promise<SysctlsWritten> {
   const entries: LogEntry[] = [];
-  for (const change of changes) {
-    await host.writeSysctl(change.path, change.value);
-    const before = change.value === "0" ? OPENED_BY_US : "0";
-    const message = `${sysctlName(change.path)} was ${before}: set to ${change.value}, ${change.why}`;
-    entries.push({ level: "info", event: "sysctl-set", message });
+  try {
+    for (const change of await find()) {
+      await host.writeSysctl(change.path, change.value);
+      const before = change.value === "0" ? OPENED_BY_US : "0";
+      const message = `${sysctlName(change.path)} was ${before}: set to ${change.value}, ${change.why}`;
+      entries.push({ level: "info", event: "sysctl-set", message });
+    }
+  } catch (error) {
+    if (!(error instanceof KvmnatdError)) throw error;
+    return { entries, error };
   }
-  return entries;
+  return { entries, error: undefined };
 }
 
-/** Closes bridges before their guards go. @throws KvmnatdError: the guards must stay */
-export async function closeLoopback(host: Host, view: View): Promise<readonly LogEntry[]> {
-  return writeSysctls(host, await findClosings(host, bridgesOf(view), desiredOf(view)));
+/** Closes bridges before their guards go. After an error the guards must stay. */
+export async function closeLoopback(host: Host, view: View): Promise<SysctlsWritten> {
+  return writeSysctls(host, () => findClosings(host, interfacesWithAddress(view), desiredOf(view)));
 }
 
 export interface SysctlOutcome {
@@ -118,7 +129,7 @@ export interface SysctlOutcome {
 }
 
 /**
- * Switches on what must be on.
+ * Closes the bridges of overridden guards, switches on what must be on, and checks the sysctls that kvmnatd never sets.
  * @param isInPlace whether the rules are in place: a host must not become a router without them
  * @param contested guards that another program keeps from their position: their bridges are closed
  */
@@ -128,27 +139,32 @@ export async function setSysctls(
   isInPlace: boolean,
   contested: readonly Jump[],
 ): Promise<SysctlOutcome> {
-  const entries: LogEntry[] = [];
+  const { entries, error } = await writeSysctls(host, async () => [
+    ...(await findClosings(host, guardedBridges(contested), NOTHING_DESIRED)),
+    ...(isInPlace ? await findOpenings(host, view, contested) : []),
+  ]);
+  if (error !== undefined) return { entries, problems: [error.toDiagnostic()], failed: true };
+  return { entries, ...(await checkForeignSysctls(host, view)) };
+}
+
+/** Checks the sysctls that kvmnatd needs but never sets. */
+async function checkForeignSysctls(host: Host, view: View): Promise<Omit<SysctlOutcome, "entries">> {
   const problems: Diagnostic[] = [];
-  let failed = false;
   try {
-    const closings = await findClosings(host, guardedBridges(contested), NOTHING_DESIRED);
-    const openings = isInPlace ? await findOpenings(host, view, contested) : [];
-    entries.push(...(await writeSysctls(host, [...closings, ...openings])));
-    if (isActive(view, 6) && (await host.readSysctl("net/ipv6/conf/all/forwarding")) === "0")
-      problems.push(
-        createError(
-          "ipv6-forwarding",
-          "net.ipv6.conf.all.forwarding is 0: IPv6 forwards do not pass; libvirt sets it when a network with IPv6 starts",
-        ),
-      );
+    problems.push(...(await checkIpv6Forwarding(host, view)));
     problems.push(...(await findBridgeNf(host, view)));
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
-    failed = true;
-    problems.push(error.toDiagnostic());
+    return { problems: [...problems, error.toDiagnostic()], failed: true };
   }
-  return { entries, problems, failed };
+  return { problems, failed: false };
+}
+
+async function checkIpv6Forwarding(host: Host, view: View): Promise<readonly Diagnostic[]> {
+  if (!isActive(view, 6) || (await host.readSysctl("net/ipv6/conf/all/forwarding")) !== "0") return [];
+  const message =
+    "net.ipv6.conf.all.forwarding is 0: IPv6 forwards do not pass; libvirt sets it when a network with IPv6 starts";
+  return [createError("ipv6-forwarding", message)];
 }
 
 /** Docker and Kubernetes set and need it, so kvmnatd does not change it. Without br_netfilter it does not exist. */

@@ -99,6 +99,23 @@ describe("the guard of 127.0.0.1", () => {
   });
 });
 
+it("logs each bridge that it closed when the kernel rejects the next one, and keeps the rules", async () => {
+  const [one, other] = ["net/ipv4/conf/virbr0/route_localnet", "net/ipv4/conf/eth0/route_localnet"];
+  host.sysctls.set(one, "2").set(other, "2");
+  const write = host.writeSysctl.bind(host);
+  host.writeSysctl = async (path, value) => {
+    if (path === other) throw commandError("sysctl", "no");
+    await write(path, value);
+  };
+  const { entries, failed } = await pass();
+  expect(failed).toBe(true);
+  expect(host.sysctls.get(one)).toBe("0");
+  expect(entries.filter(({ event }) => event === "sysctl-set").map(({ message }) => message)).toEqual([
+    "net.ipv4.conf.virbr0.route_localnet was 2: set to 0, 127.0.0.1 is published no more",
+  ]);
+  expect(dnat()).toEqual([]);
+});
+
 describe("a rule of ours in a foreign chain that cannot be deleted by its text", () => {
   const STUCK = '-m comment --comment "kvmnatd:@jump" -m recent --set -j RETURN';
   beforeEach(async () => {
