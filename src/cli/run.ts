@@ -6,7 +6,6 @@ import type { LocalHost } from "../host/create-host.ts";
 import { readStatus } from "../host/files/status-file.ts";
 import { chooseFormat, createLogger } from "../host/log/logger.ts";
 import type { LogFormat } from "../host/log/logger.ts";
-import { describeProcess } from "../host/network/listening-sockets.ts";
 import { readStat } from "../host/network/proc.ts";
 import { createServiceManager, inheritSockets } from "../host/systemd/notify.ts";
 import { VERSION } from "../version.ts";
@@ -14,6 +13,7 @@ import type { Context } from "./context.ts";
 import { leaveRules } from "./leave-rules.ts";
 import { formatConfigError, startServices } from "./services.ts";
 import type { Services, Surroundings } from "./services.ts";
+import { setProcessName } from "../host/exec/process-name.ts";
 
 /** `kvmnatd run`: runs the daemon until the signal. */
 export async function run(context: Context, signal: AbortSignal): Promise<number> {
@@ -28,7 +28,7 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
   const local = createHost(paths);
   await lockRuntimeDir(local, paths.runtimeDir, before);
   const identity = identify(paths.config);
-  await describeProcess("kvmnatd");
+  await setProcessName("kvmnatd");
   const format = chooseFormat(process.env, process.stdout.isTTY);
   const { color } = context;
   const onProblem = (): void => services?.loop.hint("log");

@@ -14,7 +14,7 @@ import { createHost } from "../host/create-host.ts";
 import type { Context } from "./context.ts";
 import { logToJournal } from "./record.ts";
 
-interface Removal {
+interface TeardownResult {
   /** What was removed. */
   readonly count: number;
   /** Why rules of kvmnatd may be left. */
@@ -31,7 +31,7 @@ export async function removeOwned(
   host: Host,
   known: ReadonlySet<Variant>,
   onRemoved: (entry: LogEntry) => void,
-): Promise<Removal> {
+): Promise<TeardownResult> {
   const tool = await host.chooseIptables("auto");
   const closed = await closeBridges(host);
   const failures: KvmnatdError[] = closed.error === undefined ? [] : [closed.error];

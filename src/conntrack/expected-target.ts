@@ -52,12 +52,12 @@ export function createForwardingState(
 export function expectedTarget(flow: Flow, state: ForwardingState): ExpectedTarget | undefined {
   if (!passesJump(flow, state)) return undefined;
   const forward = forwardsOf(flow, state).find(({ forward: { allow } }) => admits(allow, flow.source));
-  return forward && targetOf(flow, forward);
+  return forward && toExpectedTarget(flow, forward);
 }
 
 /** Where the rules of this address and port lead, whichever clients they admit. */
 export function targetsOfPort(flow: Flow, state: ForwardingState): readonly ExpectedTarget[] {
-  return forwardsOf(flow, state).map((forward) => targetOf(flow, forward));
+  return forwardsOf(flow, state).map((forward) => toExpectedTarget(flow, forward));
 }
 
 /** Whether an address is the host's own. */
@@ -93,7 +93,7 @@ function admits(allow: ResolvedForward["forward"]["allow"], source: Ip): boolean
   return allow.length === 0 || allow.some((cidr) => cidrContains(cidr, source));
 }
 
-function targetOf(flow: Flow, { forward, target }: ResolvedForward): ExpectedTarget {
+function toExpectedTarget(flow: Flow, { forward, target }: ResolvedForward): ExpectedTarget {
   if (target === undefined) throw new Error("a forward without a target is not in the index");
   const port = forward.target.first + flow.port - forward.published.first;
   return { guest: forward.guest, address: target.address, port };

@@ -169,7 +169,7 @@ const MANY_PORTS = 8;
 
 function joinPorts(found: readonly StaleFlows[], lines: readonly string[]): readonly StaleFlows[] {
   const groups = Map.groupBy(found, ({ flow, selector }) =>
-    selector.source !== undefined || isNotRedirected(flow) ? undefined : guestKey(flow),
+    selector.source !== undefined || isNotRedirected(flow) ? undefined : serverKey(flow),
   );
   return [...groups].flatMap(([key, group]) => {
     const [first] = group;
@@ -178,7 +178,7 @@ function joinPorts(found: readonly StaleFlows[], lines: readonly string[]): read
     const hasOthers = lines.some((line) => {
       if (!line.includes(` src=${first.flow.replySource} `)) return false;
       const flow = parseFlow(line);
-      return flow !== undefined && guestKey(flow) === key && !ports.has(commandKey(flow));
+      return flow !== undefined && serverKey(flow) === key && !ports.has(commandKey(flow));
     });
     if (hasOthers) return group;
     const flows = group.flatMap((each) => each.flows);
@@ -187,11 +187,11 @@ function joinPorts(found: readonly StaleFlows[], lines: readonly string[]): read
 }
 
 /** What every command has in common with the connections that it removes. */
-function guestKey({ initiator, protocol, originalDestination, replySource }: Flow): string {
+function serverKey({ initiator, protocol, originalDestination, replySource }: Flow): string {
   return [initiator, protocol, originalDestination, replySource].join(" ");
 }
 
 /** The same for all that one command removes if it is limited to a port. */
 function commandKey(flow: Flow): string {
-  return [guestKey(flow), flow.port, flow.replySourcePort, needsStateFilter(flow) && flow.state].join(" ");
+  return [serverKey(flow), flow.port, flow.replySourcePort, needsStateFilter(flow) && flow.state].join(" ");
 }

@@ -9,10 +9,10 @@ import { removeStaleFlows } from "./remove-stale-flows.ts";
 import type { FlowState } from "./remove-stale-flows.ts";
 import { applyRuleset, notApplied, removeOwnedRules } from "./apply.ts";
 import type { FamilyView, View } from "./observe.ts";
-import type { SideOutcome } from "./problems.ts";
 import { closeLoopback, setSysctls } from "./sysctls.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import type { FamilyChange } from "../rules/diff.ts";
+import type { SideOutcome } from "./apply.ts";
 
 /** What a pass did to the host. */
 export interface Applied {

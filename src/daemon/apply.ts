@@ -1,5 +1,5 @@
 import type { Family } from "../net/address.ts";
-import { deferredMoves, findMoves, NO_REPAIRS, withoutMoves } from "../rules/repair-limit.ts";
+import { findBackedOffMoves, findMoves, NO_REPAIRS, withoutMoves } from "../rules/repair-limit.ts";
 import type { Move, RepairHistory } from "../rules/repair-limit.ts";
 import { diffRulesets } from "../rules/diff.ts";
 import type { Change, Diff } from "../rules/diff.ts";
@@ -34,8 +34,8 @@ import type { BackendRuleset } from "./read-rulesets.ts";
  *   7. A position that another program keeps taking is left to it for a while (rules/repair-limit.ts).
  */
 
-/** What a pass did to one variant's rules. */
-export interface Outcome {
+/** What a pass did to one variant's rules of one family. */
+export interface RulesetOutcome {
   /** Changes that the kernel has taken. */
   readonly applied: Diff;
   /** Changes that the kernel should have taken and has not. */
@@ -47,20 +47,26 @@ export interface Outcome {
   /** Rules that were moved back to their position. */
   readonly repositioned: readonly Move[];
   /** Rules that were not moved because of the repair limit. */
-  readonly deferred: readonly Move[];
+  readonly backedOff: readonly Move[];
 }
 
-const NOTHING_DONE: Outcome = {
+/** The same, with its family. */
+export interface SideOutcome {
+  readonly family: Family;
+  readonly outcome: RulesetOutcome;
+}
+
+const NOTHING_DONE: RulesetOutcome = {
   applied: [],
   remaining: [],
   errors: [],
   after: undefined,
   repositioned: [],
-  deferred: [],
+  backedOff: [],
 };
 
 /** @returns the outcome for rules that could not be read or reached */
-export function notApplied(error: KvmnatdError): Outcome {
+export function notApplied(error: KvmnatdError): RulesetOutcome {
   return { ...NOTHING_DONE, errors: [error] };
 }
 
@@ -74,12 +80,12 @@ export async function applyRuleset(
   side: BackendRuleset,
   desired: Desired,
   history: RepairHistory = NO_REPAIRS,
-): Promise<Outcome> {
+): Promise<RulesetOutcome> {
   const whole = diffRulesets(desired, side.actual);
-  const deferred = deferredMoves(findMoves(whole), history, host.now());
-  const diff = withoutMoves(whole, deferred);
-  if (diff.length === 0) return { ...NOTHING_DONE, deferred };
-  const missing = (actual: Actual): Diff => withoutMoves(diffRulesets(desired, actual), deferred);
+  const backedOff = findBackedOffMoves(findMoves(whole), history, host.now());
+  const diff = withoutMoves(whole, backedOff);
+  if (diff.length === 0) return { ...NOTHING_DONE, backedOff };
+  const missing = (actual: Actual): Diff => withoutMoves(diffRulesets(desired, actual), backedOff);
   const { failures, after } = await runWithRetries(host, side, diff, (actual) => ({
     desired,
     missing: missing(actual),
@@ -89,7 +95,7 @@ export async function applyRuleset(
   // The other program may have moved the rule again by now: a repair that was made counts, a failed one does not.
   const repositioned = findMoves(failures.length === 0 ? diff : applied);
   const errors = toApplyErrors(side.family, failures, remaining);
-  return { applied, remaining, errors, after, repositioned, deferred };
+  return { applied, remaining, errors, after, repositioned, backedOff };
 }
 
 /** What is still to be done after an attempt, and what it leads to. */
@@ -179,7 +185,7 @@ async function runOperations(
 }
 
 /** Removes every rule, chain and jump that kvmnatd owns from one variant. */
-export function removeOwnedRules(host: Host, side: BackendRuleset): Promise<Outcome> {
+export function removeOwnedRules(host: Host, side: BackendRuleset): Promise<RulesetOutcome> {
   return applyRuleset(host, side, NOTHING_DESIRED);
 }
 

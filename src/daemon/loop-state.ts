@@ -8,7 +8,7 @@ import { toForwardStatus } from "../status/status.ts";
 import type { PassRequest } from "./hints.ts";
 import type { View } from "./observe.ts";
 import type { PassResult, PassState } from "./pass.ts";
-import type { Found } from "./publisher.ts";
+import type { Findings } from "./publisher.ts";
 import type { Schedule } from "./schedule.ts";
 
 /** What the loop keeps from one pass to the next. */
@@ -85,7 +85,7 @@ export function nextState(state: LoopState, result: PassResult): LoopState {
 }
 
 /** What a pass found, for the status. @param others problems that the pass itself does not know */
-export function toFound(result: PassResult, others: readonly Diagnostic[]): Found {
+export function toFindings(result: PassResult, others: readonly Diagnostic[]): Findings {
   const { forwards } = result.view.resolution;
   return {
     iptables: result.view.tool?.variant ?? null,

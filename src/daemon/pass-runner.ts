@@ -10,7 +10,7 @@ import type { PassReport } from "../status/metrics.ts";
 import type { DaemonStatus } from "../status/status.ts";
 import type { PassRequest } from "./hints.ts";
 import type { LoopState } from "./loop-state.ts";
-import { initialState, nextState, passInput, reportOf, startPass, toFound } from "./loop-state.ts";
+import { initialState, nextState, passInput, reportOf, startPass, toFindings } from "./loop-state.ts";
 import { reconcile } from "./pass.ts";
 import type { PassResult, PassState } from "./pass.ts";
 import { checkPortsInUse } from "./ports-in-use.ts";
@@ -101,7 +101,7 @@ export function createPassRunner(given: RunnerOptions): PassRunner {
     publisher.logEntries(result.entries);
     if (isConfigNew || isResync) state = { ...state, portsInUse: await checkPortsInUse(host, result.view) };
     const others = [...state.portsInUse, ...daemonProblems(options, result, schedule)];
-    await publisher.publish(state.pass, toFound(result, others), isUnchanged(before, result));
+    await publisher.publish(state.pass, toFindings(result, others), isUnchanged(before, result));
   }
 
   return {

@@ -1,11 +1,10 @@
-import type { Family } from "../net/address.ts";
 import { isMoveOf } from "../rules/repair-limit.ts";
 import type { Move } from "../rules/repair-limit.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createError, createWarning } from "../diagnostic.ts";
 import { findRejectElsewhere } from "../libvirt/missing-jump.ts";
 import { ownerOfChange } from "../log/audit-entries.ts";
-import { GUARD_COMMENT, guestKey, ownerName } from "../rules/ownership.ts";
+import { GUARD_COMMENT, guestKey, encodeOwnerName } from "../rules/ownership.ts";
 import { withoutObsoleteForeignChainRules } from "../rules/restore.ts";
 import { printable } from "../sanitize.ts";
 import { findShadowingRules } from "../rules/shadowing-rules.ts";
@@ -13,14 +12,8 @@ import type { ShadowingRules } from "../rules/shadowing-rules.ts";
 import { commentOf } from "../rules/ruleset.ts";
 import type { Jump } from "../rules/ruleset.ts";
 import type { Host } from "../host-interface.ts";
-import type { Outcome } from "./apply.ts";
+import type { RulesetOutcome, SideOutcome } from "./apply.ts";
 import type { FamilyView, View } from "./observe.ts";
-
-/** What a pass did to one variant's rules of one family. */
-export interface SideOutcome {
-  readonly family: Family;
-  readonly outcome: Outcome;
-}
 
 /** @returns problems of the config and of libvirt's files */
 export function inputProblems(view: View): readonly Diagnostic[] {
@@ -91,7 +84,7 @@ export function checkShadowingRules(
  * @param outcomes those of the pass; they name the rule that precedes the guard
  */
 export function describeOverriddenGuard(guard: Jump, outcomes: readonly SideOutcome[]): Diagnostic {
-  const moves = outcomes.flatMap(({ outcome }) => [...outcome.repositioned, ...outcome.deferred]);
+  const moves = outcomes.flatMap(({ outcome }) => [...outcome.repositioned, ...outcome.backedOff]);
   const blocker = moves.find((move) => isMoveOf(move, guard))?.blocker;
   const rule = blocker === undefined ? "a rule" : `\`${printable(blocker, 300)}\``;
   const message =
@@ -101,9 +94,9 @@ export function describeOverriddenGuard(guard: Jump, outcomes: readonly SideOutc
   return createError("loopback-guard-overridden", message);
 }
 
-/** @returns deferred moves without which forwards do not pass: all but those of guards */
-function blockingMoves({ deferred }: Outcome): readonly Move[] {
-  return deferred.filter(({ rule }) => commentOf(rule) !== GUARD_COMMENT);
+/** @returns backed-off moves without which forwards do not pass: all but those of guards */
+function blockingMoves({ backedOff }: RulesetOutcome): readonly Move[] {
+  return backedOff.filter(({ rule }) => commentOf(rule) !== GUARD_COMMENT);
 }
 
 /** Another program keeps our jump from its position; the message names its rule. */
@@ -111,11 +104,11 @@ export function describeOverriddenJump({ family, outcome }: SideOutcome): readon
   const [move] = blockingMoves(outcome);
   if (move === undefined) return [];
   const rule = printable(move.blocker ?? "a rule that rejects", 300);
-  const message = `IPv${family}: another program puts \`${rule}\` before kvmnatd's jump again and again; ${CONTESTED}`;
+  const message = `IPv${family}: another program puts \`${rule}\` before kvmnatd's jump again and again; ${HOW_JUMP_IS_RESTORED}`;
   return [createError("jump-overridden", message)];
 }
 
-const CONTESTED =
+const HOW_JUMP_IS_RESTORED =
   "forwards do not pass until that program leaves the jump where it is, or lets in what has conntrack state DNAT; " +
   "kvmnatd now tries once a minute (docs/rules.md)";
 
@@ -127,13 +120,13 @@ export function failingGuests(view: View, outcomes: readonly SideOutcome[]): Rea
     // Only surplus rules of ours remain: every forward works.
     if (outcome.remaining.length > 0 && withoutObsoleteForeignChainRules(outcome.remaining).length === 0)
       continue;
-    const contested = "contested: another program keeps a rule that rejects before kvmnatd's jump";
+    const overridden = "contested: another program keeps a rule that rejects before kvmnatd's jump";
     const errors = outcome.errors.map((each) => printable(each.message, 200));
-    const message = errors.length === 0 ? contested : errors.join("; ");
+    const message = errors.length === 0 ? overridden : errors.join("; ");
     const owners = outcome.remaining.map((change) => ownerOfChange(change)?.name);
     const all = owners.length === 0 || owners.includes(undefined);
     for (const { forward, family: own } of view.resolution.forwards)
-      if (own === family && (all || owners.includes(ownerName(forward.guest))))
+      if (own === family && (all || owners.includes(encodeOwnerName(forward.guest))))
         failing.set(guestKey(family, forward.guest), message);
   }
   return failing;

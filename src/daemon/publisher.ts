@@ -11,7 +11,7 @@ import type { Diagnostic } from "../diagnostic.ts";
 export type DaemonIdentity = Pick<DaemonStatus, "version" | "pid" | "startTicks" | "config" | "startedAt">;
 
 /** What a complete pass found. */
-export interface Found extends Pick<DaemonStatus, "iptables" | "forwards"> {
+export interface Findings extends Pick<DaemonStatus, "iptables" | "forwards"> {
   readonly problems: readonly Diagnostic[];
 }
 
@@ -23,7 +23,7 @@ export interface Publisher {
    * Publishes what a pass found.
    * @param isAsBefore the pass found the same inputs and rules as the one before: nothing new is nothing to write
    */
-  publish(pass: number, found: Found, isAsBefore: boolean): Promise<void>;
+  publish(pass: number, found: Findings, isAsBefore: boolean): Promise<void>;
   /**
    * Publishes a pass that failed before it could read its inputs. Problems of the last complete pass stay open; the
    * kernel's rules are unchanged.
@@ -40,7 +40,7 @@ interface PublisherOptions {
 }
 
 export function createPublisher({ host, logger, identity, onStatus }: PublisherOptions): Publisher {
-  let lastFound: Found = { iptables: null, forwards: [], problems: [] };
+  let lastFound: Findings = { iptables: null, forwards: [], problems: [] };
   /** Whether the status file contains `lastFound`. */
   let isPublished = false;
   let problemLog = EMPTY_PROBLEM_LOG;

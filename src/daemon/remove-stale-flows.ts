@@ -175,14 +175,14 @@ interface Removed {
   readonly count: number;
 }
 
-interface Removal {
+interface FlowRemoval {
   readonly removed: readonly Removed[];
   readonly left: CheckOutcome["left"];
   /** Why it ended early. */
   readonly failure: KvmnatdError | undefined;
 }
 
-async function removeStale(host: Host, view: View, family: Family, suspects: Suspects): Promise<Removal> {
+async function removeStale(host: Host, view: View, family: Family, suspects: Suspects): Promise<FlowRemoval> {
   const removed: Removed[] = [];
   try {
     const lines = await host.listFlows(family);

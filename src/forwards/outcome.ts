@@ -19,7 +19,7 @@ import { identityText } from "../config/port-map.ts";
  */
 
 /** What a lookup result means for the guest's forwards and for the next pass. */
-export interface Outcome {
+export interface GuestOutcome {
   /** Undefined: pending. */
   readonly target: Target | undefined;
   /** Why it is pending, or what an admin should know of it. */
@@ -35,7 +35,7 @@ export function toOutcome(
   incumbent: Incumbent | undefined,
   guest: Guest,
   context: LookupContext,
-): Outcome {
+): GuestOutcome {
   switch (lookup.state) {
     case "found":
       return toFound(lookup, incumbent, guest, context);
@@ -60,7 +60,7 @@ function toFound(
   before: Incumbent | undefined,
   guest: Guest,
   { nowMs }: LookupContext,
-): Outcome {
+): GuestOutcome {
   const { address, mac, expiresAtMs } = lease;
   const hasMoved = before !== undefined && before.address !== address;
   // After a move the guest is probed again soon, however old the doubt about its last address was.
@@ -81,13 +81,13 @@ function toFound(
 }
 
 /** The incumbent's address is not confirmed any more: without doubt it would be taken for the guest's without a probe. */
-function toMismatch(why: string, before: Incumbent | undefined, nowMs: number): Outcome {
+function toMismatch(why: string, before: Incumbent | undefined, nowMs: number): GuestOutcome {
   if (before === undefined) return { ...pending(why), wakeAtMs: nextProbeMs(nowMs) };
   const recheck = nextRecheck("ambiguous", before.recheck, nowMs);
   return { ...pending(why, { ...before, recheck }), wakeAtMs: recheck?.dueAtMs };
 }
 
-function pending(why: string, incumbent?: Incumbent): Outcome {
+function pending(why: string, incumbent?: Incumbent): GuestOutcome {
   return { target: undefined, why, incumbent, wakeAtMs: undefined };
 }
 
@@ -96,7 +96,7 @@ function canStay(incumbent: Incumbent, context: LookupContext): boolean {
   return checkNotOwn(incumbent.address, context.ownAddresses) === undefined && !isTaken(incumbent, context);
 }
 
-function keepUnreadable(why: string, incumbent: Incumbent): Outcome {
+function keepUnreadable(why: string, incumbent: Incumbent): GuestOutcome {
   return { target: toTarget(incumbent), incumbent, why: `kept as it was: ${why}`, wakeAtMs: undefined };
 }
 
@@ -105,7 +105,7 @@ function linger(
   isContested: boolean,
   incumbent: Incumbent,
   { nowMs, lingerMs }: LookupContext,
-): Outcome {
+): GuestOutcome {
   const recheck = isContested ? nextRecheck("ambiguous", incumbent.recheck, nowMs) : incumbent.recheck;
   // A clock that was set back must not make it linger for longer.
   const leaseLostAtMs = Math.min(incumbent.leaseLostAtMs ?? nowMs, nowMs);

@@ -1,7 +1,7 @@
 import { familyOf } from "../net/address.ts";
 import type { Family, Ip, PortRange } from "../net/address.ts";
 import type { Target } from "../identity/lookup.ts";
-import type { Outcome } from "./outcome.ts";
+import type { GuestOutcome } from "./outcome.ts";
 import { describeTaken } from "./host-addresses.ts";
 import type { ListenAssignments } from "./host-addresses.ts";
 import type { Forward, Guest } from "../config/port-map.ts";
@@ -33,7 +33,7 @@ export function resolveForward(
   forward: Forward,
   family: Family,
   places: ListenAssignments,
-  outcome: Pick<Outcome, "target" | "why">,
+  outcome: Pick<GuestOutcome, "target" | "why">,
 ): readonly ResolvedForward[] {
   const own = places.get(forward) ?? {};
   const place = own[family];

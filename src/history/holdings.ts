@@ -3,7 +3,7 @@ import type { Family, PortRange } from "../net/address.ts";
 import type { Boot, JournalEntry } from "./parse-journal.ts";
 import { groupPasses } from "./rule-changes.ts";
 import type { Reason, RuleChange } from "./rule-changes.ts";
-import { ownerName } from "../rules/ownership.ts";
+import { encodeOwnerName } from "../rules/ownership.ts";
 import type { DaemonStatus } from "../status/status.ts";
 
 /*
@@ -167,7 +167,7 @@ function portKey({ family, protocol, published, listen }: PortClaim): string {
 
 /** Equal for all claims of one guest to one port, with one target. */
 function claimKey(claim: PortClaim): string {
-  return [portKey(claim), claim.target, ownerName(claim.guest)].join(" ");
+  return [portKey(claim), claim.target, encodeOwnerName(claim.guest)].join(" ");
 }
 
 function tracksOf({ byClaim }: Tracks, claim: PortClaim): Track[] {

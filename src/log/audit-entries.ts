@@ -3,7 +3,7 @@ import type { Family, Ip } from "../net/address.ts";
 import type { Change, FamilyChange } from "../rules/diff.ts";
 import type { EventCode } from "../event-codes.ts";
 import { parseDnatRule } from "../rules/dnat-rule.ts";
-import { guestKey, ownerName } from "../rules/ownership.ts";
+import { guestKey, encodeOwnerName } from "../rules/ownership.ts";
 import type { Owner } from "../rules/ownership.ts";
 import { commandOf } from "../rules/restore.ts";
 import type { LogLevel } from "../config/port-map.ts";
@@ -83,7 +83,7 @@ export function buildAuditEntries(
   const entries: LogEntry[] = [];
   const common = { pass: number, reason: trigger };
   for (const [key, { family, guest }] of new Map([...before, ...now])) {
-    const owner = guestKey(family, ownerName(guest));
+    const owner = guestKey(family, encodeOwnerName(guest));
     const group = groups.get(owner) ?? [];
     groups.delete(owner);
     const headline = describeGuest(before.get(key), now.get(key), group.length, trigger);

@@ -12,7 +12,7 @@ export const CHAIN_PREFIX = "KVMNATD-";
 
 /** The comment of a forward's rule. The incumbent survives a restart of the daemon in this comment and nowhere else. */
 export interface Owner {
-  /** The guest's name as {@link ownerName} encodes it. */
+  /** The guest's name as {@link encodeOwnerName} encodes it. */
   readonly name: string;
   /** How the guest was found, see `identityText`. */
   readonly identity: string;
@@ -22,7 +22,7 @@ export interface Owner {
 
 /** @returns the owner of the rules that forward to this guest */
 export function ownerOf(guest: Guest, mac: Mac | undefined): Owner {
-  return { name: ownerName(guest.name), identity: identityText(guest), mac };
+  return { name: encodeOwnerName(guest.name), identity: identityText(guest), mac };
 }
 
 /**
@@ -64,7 +64,7 @@ export function guestKey(family: Family, guest: string): string {
 }
 
 /** Encodes a guest's name for a comment. A long name is cut and ends in a hash. */
-export function ownerName(name: string): string {
+export function encodeOwnerName(name: string): string {
   return encodeForComment(name);
 }
 

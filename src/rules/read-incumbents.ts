@@ -2,7 +2,7 @@ import type { Family } from "../net/address.ts";
 import { createIncumbent } from "../identity/lookup.ts";
 import type { Incumbent } from "../identity/lookup.ts";
 import { parseDnatRule } from "./dnat-rule.ts";
-import { guestKey, ownerName, sharedComment } from "./ownership.ts";
+import { guestKey, encodeOwnerName, sharedComment } from "./ownership.ts";
 import type { PortMap } from "../config/port-map.ts";
 import type { Actual, Chains, RuleText } from "./ruleset.ts";
 import { commentOf, isOwnedChain, optionOf } from "./ruleset.ts";
@@ -12,7 +12,7 @@ import { commentOf, isOwnedChain, optionOf } from "./ruleset.ts";
  * Rules that were edited so that they make no sense are ignored.
  */
 export function readIncumbents(portMap: PortMap, actual: ReadonlyMap<Family, Actual>): readonly Incumbent[] {
-  const names = new Map(portMap.guests.map((guest) => [ownerName(guest.name), guest.name]));
+  const names = new Map(portMap.guests.map((guest) => [encodeOwnerName(guest.name), guest.name]));
   const incumbents = new Map<string, Incumbent>();
   for (const [family, { tables }] of actual)
     for (const text of ownedRules(tables.nat)) {

@@ -56,7 +56,7 @@ export function withoutMoves(diff: Diff, moves: readonly Move[]): Diff {
 }
 
 /** @returns the moves that the limit does not allow now */
-export function deferredMoves(
+export function findBackedOffMoves(
   moves: readonly Move[],
   { repairs, backedOff }: RepairHistory,
   nowMs: number,
@@ -70,11 +70,14 @@ export function deferredMoves(
 /**
  * Records a pass.
  * @param repositioned rules that it moved back to their position
- * @param deferred rules that it did not move because of the limit
+ * @param backedOff rules that it did not move because of the limit
  */
 export function recordRepairs(
   history: RepairHistory,
-  { repositioned, deferred }: { readonly repositioned: readonly Move[]; readonly deferred: readonly Move[] },
+  {
+    repositioned,
+    backedOff,
+  }: { readonly repositioned: readonly Move[]; readonly backedOff: readonly Move[] },
   nowMs: number,
 ): RepairHistory {
   const recorded = repositioned.reduce(
@@ -83,9 +86,9 @@ export function recordRepairs(
   );
   const recent = [...recorded].map(([location, times]) => [location, lastMinute(times, nowMs)] as const);
   const repairs = new Map(recent.filter(([, times]) => times.length > 0));
-  const backedOff = [...history.backedOff, ...deferred.map(({ location }) => location)];
-  // A rule that kept its position for a minute is no longer contested.
-  return { repairs, backedOff: new Set(backedOff.filter((location) => repairs.has(location))) };
+  const locations = [...history.backedOff, ...backedOff.map(({ location }) => location)];
+  // A rule that kept its position for a minute is no longer overridden.
+  return { repairs, backedOff: new Set(locations.filter((location) => repairs.has(location))) };
 }
 
 /** Whether another program has the position of this rule, or had it within the last minute. */

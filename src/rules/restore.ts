@@ -62,13 +62,14 @@ export function rewriteOwnChains(diff: Diff, desired: Desired): Diff {
 }
 
 /** @returns removals of our rules from foreign chains, without those of rules that only move within their chain */
-export function findObsoleteForeignChainRules(diff: Diff): readonly Removal[] {
+export function findObsoleteForeignChainRules(diff: Diff): readonly RuleRemoval[] {
   return withoutMoves(diff, findMoves(diff)).filter(
-    (change): change is Removal => change.kind === "remove" && !isNft(change) && change.place !== undefined,
+    (change): change is RuleRemoval =>
+      change.kind === "remove" && !isNft(change) && change.place !== undefined,
   );
 }
 
-type Removal = IptablesChange & { readonly kind: "remove" };
+type RuleRemoval = IptablesChange & { readonly kind: "remove" };
 
 export function withoutObsoleteForeignChainRules(diff: Diff): Diff {
   const obsolete: ReadonlySet<Change> = new Set(findObsoleteForeignChainRules(diff));

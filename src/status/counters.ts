@@ -2,7 +2,7 @@ import { formatPorts } from "../net/address.ts";
 import type { Family } from "../net/address.ts";
 import { parseDnatRule } from "../rules/dnat-rule.ts";
 import type { DnatRule } from "../rules/dnat-rule.ts";
-import { ownerName } from "../rules/ownership.ts";
+import { encodeOwnerName } from "../rules/ownership.ts";
 import type { CountedRule } from "../rules/parse-save.ts";
 import type { ForwardStatus } from "./status.ts";
 
@@ -21,7 +21,7 @@ export function countForwards(
   rules: ReadonlyMap<Family, readonly CountedRule[]>,
 ): readonly CountedForward[] {
   const byPort = Map.groupBy(forwards, ({ family, guest, protocol, published }) =>
-    keyOf(family, ownerName(guest), protocol, published),
+    keyOf(family, encodeOwnerName(guest), protocol, published),
   );
   const sums = new Map<ForwardStatus, { readonly packets: number; readonly bytes: number }>();
   for (const [family, counted] of rules)

@@ -14,12 +14,16 @@ interface Ended extends CommandOutput {
 }
 
 /** The program ended; or it exceeded its timeout and was killed; or its end is unknown, because the shell ended. */
-type Outcome = Ended | "late" | { readonly lost: string };
+type LaunchOutcome = Ended | "late" | { readonly lost: string };
 
 /** Programs that a shell runs in parallel, one per output of the shell. */
 export interface ShellPool {
   /** @returns undefined when every output is in use */
-  launch(argv: readonly string[], input: string | undefined, timeoutMs: number): Promise<Outcome> | undefined;
+  launch(
+    argv: readonly string[],
+    input: string | undefined,
+    timeoutMs: number,
+  ): Promise<LaunchOutcome> | undefined;
 }
 
 /** @param onEnd called when the shell can start no further program */
@@ -53,17 +57,17 @@ export function createShellPool(shell: ShellProcess, onEnd: () => void): ShellPo
 /** One output of the shell; it runs one program at a time. */
 interface Slot {
   isTaken(): boolean;
-  take(argv: readonly string[], input: string | undefined): Promise<Outcome>;
-  settle(outcome: Outcome): void;
+  take(argv: readonly string[], input: string | undefined): Promise<LaunchOutcome>;
+  settle(outcome: LaunchOutcome): void;
 }
 
 function createSlot(shell: ShellProcess, { fd, stream }: Output, all: readonly Output[]): Slot {
   // The program must not inherit the other outputs: they would stay open while it runs.
   const others = all.filter((each) => each.fd !== fd).map((each) => each.fd);
-  let resolve: ((outcome: Outcome) => void) | undefined;
+  let resolve: ((outcome: LaunchOutcome) => void) | undefined;
   // Joined once, at the end: the output may be large.
   let chunks: Buffer[] = [];
-  const settle = (outcome: Outcome): void => {
+  const settle = (outcome: LaunchOutcome): void => {
     resolve?.(outcome);
     resolve = undefined;
     chunks = [];
@@ -88,7 +92,7 @@ function createSlot(shell: ShellProcess, { fd, stream }: Output, all: readonly O
   return {
     isTaken: () => resolve !== undefined,
     take: (argv, input) => {
-      const outcome = new Promise<Outcome>((done) => (resolve = done));
+      const outcome = new Promise<LaunchOutcome>((done) => (resolve = done));
       shell.write(script(argv, input, fd, others));
       return outcome;
     },

@@ -1,5 +1,3 @@
-import { writeFile } from "node:fs/promises";
-import { errnoOf } from "../../errors.ts";
 import { runCommand } from "../exec/run-command.ts";
 import { UNNAMED } from "../../status/ports-in-use.ts";
 import type { Listener } from "../../status/ports-in-use.ts";
@@ -16,14 +14,4 @@ export async function readListeners(): Promise<readonly Listener[]> {
     const process = named?.[1] === undefined ? UNNAMED : `${named[1]} (pid ${named[2]})`;
     return [{ protocol: netid, address, port, process }];
   });
-}
-
-/** Sets the name of this process in ps, top and the journal, which is Node's `MainThread` else. @param name at most 15 bytes (prctl(2)) */
-export async function describeProcess(name: string): Promise<void> {
-  try {
-    await writeFile("/proc/self/comm", name);
-  } catch (error) {
-    // The name has no other effect.
-    if (errnoOf(error) === undefined) throw error;
-  }
 }

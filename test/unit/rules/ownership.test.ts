@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import {
   decodeOwnerName,
   formatOwner,
-  ownerName,
+  encodeOwnerName,
   ownerOf,
   parseOwner,
 } from "../../../src/rules/ownership.ts";
@@ -19,7 +19,7 @@ describe("a forward's comment", () => {
   ])("names the guest, its identity and its MAC (%#)", (owner, expected) => {
     expect(formatOwner(ownerOf(owner, MAC_A))).toBe(expected);
     expect(parseOwner(expected)).toEqual(ownerOf(owner, MAC_A));
-    expect(decodeOwnerName(ownerName(owner.name))).toBe(owner.name);
+    expect(decodeOwnerName(encodeOwnerName(owner.name))).toBe(owner.name);
   });
 
   it("fits into the kernel's 255 characters and needs no escape, whatever the names are", () => {

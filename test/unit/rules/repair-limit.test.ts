@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import {
-  deferredMoves,
+  findBackedOffMoves,
   findMoves,
   nextTryMs,
   NO_REPAIRS,
@@ -26,11 +26,11 @@ function meet(
   history: RepairHistory,
   at: number,
 ): { readonly history: RepairHistory; readonly repaired: boolean } {
-  const deferred = deferredMoves(findMoves(MOVE), history, at);
-  const repositioned = deferred.length === 0 ? findMoves(MOVE) : [];
+  const backedOff = findBackedOffMoves(findMoves(MOVE), history, at);
+  const repositioned = backedOff.length === 0 ? findMoves(MOVE) : [];
   return {
-    history: recordRepairs(history, { repositioned, deferred }, at),
-    repaired: deferred.length === 0,
+    history: recordRepairs(history, { repositioned, backedOff }, at),
+    repaired: backedOff.length === 0,
   };
 }
 
@@ -48,7 +48,7 @@ it("finds no move when the rule is missing or stands twice", () => {
   expect(findMoves([...MOVE.slice(0, 1), ...MOVE])).toEqual([]);
 });
 
-it("takes a deferred move out of the diff, and nothing else", () => {
+it("takes a backed-off move out of the diff, and nothing else", () => {
   expect(withoutMoves([...MOVE, ...ADDITION], findMoves(MOVE))).toEqual(ADDITION);
 });
 
@@ -71,6 +71,6 @@ it("tries again a minute after the last repair", () => {
 it("forgets everything when the rule has kept its position for a minute", () => {
   let history = meetAt(0, 100, 200, 300, 60_300);
   for (const at of [61_000, 121_000])
-    history = recordRepairs(history, { repositioned: [], deferred: [] }, T + at);
+    history = recordRepairs(history, { repositioned: [], backedOff: [] }, T + at);
   expect(history).toEqual(NO_REPAIRS);
 });
