@@ -120,7 +120,7 @@ export function failingGuests(view: View, outcomes: readonly SideOutcome[]): Rea
     // Only surplus rules of ours remain: every forward works.
     if (outcome.remaining.length > 0 && withoutObsoleteForeignChainRules(outcome.remaining).length === 0)
       continue;
-    const overridden = "contested: another program keeps a rule that rejects before kvmnatd's jump";
+    const overridden = "overridden: another program keeps a rule that rejects before kvmnatd's jump";
     const errors = outcome.errors.map((each) => printable(each.message, 200));
     const message = errors.length === 0 ? overridden : errors.join("; ");
     const owners = outcome.remaining.map((change) => ownerOfChange(change)?.name);

@@ -154,7 +154,7 @@ describe("another program", () => {
       "jump-overridden",
       /puts `-o virbr0 -j REJECT.*before kvmnatd's jump again and again/,
     );
-    await world.becomes("web", "degraded", /contested/);
+    await world.becomes("web", "degraded", /overridden/);
     const repairs = (): number =>
       world.log().filter(({ msg }) => /^\+ .*-I FORWARD .*KVMNATD-FWD/.test(msg)).length;
     await world.idles();
