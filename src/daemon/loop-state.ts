@@ -18,8 +18,6 @@ export interface LoopState {
   readonly passState: PassState;
   /** The view of the last pass if it changed nothing and failed in nothing; else undefined. */
   readonly lastCleanView: View | undefined;
-  /** Whether the last pass left the kernel as desired. */
-  readonly isInSync: boolean;
   readonly portsInUse: readonly Diagnostic[];
   /** Errors of config and lease files that the last pass reported. */
   readonly inputErrors: Pick<PassReport, "configErrors" | "leaseErrors">;
@@ -33,17 +31,14 @@ export interface Reloaded {
   readonly failures: readonly string[];
 }
 
-/** Errors of files can last for days, while the rules are as the last valid files say. */
-const FILE_ERRORS: ReadonlySet<string> = new Set(["config-invalid", "lease-file", "lease-folder"]);
-
 export function initialState(passState: PassState): LoopState {
   const inputErrors = { configErrors: [], leaseErrors: [] };
-  return { pass: 0, passState, lastCleanView: undefined, isInSync: false, portsInUse: [], inputErrors };
+  return { pass: 0, passState, lastCleanView: undefined, portsInUse: [], inputErrors };
 }
 
 /** The state while a pass runs. */
 export function startPass(state: LoopState): LoopState {
-  return { ...state, pass: state.pass + 1, isInSync: false };
+  return { ...state, pass: state.pass + 1 };
 }
 
 /**
@@ -70,16 +65,12 @@ export function passInput(
 
 /** The state after a pass. */
 export function nextState(state: LoopState, result: PassResult): LoopState {
-  const { view, memory, changed, failed, failing, problems } = result;
+  const { view, memory, changed, failed } = result;
   const lastCleanView = changed || failed || view.tool === undefined ? undefined : view;
   return {
     ...state,
     passState: memory,
     lastCleanView,
-    isInSync:
-      lastCleanView !== undefined &&
-      failing.size === 0 &&
-      problems.every(({ severity, code }) => severity !== "error" || FILE_ERRORS.has(code)),
     inputErrors: inputErrorsOf(view),
   };
 }

@@ -14,8 +14,6 @@ export interface Loop {
    * @param family of `rules`: the family whose iptables rules have changed; undefined: any rules
    */
   hint(trigger: string, kind?: HintKind, family?: Family): void;
-  /** Whether the last pass left everything as desired and none runs. */
-  isInSync(): boolean;
   /** Requests a pass. @returns when a whole pass that started after this call has ended */
   reload(): Promise<Reloaded>;
   /**
@@ -83,7 +81,7 @@ export function createLoop(options: LoopOptions): Loop {
     else for (const answer of waiting) answer(describeOutcome(outcome));
   }
 
-  return { hint, isInSync: () => runner.isInSync(), reload, run };
+  return { hint, reload, run };
 }
 
 function hasFailed({ result }: PassOutcome): boolean {

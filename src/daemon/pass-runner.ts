@@ -57,8 +57,6 @@ export type PassOutcome =
 
 /** Makes passes and publishes their results. */
 export interface PassRunner {
-  /** Whether the last pass left everything as desired and none runs. */
-  isInSync(): boolean;
   /** @throws ConfigError when there is no valid config at start, and every error that is a bug */
   run(request: PassRequest, schedule: Schedule): Promise<PassOutcome>;
   /** Publishes a pass to log, status and metrics. @param schedule the schedule after the pass */
@@ -105,7 +103,6 @@ export function createPassRunner(given: RunnerOptions): PassRunner {
   }
 
   return {
-    isInSync: () => state.isInSync,
     run,
     publish: async ({ result, error }, request, schedule) => {
       await (result === undefined

@@ -21,8 +21,6 @@ export function readProc(file: string): string | undefined {
 
 export interface ProcessStat {
   readonly pid: number;
-  /** User and system time in ticks of 10 ms; `USER_HZ` is 100 on every Linux that Node supports. */
-  readonly ticks: number;
   /** Start of the process, in ticks since the host's boot. */
   readonly startTicks: string;
 }
@@ -34,8 +32,7 @@ export function readStat(pid: number | "self"): ProcessStat | undefined {
     if (stat === undefined) return undefined;
     // The name, second field, may hold blanks and parentheses: count from its end.
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    const [user, system, start = ""] = [fields[11], fields[12], fields[19]];
-    return { pid: Number.parseInt(stat, 10), ticks: Number(user) + Number(system), startTicks: start };
+    return { pid: Number.parseInt(stat, 10), startTicks: fields[19] ?? "" };
   } catch (error) {
     if (error instanceof KvmnatdError) return undefined;
     throw error;
