@@ -50,4 +50,4 @@ export type Explained =
   | "teardown-incomplete";
 
 /** Codes without an explanation: a rule is its own, and only commands print the others. */
-type Unexplained = "rule" | "already-running" | "demo" | "journal";
+type Unexplained = "rule" | "already-running" | "status-unreadable" | "demo" | "journal";

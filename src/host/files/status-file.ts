@@ -80,7 +80,7 @@ export async function refuseUnreadable(folder: string): Promise<void> {
     if (errnoOf(error) === undefined) throw error;
     if (errnoOf(error) !== "EACCES") return;
     const message = `${file} cannot be read (permission denied): whether kvmnatd runs is not known; ask as root`;
-    throw new KvmnatdError("status-write-failed", message, { cause: error });
+    throw new KvmnatdError("status-unreadable", message, { cause: error });
   }
 }
 
