@@ -29,8 +29,8 @@ export async function status(context: Context): Promise<number> {
   if (context.json) printJson(context, { running: true, ...daemon, forwards });
   else printStatus(context, daemon, forwards);
   const well = forwards.every((forward) => forward.state === "active");
-  const calm = daemon.problems.every((problem) => problem.severity === "warning");
-  return well && calm ? EXIT.ok : EXIT.degraded;
+  const hasOnlyWarnings = daemon.problems.every((problem) => problem.severity === "warning");
+  return well && hasOnlyWarnings ? EXIT.ok : EXIT.degraded;
 }
 
 /** No event reports that a process begins to listen, so the listeners are read now; where they cannot be read, the daemon's reading counts. */

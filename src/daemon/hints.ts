@@ -45,8 +45,8 @@ export interface PassRequest {
 export interface Hints {
   /** @param family of `rules`: the family whose iptables rules have changed; undefined: any rules */
   add(trigger: string, kind?: HintKind, family?: Family): void;
-  /** Takes the hints for a pass that starts. @param isSecondLook a second pass has the triggers of the first */
-  take(isSecondLook: boolean): PassRequest;
+  /** Takes the hints for a pass that starts. @param isLastLook no second pass follows: this one has the triggers of the first */
+  take(isLastLook: boolean): PassRequest;
 }
 
 export function createHints(first: string): Hints {
@@ -65,11 +65,11 @@ export function createHints(first: string): Hints {
       isResync ||= HINT_RULES[kind].isResync;
       if (HINT_RULES[kind].hasSecondLook) secondLooks.add(trigger);
     },
-    take: (isSecondLook) => {
-      const taken = triggers.size === 0 && isSecondLook ? [...secondLooks] : [...triggers];
+    take: (isLastLook) => {
+      const taken = triggers.size === 0 && isLastLook ? [...secondLooks] : [...triggers];
       const request = { triggers: taken.length === 0 ? ["timer"] : taken, isResync, touchedFamilies };
       triggers.clear();
-      if (isSecondLook) secondLooks.clear();
+      if (isLastLook) secondLooks.clear();
       isResync = false;
       touchedFamilies = new Set();
       return request;

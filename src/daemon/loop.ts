@@ -61,10 +61,10 @@ export function createLoop(options: LoopOptions): Loop {
   async function sleepUntilDue(): Promise<boolean> {
     const waitMs = sleepMs(schedule, host.now());
     if (waitMs === 0) return true;
-    const napMs = Math.min(waitMs ?? SLEEP_MAX_MS, heartbeatMs ?? SLEEP_MAX_MS);
+    const sleptMs = Math.min(waitMs ?? SLEEP_MAX_MS, heartbeatMs ?? SLEEP_MAX_MS);
     sleep = new AbortController();
-    await host.sleep(napMs, sleep.signal);
-    return !sleep.signal.aborted && napMs === waitMs;
+    await host.sleep(sleptMs, sleep.signal);
+    return !sleep.signal.aborted && sleptMs === waitMs;
   }
 
   async function runPass(): Promise<void> {

@@ -238,6 +238,6 @@ function toEntry({ flow, guest, selector }: StaleFlows, count: number): LogEntry
     event: "conntrack-entries-removed",
     message: `${owner}${entries} of ${ports} at ${originalDestination} removed that ${why}`,
     ...(guest === undefined ? {} : { guest }),
-    ...(initiator === "client" ? {} : { quota: `flows-removed ${guest ?? ""}` }),
+    ...(initiator === "client" ? {} : { limitKey: `flows-removed ${guest ?? ""}` }),
   };
 }

@@ -2,7 +2,7 @@
  * When the next pass runs. Pure: the clock is an argument.
  *
  *   hint ------> now, but PASS_GAP_MS after the start of the last pass that a hint requested
- *   rules hint > the same; the gap grows while such passes find nothing to do
+ *   rules hint > now, but 25 ms after that start; the gap grows while such passes find nothing to do
  *   file hint -> and once more SECOND_LOOK_MS later
  *   success ---> when a lease expires, linger ends or a guest is to be probed again
  *   failure ---> after 0.25 s, 0.5 s, 1 s ... 30 s, or when any of the above is due before that
@@ -16,8 +16,12 @@ import { lastMinute, RATE_WINDOW_MS } from "../rate-limit.ts";
 export const SECOND_LOOK_MS = 150;
 /** Interval between the starts of two passes: a file rewritten 500 times per second must not use a whole core. */
 export const PASS_GAP_MS = 100;
-/** The same for passes that only rules of other programs request, after none, one and two passes without a change. */
+/**
+ * Interval between the starts of two passes that only rules of other programs request: after no pass without a change,
+ * after one and after two.
+ */
 const NOOP_GAPS_MS: readonly number[] = [25, 100, 300];
+/** Maximum of that interval: from three passes without a change on, and while another program overwrites the rules. */
 const MAX_GAP_MS = 950;
 /**
  * Number of repairs per minute from which kvmnatd reports that another program overwrites its rules. From then on it
@@ -27,6 +31,7 @@ const OVERWRITTEN_FROM = 60;
 const OVERWRITTEN_UNTIL = 30;
 /** Time without a hint after which the count of passes without a change begins again. */
 const QUIET_MS = 2000;
+/** Interval between a failed pass and its retry; it doubles with each failure. */
 const RETRY_FIRST_MS = 250;
 const RETRY_MAX_MS = 30_000;
 /** Maximum sleep: setTimeout takes 31 bits. A pass that is due later is only made earlier. */

@@ -21,7 +21,7 @@ export interface LogEntry {
   readonly pass?: number;
   readonly reason?: string;
   /** Key of its rate limit, for lines that a guest can cause without end, see problem-log.ts. */
-  readonly quota?: string;
+  readonly limitKey?: string;
 }
 
 /** What was logged of a guest in one family, so that only news is logged. */
@@ -102,7 +102,7 @@ function describeGuest(
   now: LoggedGuest | undefined,
   changes: number,
   trigger: string,
-): Pick<LogEntry, "level" | "message" | "event" | "quota"> | undefined {
+): Pick<LogEntry, "level" | "message" | "event" | "limitKey"> | undefined {
   const name = printable(now?.guest ?? before?.guest ?? "");
   const because = `(${trigger})`;
   if (now === undefined)
@@ -133,10 +133,10 @@ function describeGuest(
   const state = now.address === undefined ? "pending" : `forwarded to ${now.address}`;
   const message = `${name}: ${state}${note} ${because}`;
   if (now.why?.startsWith("conflict") === true)
-    return { level: "warn", event: "forward-conflict", message, quota: `forward-conflict ${name}` };
+    return { level: "warn", event: "forward-conflict", message, limitKey: `forward-conflict ${name}` };
   // A network that is down, or a kernel that takes no rules, has one line of its own, not one for each guest.
   const level = /^(network |no network |degraded: )/.test(now.why ?? "") ? "debug" : "info";
-  return { level, event: "guest-status-changed", message, quota: `forward-state ${name}` };
+  return { level, event: "guest-status-changed", message, limitKey: `forward-state ${name}` };
 }
 
 function describeShared(

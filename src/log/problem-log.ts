@@ -81,19 +81,19 @@ function resolvedEntry(message: string, pass: number): LogEntry {
 }
 
 /**
- * Limits the lines of the audit trail that a guest could cause without end; such a line carries a `quota`. Lines about
+ * Limits the lines of the audit trail that a guest could cause without end; such a line carries a `limitKey`. Lines about
  * rules carry none and are always logged.
  */
 export function limitEntries(before: ProblemLog, entries: readonly LogEntry[], nowMs: number): Logged {
   let { limits } = before;
-  const limited = entries.flatMap(({ quota, ...entry }): readonly LogEntry[] => {
-    if (quota === undefined) return [entry];
-    if (!isAllowed(limits, quota, nowMs)) {
-      limits = suppressLine(limits, quota);
+  const limited = entries.flatMap(({ limitKey, ...entry }): readonly LogEntry[] => {
+    if (limitKey === undefined) return [entry];
+    if (!isAllowed(limits, limitKey, nowMs)) {
+      limits = suppressLine(limits, limitKey);
       return [];
     }
-    const message = `${entry.message}${describeSuppressed(suppressedLines(limits, quota))}`;
-    limits = recordLine(limits, quota, nowMs);
+    const message = `${entry.message}${describeSuppressed(suppressedLines(limits, limitKey))}`;
+    limits = recordLine(limits, limitKey, nowMs);
     return [{ ...entry, message }];
   });
   return { log: { ...before, limits }, entries: limited };
