@@ -75,7 +75,13 @@ describe("logProblems", () => {
 
 describe("limitEntries", () => {
   function state(guest: string, message: string): LogEntry {
-    return { level: "info", event: "guest-status-changed", guest, message, limitKey: `forward-state ${guest}` };
+    return {
+      level: "info",
+      event: "guest-status-changed",
+      guest,
+      message,
+      limitKey: `forward-state ${guest}`,
+    };
   }
 
   it("logs ten status changes per minute and guest, then how many were suppressed", () => {
