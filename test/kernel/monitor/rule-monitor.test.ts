@@ -172,9 +172,12 @@ describe("kvmnatd repairs its rules", () => {
   it("after another program has removed the rule that was before the jump several times", async () => {
     await begin();
     // With pauses, so that kvmnatd counts each event as one of another program.
-    for (let index = 0; index < 4; index += 1) {
-      await sh("iptables-nft -I FORWARD -o virbr0 -j REJECT; sleep 0.6");
+    for (let index = 0; index < 3; index += 1) {
+      await sh("iptables-nft -I FORWARD -o virbr0 -j REJECT");
+      // The rule rejects until kvmnatd has repaired the position of its jump.
+      await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
     }
+    await sh("iptables-nft -I FORWARD -o virbr0 -j REJECT");
     await world.complains("jump-overridden");
     await sh("while iptables-nft -D FORWARD -o virbr0 -j REJECT 2>/dev/null; do :; done");
     await world.isWell();
