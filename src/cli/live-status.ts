@@ -1,6 +1,6 @@
 import { setTimeout } from "node:timers/promises";
 import type { CountedForward } from "../status/counters.ts";
-import { cut, scroll, describeWindow, windowAt, wrap } from "./screen.ts";
+import { cut, describeWindow, QUIT_KEYS, scroll, windowAt, wrap } from "./screen.ts";
 import type { Size, Window } from "./screen.ts";
 import type { DaemonStatus } from "../status/status.ts";
 import { EXIT } from "../errors.ts";
@@ -34,7 +34,8 @@ export async function showLiveStatus(context: Context, signal: AbortSignal): Pro
     terminal.draw(screen.lines);
   };
   const terminal = openTerminal({
-    onKey: (key) => (key === "quit" ? quit.abort() : redraw(scroll(shown, key, seen?.forwards.length ?? 0))),
+    onKey: (key) =>
+      QUIT_KEYS.has(key) ? quit.abort() : redraw(scroll(shown, key, seen?.forwards.length ?? 0)),
     onResize: redraw,
     onHangup: () => quit.abort(),
   });

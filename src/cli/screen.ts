@@ -1,3 +1,6 @@
+import type { Key } from "node:readline";
+import { stripVTControlCharacters } from "node:util";
+
 /** Size of a terminal, in characters. */
 export interface Size {
   readonly rows: number;
@@ -10,44 +13,19 @@ export interface Window {
   readonly end: number;
 }
 
-/** The action of a pressed key. */
-export type Key = "quit" | "up" | "down" | "page-up" | "page-down" | "top" | "bottom";
-
 const ESC = "\u001b";
+const CTRL_C = "\u0003";
+const CTRL_D = "\u0004";
 
-/** The bytes of a key, as terminals send them in either cursor mode. */
-const KEYS: ReadonlyMap<string, Key> = new Map([
-  ["q", "quit"],
-  ["Q", "quit"],
-  ["\u0003", "quit"],
-  ["\u0004", "quit"],
-  ["k", "up"],
-  [`${ESC}[A`, "up"],
-  [`${ESC}OA`, "up"],
-  ["j", "down"],
-  [`${ESC}[B`, "down"],
-  [`${ESC}OB`, "down"],
-  ["b", "page-up"],
-  [`${ESC}[5~`, "page-up"],
-  [" ", "page-down"],
-  [`${ESC}[6~`, "page-down"],
-  ["g", "top"],
-  [`${ESC}[H`, "top"],
-  [`${ESC}OH`, "top"],
-  [`${ESC}[1~`, "top"],
-  ["G", "bottom"],
-  [`${ESC}[F`, "bottom"],
-  [`${ESC}OF`, "bottom"],
-  [`${ESC}[4~`, "bottom"],
-]);
+/** Keys that end the program; names are those of {@link nameKey}. */
+export const QUIT_KEYS: ReadonlySet<string> = new Set(["q", "Q", CTRL_C, CTRL_D]);
 
-/** One key: an escape sequence, or a character. */
-const PRESSED = new RegExp(`${ESC}(?:\\[[0-9;]*[A-Za-z~]|O[A-Z])|[^]`, "gu");
-
-/** Reads what a terminal sent; keys that mean nothing are left out. */
-export function readKeys(text: string): readonly Key[] {
-  const pressed = text.match(PRESSED) ?? [];
-  return pressed.flatMap((each) => KEYS.get(each) ?? []);
+/**
+ * The name of a key: the character that it types, or else what node:readline calls it.
+ * @param typed the character; undefined for a key that types none
+ */
+export function nameKey(typed: string | undefined, key: Key): string {
+  return typed ?? key.name ?? "";
 }
 
 /** The window of `room` rows that begins at `first`, moved to where there are rows. */
@@ -56,42 +34,44 @@ export function windowAt(first: number, room: number, count: number): Window {
   return { first: start, end: Math.min(start + Math.max(room, 0), count) };
 }
 
-/** The first row after a key. {@link windowAt} sees to it that it is one. */
-export function scroll({ first, end }: Window, key: Key, count: number): number {
+/** The first row after a key; {@link windowAt} limits it to the rows that there are. */
+export function scroll({ first, end }: Window, key: string, count: number): number {
   const page = Math.max(end - first - 1, 1);
   switch (key) {
+    case "k":
     case "up":
       return first - 1;
+    case "j":
     case "down":
       return first + 1;
-    case "page-up":
+    case "b":
+    case "pageup":
       return first - page;
-    case "page-down":
+    case " ":
+    case "pagedown":
       return first + page;
-    case "top":
+    case "g":
+    case "home":
       return 0;
-    case "bottom":
+    case "G":
+    case "end":
       return count;
-    case "quit":
+    default:
       return first;
   }
 }
 
-/** What is not a character of its own: a change of colour. */
-const COLOR = new RegExp(`(${ESC}\\[[0-9;]*m)`, "u");
+/** A change of colour, which takes no room, or a character. */
+const COLOR_OR_CHARACTER = new RegExp(`(${ESC}\\[[0-9;]*m)|[^]`, "gu");
 
-/** A line that is no longer than the screen is wide; colours take no room. */
+/** A line that is no longer than the screen is wide. */
 export function cut(line: string, columns: number): string {
   let room = columns;
-  return line
-    .split(COLOR)
-    .map((part, index) => {
-      if (index % 2 === 1) return part;
-      const kept = Array.from(part).slice(0, room);
-      room -= kept.length;
-      return kept.join("");
-    })
-    .join("");
+  return line.replaceAll(COLOR_OR_CHARACTER, (piece, color?: string) => {
+    if (color !== undefined) return color;
+    room -= 1;
+    return room < 0 ? "" : piece;
+  });
 }
 
 /** Lines that are no longer than the screen is wide, broken at blanks. */
@@ -99,19 +79,14 @@ export function wrap(text: string, columns: number): readonly string[] {
   const lines: string[] = [];
   for (const word of text.split(" ")) {
     const longer = `${lines.at(-1)} ${word}`;
-    if (lines.length === 0 || lengthOf(longer) > columns) lines.push(word);
+    if (lines.length === 0 || countCharacters(longer) > columns) lines.push(word);
     else lines[lines.length - 1] = longer;
   }
   return lines.map((line) => cut(line, columns));
 }
 
-function lengthOf(text: string): number {
-  return Array.from(
-    text
-      .split(COLOR)
-      .filter((_, index) => index % 2 === 0)
-      .join(""),
-  ).length;
+function countCharacters(text: string): number {
+  return Array.from(stripVTControlCharacters(text)).length;
 }
 
 /** What is shown of a table that is longer than the screen. */

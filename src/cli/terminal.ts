@@ -1,6 +1,7 @@
+import { emitKeypressEvents } from "node:readline";
+import type { Key } from "node:readline";
+import { nameKey } from "./screen.ts";
 import type { Size } from "./screen.ts";
-import { readKeys } from "./screen.ts";
-import type { Key } from "./screen.ts";
 
 /** The alternate screen, without cursor; what is too wide (an emoji counts as one of our characters) wraps nowhere. */
 const ENTER = "\u001b[?1049h\u001b[?25l\u001b[?7l";
@@ -22,7 +23,8 @@ export interface Terminal {
 }
 
 export interface TerminalEvents {
-  readonly onKey: (key: Key) => void;
+  /** @param key see {@link nameKey} */
+  readonly onKey: (key: string) => void;
   readonly onResize: () => void;
   /** The terminal is closed. */
   readonly onHangup: () => void;
@@ -36,22 +38,20 @@ export function isTerminal(): boolean {
 /** Takes the terminal; however the process ends, it is given back. */
 export function openTerminal({ onKey, onResize, onHangup }: TerminalEvents): Terminal {
   const { stdin, stdout } = process;
-  const onData = (text: string): void => {
-    for (const key of readKeys(text)) onKey(key);
-  };
+  const onKeypress = (typed: string | undefined, key: Key): void => onKey(nameKey(typed, key));
   const close = (): void => {
     process.off("exit", close);
     stdout.off("resize", onResize);
-    stdin.off("data", onData).off("end", onHangup).pause();
+    stdin.off("keypress", onKeypress).off("end", onHangup).pause();
     process.off("SIGHUP", onHangup);
     stdin.setRawMode(false);
     stdout.write(LEAVE);
   };
   process.on("exit", close);
   process.on("SIGHUP", onHangup);
-  stdin.setEncoding("utf8");
+  emitKeypressEvents(stdin);
   stdin.setRawMode(true);
-  stdin.on("data", onData).on("end", onHangup);
+  stdin.on("keypress", onKeypress).on("end", onHangup);
   stdout.on("resize", onResize);
   stdout.write(ENTER);
   return {

@@ -1,21 +1,41 @@
+import { emitKeypressEvents } from "node:readline";
+import type { Key } from "node:readline";
+import { PassThrough } from "node:stream";
 import { describe, expect, it } from "vitest";
-import { cut, readKeys, scroll, describeWindow, windowAt, wrap } from "../../../src/cli/screen.ts";
+import { cut, describeWindow, nameKey, QUIT_KEYS, scroll, windowAt, wrap } from "../../../src/cli/screen.ts";
 
 const RED = "\u001b[31m";
 const PLAIN = "\u001b[39m";
 
-describe("keys", () => {
+/** What the program does on what a terminal sends: it quits, or shows the table from another row on. */
+function press(sent: string): readonly (number | "quit")[] {
+  const terminal = new PassThrough();
+  const done: (number | "quit")[] = [];
+  emitKeypressEvents(terminal);
+  terminal.on("keypress", (typed: string | undefined, key: Key) => {
+    const name = nameKey(typed, key);
+    done.push(QUIT_KEYS.has(name) ? "quit" : scroll({ first: 5, end: 15 }, name, 100));
+  });
+  terminal.emit("data", Buffer.from(sent));
+  return done;
+}
+
+const [UP, DOWN, PAGE_UP, PAGE_DOWN, TOP, BOTTOM, STAYS] = [4, 6, -4, 14, 0, 100, 5];
+
+describe("a key", () => {
   it.each([
-    ["q", ["quit"]],
-    ["\u0003", ["quit"]],
-    ["jjk", ["down", "down", "up"]],
-    ["\u001b[A\u001bOB", ["up", "down"]],
-    ["\u001b[6~ ", ["page-down", "page-down"]],
-    ["gG", ["top", "bottom"]],
-    ["\u001b[1;5A\u001b[15~xyz\u001b", []],
+    ["qQ", ["quit", "quit"]],
+    ["\u0003\u0004", ["quit", "quit"]],
+    ["jjk", [DOWN, DOWN, UP]],
+    ["\u001b[A\u001bOB", [UP, DOWN]],
+    ["b\u001b[5~", [PAGE_UP, PAGE_UP]],
+    ["\u001b[6~ ", [PAGE_DOWN, PAGE_DOWN]],
+    ["g\u001b[H\u001bOH\u001b[1~", [TOP, TOP, TOP, TOP]],
+    ["G\u001b[F\u001bOF\u001b[4~", [BOTTOM, BOTTOM, BOTTOM, BOTTOM]],
+    ["\u001b[15~xyzJK\u001b", [STAYS, STAYS, STAYS, STAYS, STAYS, STAYS]],
     ["", []],
-  ])("%j is %j", (text, keys) => {
-    expect(readKeys(text)).toEqual(keys);
+  ])("%j scrolls or quits: %j", (sent, expected) => {
+    expect(press(sent)).toEqual(expected);
   });
 });
 
@@ -33,17 +53,6 @@ describe("the window", () => {
     const window = windowAt(first, room, count);
     expect(window).toEqual(expected);
     expect(describeWindow(window, count)).toMatch(new RegExp(`^${told}`));
-  });
-
-  it.each([
-    ["up", 4],
-    ["down", 6],
-    ["page-up", -4],
-    ["page-down", 14],
-    ["top", 0],
-    ["bottom", 100],
-  ] as const)("moves %s", (key, expected) => {
-    expect(scroll({ first: 5, end: 15 }, key, 100)).toBe(expected);
   });
 });
 
