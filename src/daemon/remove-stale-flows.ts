@@ -1,4 +1,3 @@
-import { setTimeout } from "node:timers/promises";
 import type { Family } from "../net/address.ts";
 import { allSuspects, mergeSuspects, suspectsAfter } from "../conntrack/changed-ports.ts";
 import type { SuspectPorts, TargetChange } from "../conntrack/changed-ports.ts";
@@ -32,7 +31,9 @@ export interface Cleaning {
   readonly entries: readonly LogEntry[];
   readonly problems: readonly Diagnostic[];
   readonly state: FlowState;
-  /** When the next check is due, epoch ms. */
+  /** When the next check is due, on the monotonic clock. */
+  readonly dueAtMs: number | undefined;
+  /** The same in epoch ms. */
   readonly wakeAtMs: number | undefined;
 }
 
@@ -71,10 +72,10 @@ export async function removeStaleFlows(
     ];
     results.push(await checkFamily(host, view, each, pending));
   }
-  const dueAtMs = results.flatMap((each) =>
+  const dueTimes = results.flatMap((each) =>
     each.isBlocked ? [] : each.pending.map((check) => check.dueAtMs),
   );
-  const waitMs = Math.max(0, Math.min(...dueAtMs) - host.monotonicMs());
+  const dueAtMs = dueTimes.length === 0 ? undefined : Math.min(...dueTimes);
   return {
     entries: results.flatMap(({ entries }) => entries),
     problems: results.flatMap(({ pending }) => pending.flatMap(describeFailure)),
@@ -82,33 +83,30 @@ export async function removeStaleFlows(
       targets: targets.after,
       pending: new Map(results.map(({ family, pending }) => [family, pending])),
     },
-    wakeAtMs: dueAtMs.length === 0 ? undefined : host.now() + waitMs,
+    dueAtMs,
+    wakeAtMs: dueAtMs === undefined ? undefined : host.now() + Math.max(0, dueAtMs - host.monotonicMs()),
   };
 }
 
 /** Maximum time that {@link finishCleaning} waits. */
 const PATIENCE_MS = 5000;
 
-/**
- * For one-shot commands: goes on with the checks that are due within {@link PATIENCE_MS}.
- * @param sleep waits so many ms
- */
+/** For one-shot commands: goes on with the checks that are due within {@link PATIENCE_MS}. */
 export async function finishCleaning(
   host: Host,
   view: View,
   state: FlowState,
-  sleep: (ms: number) => Promise<unknown> = setTimeout,
 ): Promise<Pick<Cleaning, "entries" | "problems">> {
   const entries: LogEntry[] = [];
   const problems: Diagnostic[] = [];
-  const deadlineMs = host.now() + PATIENCE_MS;
+  const deadlineMs = host.monotonicMs() + PATIENCE_MS;
   let cleaning = await removeStaleFlows(host, view, [], state);
   for (;;) {
     entries.push(...cleaning.entries);
     problems.push(...cleaning.problems);
-    const { wakeAtMs } = cleaning;
-    if (wakeAtMs === undefined || problems.length > 0 || wakeAtMs > deadlineMs) return { entries, problems };
-    await sleep(Math.max(0, wakeAtMs - host.now()));
+    const { dueAtMs } = cleaning;
+    if (dueAtMs === undefined || problems.length > 0 || dueAtMs > deadlineMs) return { entries, problems };
+    await host.sleep(Math.max(0, dueAtMs - host.monotonicMs()));
     cleaning = await removeStaleFlows(host, view, [], cleaning.state);
   }
 }
