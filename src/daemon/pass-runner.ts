@@ -1,6 +1,7 @@
 import type { PortMap } from "../config/port-map.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createError, createWarning } from "../diagnostic.ts";
+import { findEarliest } from "../earliest.ts";
 import { KvmnatdError } from "../errors.ts";
 import type { PortTarget } from "../forwards/resolved-forward.ts";
 import type { Host, Logger } from "../host-interface.ts";
@@ -17,7 +18,6 @@ import { checkPortsInUse } from "./ports-in-use.ts";
 import { createPublisher } from "./publisher.ts";
 import type { DaemonIdentity } from "./publisher.ts";
 import { startFlowState } from "./remove-stale-flows.ts";
-import { earliest } from "./schedule.ts";
 import type { Schedule } from "./schedule.ts";
 import { withProgress } from "./watchdog.ts";
 
@@ -137,7 +137,7 @@ function isMonitored({ health }: RunnerOptions, view: PassResult["view"] | undef
 }
 
 function wakeAt(options: RunnerOptions, { wakeAtMs, view }: PassResult): number | undefined {
-  return isMonitored(options, view) ? wakeAtMs : earliest(wakeAtMs, options.host.now() + POLL_MS);
+  return isMonitored(options, view) ? wakeAtMs : findEarliest([wakeAtMs, options.host.now() + POLL_MS]);
 }
 
 /** Reports a config that came into force. @returns whether there is one */

@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from "node:util";
 import type { Family } from "../net/address.ts";
+import { findEarliest } from "../earliest.ts";
 import { nextTryMs } from "../rules/repair-limit.ts";
 import type { RepairHistory } from "../rules/repair-limit.ts";
 import { findFlushedBridges, trackLibvirtRules } from "../libvirt/flushed-rules.ts";
@@ -122,7 +123,7 @@ export async function reconcile(host: Host, state: PassState, request: PassReque
     changed: changes.length > 0,
     work: countWork(changes, wanted, state.wanted),
     failed,
-    wakeAtMs: earliest([
+    wakeAtMs: findEarliest([
       view.resolution.wakeAtMs,
       view.lookAgainAtMs,
       applied.flows.wakeAtMs,
@@ -183,10 +184,4 @@ function countWork(changes: readonly FamilyChange[], wanted: Wanted, before: Wan
   const added = changes.filter(({ change: { kind } }) => kind === "add" || kind === "create-chain").length;
   const drifted = changes.length > 0 && before !== undefined && isDeepStrictEqual(wanted, before);
   return { added, removed: changes.length - added, healed: drifted ? changes.length : 0 };
-}
-
-/** @returns the earliest of these times, epoch ms */
-function earliest(times: readonly (number | undefined)[]): number | undefined {
-  const known = times.filter((time) => time !== undefined);
-  return known.length === 0 ? undefined : Math.min(...known);
 }

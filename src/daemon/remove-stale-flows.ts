@@ -10,6 +10,7 @@ import { findStaleFlows } from "../conntrack/stale-flows.ts";
 import type { StaleFlows, Suspects } from "../conntrack/stale-flows.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createWarning } from "../diagnostic.ts";
+import { findEarliest } from "../earliest.ts";
 import { KvmnatdError } from "../errors.ts";
 import { portTargets } from "../forwards/resolved-forward.ts";
 import type { PortTarget } from "../forwards/resolved-forward.ts";
@@ -72,10 +73,9 @@ export async function removeStaleFlows(
     ];
     results.push(await checkFamily(host, view, each, pending));
   }
-  const dueTimes = results.flatMap((each) =>
-    each.isBlocked ? [] : each.pending.map((check) => check.dueAtMs),
+  const dueAtMs = findEarliest(
+    results.flatMap((each) => (each.isBlocked ? [] : each.pending.map((check) => check.dueAtMs))),
   );
-  const dueAtMs = dueTimes.length === 0 ? undefined : Math.min(...dueTimes);
   return {
     entries: results.flatMap(({ entries }) => entries),
     problems: results.flatMap(({ pending }) => pending.flatMap(describeFailure)),

@@ -7,6 +7,7 @@
  *   success ---> when a lease expires, linger ends or a guest is to be probed again
  *   failure ---> after 0.25 s, 0.5 s, 1 s ... 30 s, or when any of the above is due before that
  */
+import { findEarliest } from "../earliest.ts";
 import { lastMinute, RATE_WINDOW_MS } from "../rate-limit.ts";
 
 /**
@@ -150,7 +151,7 @@ export function passSucceeded(schedule: Schedule, nowMs: number, { changed, wake
     noopPasses: isForRules && !changed ? schedule.noopPasses + 1 : 0,
     repairedAtMs,
     overwritten,
-    wakeAtMs: isSetBack ? nowMs : earliest(notTooSoon(schedule, nowMs, wakeAtMs), clearAtMs),
+    wakeAtMs: isSetBack ? nowMs : findEarliest([notTooSoon(schedule, nowMs, wakeAtMs), clearAtMs]),
   };
 }
 
@@ -176,14 +177,8 @@ function notTooSoon({ lastStartMs }: Schedule, nowMs: number, atMs: number | und
 /** How long to sleep until the next pass, in ms; undefined: until a hint. */
 export function sleepMs(schedule: Schedule, nowMs: number): number | undefined {
   const { requestAtMs, wakeAtMs, retryAtMs, secondLookAtMs } = schedule;
-  const atMs = earliest(requestAtMs, wakeAtMs, retryAtMs, secondLookAtMs);
+  const atMs = findEarliest([requestAtMs, wakeAtMs, retryAtMs, secondLookAtMs]);
   return atMs === undefined ? undefined : Math.min(Math.max(atMs - nowMs, 0), SLEEP_MAX_MS);
-}
-
-/** @returns the earliest time; undefined when all are undefined */
-export function earliest(...times: readonly (number | undefined)[]): number | undefined {
-  const known = times.filter((atMs) => atMs !== undefined);
-  return known.length === 0 ? undefined : Math.min(...known);
 }
 
 /** A clock that was set back must not delay a pass. */

@@ -1,3 +1,4 @@
+import { findEarliest } from "../earliest.ts";
 import { isTaken } from "../identity/candidates.ts";
 import { recentMoves } from "../identity/flapping.ts";
 import type { Found, Incumbent, LookupContext, LookupResult, Target } from "../identity/lookup.ts";
@@ -76,7 +77,7 @@ function toFound(
     previousAddress,
     recentMovesAtMs: recentMoves(before?.recentMovesAtMs ?? [], hasMoved, nowMs),
   };
-  const wakeAtMs = earliest(expiresAtMs, recheck === undefined ? undefined : recheckWakeMs(recheck));
+  const wakeAtMs = findEarliest([expiresAtMs, recheck && recheckWakeMs(recheck)]);
   return { target: lease, why: note, incumbent, wakeAtMs };
 }
 
@@ -115,17 +116,11 @@ function linger(
     target: toTarget(incumbent),
     why: `${why}; lingers`,
     incumbent: { ...incumbent, leaseLostAtMs, recheck },
-    wakeAtMs: earliest(endsAtMs, isContested ? recheck?.dueAtMs : undefined),
+    wakeAtMs: findEarliest([endsAtMs, isContested ? recheck?.dueAtMs : undefined]),
   };
 }
 
 /** Without the end of a lease that is lost or cannot be read. */
 function toTarget({ address, mac }: Incumbent): Target {
   return { address, mac, expiresAtMs: undefined };
-}
-
-/** The first of these times; undefined without any. */
-export function earliest(...times: readonly (number | undefined)[]): number | undefined {
-  const known = times.filter((atMs) => atMs !== undefined);
-  return known.length === 0 ? undefined : Math.min(...known);
 }

@@ -1,3 +1,4 @@
+import { findEarliest } from "../earliest.ts";
 import { familyOf } from "../net/address.ts";
 import type { Family, HostAddresses } from "../net/address.ts";
 import { locateGuest } from "../identity/locate-guest.ts";
@@ -11,7 +12,7 @@ import { identityText } from "../config/port-map.ts";
 import { findNicBridges } from "../leases/nic-bridges.ts";
 import { publishedFamilies, resolveForward } from "./resolved-forward.ts";
 import type { ResolvedForward } from "./resolved-forward.ts";
-import { earliest, toOutcome } from "./outcome.ts";
+import { toOutcome } from "./outcome.ts";
 import { limitProbes } from "../identity/probe-budget.ts";
 
 export interface Resolution {
@@ -60,7 +61,7 @@ export function resolveForwards(
   return {
     forwards: guests.flatMap(({ forwards }) => forwards),
     incumbents: guests.flatMap(({ outcome }) => outcome.incumbent ?? []),
-    wakeAtMs: earliest(...guests.map(({ outcome }) => outcome.wakeAtMs)),
+    wakeAtMs: findEarliest(guests.map(({ outcome }) => outcome.wakeAtMs)),
     probes: limitProbes(
       guests.map(({ probes }) => probes),
       inputs.nowMs,

@@ -1,4 +1,5 @@
 import type { Family } from "../net/address.ts";
+import { findEarliest } from "../earliest.ts";
 import { rejectedBridges } from "./missing-jump.ts";
 import type { Actual } from "../rules/ruleset.ts";
 import type { Diagnostic } from "../diagnostic.ts";
@@ -73,5 +74,5 @@ export function findFlushedBridges(
       "routes to them, and not masqueraded; `systemctl restart libvirtd` (or virtnetworkd) restores them";
     return createWarning("libvirt-rules-missing", message);
   });
-  return { problems, wakeAtMs: waits.length === 0 ? undefined : Math.min(...waits) };
+  return { problems, wakeAtMs: findEarliest(waits) };
 }

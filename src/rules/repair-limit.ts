@@ -1,3 +1,4 @@
+import { findEarliest } from "../earliest.ts";
 import { countRecent, lastMinute, RATE_WINDOW_MS, recordEvent } from "../rate-limit.ts";
 import type { RecentEvents } from "../rate-limit.ts";
 import type { Diff } from "./diff.ts";
@@ -103,11 +104,8 @@ export function isMoveOf(move: Move, jump: Jump): boolean {
 
 /** @returns when a position that was left to another program is tried again, epoch ms */
 export function nextTryMs({ repairs, backedOff }: RepairHistory): number | undefined {
-  const tries = [...backedOff].flatMap((location) => {
-    const lastMs = repairs.get(location)?.at(-1);
-    return lastMs === undefined ? [] : [lastMs + RATE_WINDOW_MS];
-  });
-  return tries.length === 0 ? undefined : Math.min(...tries);
+  const firstMs = findEarliest([...backedOff].map((location) => repairs.get(location)?.at(-1)));
+  return firstMs === undefined ? undefined : firstMs + RATE_WINDOW_MS;
 }
 
 interface Location {

@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 const SOURCE = resolve(import.meta.dirname, "../../src");
 
 /** Every other part may import these. */
-const LEAVES = new Set(["diagnostic", "event-codes", "net", "rate-limit", "sanitize"]);
+const LEAVES = new Set(["diagnostic", "earliest", "event-codes", "net", "rate-limit", "sanitize"]);
 
 /** What the files of each part may import, beside their own part and {@link LEAVES}. Leaf first. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
@@ -81,7 +81,9 @@ const INSIDE: Readonly<Record<string, readonly string[]>> = {
 
 /** Values in, values out: no clock, no I/O. */
 const PURE = new Set(
-  "rate-limit net config leases identity forwards rules libvirt conntrack log history status".split(" "),
+  "earliest net rate-limit config leases identity forwards rules libvirt conntrack log history status".split(
+    " ",
+  ),
 );
 const PURE_MODULES = new Set(["node:crypto"]);
 
