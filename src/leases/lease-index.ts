@@ -1,4 +1,5 @@
 import type { Ip, Mac } from "../net/address.ts";
+import { memoize } from "../memoize.ts";
 import type { Lease } from "./lease.ts";
 import type { Network } from "./network.ts";
 
@@ -42,17 +43,4 @@ export function indexLeases(networks: readonly Network[], isUsable: (lease: Leas
 /** The last of equal rows. */
 function distinct(leases: readonly Lease[]): readonly Lease[] {
   return [...new Map(leases.map((lease) => [`${networkAddressKey(lease)} ${lease.mac}`, lease])).values()];
-}
-
-function memoize<Key, Value>(
-  find: (key: Key) => Value,
-  textOf: (key: Key) => string = String,
-): (key: Key) => Value {
-  const known = new Map<string, Value>();
-  return (key) => {
-    const text = textOf(key);
-    const value = known.get(text) ?? find(key);
-    known.set(text, value);
-    return value;
-  };
 }

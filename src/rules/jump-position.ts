@@ -1,3 +1,4 @@
+import { memoize } from "../memoize.ts";
 import { isOwnedChain, splitOptions, targetOf } from "./ruleset.ts";
 import type { Chains, Jump, RuleOption, RuleText } from "./ruleset.ts";
 
@@ -39,7 +40,7 @@ function findRejects(
   chains: Chains,
   policyDrops: boolean,
 ): (rule: RuleText) => boolean {
-  const steps = new Map<RuleText, Step | null>();
+  const stepOf = memoize(toStep);
   const walks = bridges.map((bridge) => {
     const fates = new Map<string, Fate>();
     const fateIn = (chain: string): Fate => {
@@ -57,8 +58,8 @@ function findRejects(
       return fate;
     };
     const fateAt = (rule: RuleText): Fate => {
-      const step = memoize(steps, rule, () => toStep(rule) ?? null);
-      if (step === null || (step.link !== undefined && !isLink(step.link, bridge))) return "goes on";
+      const step = stepOf(rule);
+      if (step === undefined || (step.link !== undefined && !isLink(step.link, bridge))) return "goes on";
       const final = FINAL.get(step.target);
       if (final !== undefined) return final;
       if (!chains.has(step.target)) return "goes on";
@@ -72,14 +73,6 @@ function findRejects(
       const fate = fateAt(rule);
       return fate === "rejected" || (fate === "returned" && policyDrops);
     });
-}
-
-function memoize<T>(known: Map<string, T>, key: string, find: () => T): T {
-  const value = known.get(key);
-  if (value !== undefined) return value;
-  const found = find();
-  known.set(key, found);
-  return found;
 }
 
 // LIBVIRT_FWI is empty while its network is down and rejects again when the network comes up: our jump precedes it in
