@@ -10,14 +10,15 @@ import type { Context } from "./context.ts";
 import { withCounters } from "./counters.ts";
 import { describeDaemon, describeForwards, NO_DAEMON, withPortsInUse } from "./status.ts";
 
-/** How often it looks whether the status has changed. */
+/** Interval between checks whether the status has changed. */
 const POLL_MS = 200;
+/** Interval between readings of the counters of an unchanged status. */
 const COUNTERS_MS = 2000;
 
-/** What is known at this moment; undefined: no daemon runs. */
+/** What the screen shows; undefined: no daemon runs. */
 type Seen = { readonly daemon: DaemonStatus; readonly forwards: readonly CountedForward[] } | undefined;
 
-/** `kvmnatd status --watch`: the same, live, until the user quits or the signal comes. */
+/** `kvmnatd status --watch`: shows the status, live, until the user quits or the signal comes. */
 export async function showLiveStatus(context: Context, signal: AbortSignal): Promise<number> {
   if (!isTerminal()) {
     context.complain(
@@ -50,30 +51,30 @@ export async function showLiveStatus(context: Context, signal: AbortSignal): Pro
   return EXIT.ok;
 }
 
-/** Tells of what is known at first, of each change of it, and of the counters again and again; until the signal. */
-async function follow(folder: string, signal: AbortSignal, tell: (seen: Seen) => void): Promise<void> {
+/** Reports the status at first, after each change, and with new counters at intervals; until the signal. */
+async function follow(folder: string, signal: AbortSignal, onChange: (seen: Seen) => void): Promise<void> {
   const read = createStatusReader(folder);
   let last: DaemonStatus | undefined;
-  let toldAtMs = Number.NEGATIVE_INFINITY;
+  let shownAtMs = Number.NEGATIVE_INFINITY;
   while (!signal.aborted) {
     const daemon = await read();
-    if (daemon !== last || performance.now() - toldAtMs >= COUNTERS_MS) {
-      tell(daemon === undefined ? undefined : await lookCloser(daemon));
+    if (daemon !== last || performance.now() - shownAtMs >= COUNTERS_MS) {
+      onChange(daemon === undefined ? undefined : await readDetails(daemon));
       last = daemon;
-      toldAtMs = performance.now();
+      shownAtMs = performance.now();
     }
     await setTimeout(POLL_MS, undefined, { signal }).catch(() => undefined);
   }
 }
 
-async function lookCloser(daemon: DaemonStatus): Promise<Seen> {
+async function readDetails(daemon: DaemonStatus): Promise<Seen> {
   const [now, forwards] = await Promise.all([withPortsInUse(daemon), withCounters(daemon)]);
   return { daemon: now, forwards };
 }
 
 /**
- * The screen: the daemon and its problems, as many forwards as there is room for, and a line that says what is not there.
- * @param first of the forwards that are shown
+ * The screen: the daemon and its problems, as many forwards as there is room for, and a line that counts the others.
+ * @param first index of the first forward on the screen
  */
 function compose(
   context: Context,
@@ -82,9 +83,10 @@ function compose(
   first: number,
 ): { readonly lines: readonly string[]; readonly window: Window } {
   const forwards = seen?.forwards ?? [];
-  const told = seen === undefined ? [`${NO_DAEMON}; waiting for it`] : describeDaemon(context, seen.daemon);
+  const summary =
+    seen === undefined ? [`${NO_DAEMON}; waiting for it`] : describeDaemon(context, seen.daemon);
   // Problems leave room for forwards, whatever their number.
-  const head = told.flatMap((line) => wrap(line, columns)).slice(0, Math.ceil(rows / 2));
+  const head = summary.flatMap((line) => wrap(line, columns)).slice(0, Math.ceil(rows / 2));
   // A blank line, the table's head, and the last line.
   const window = windowAt(first, rows - head.length - 3, forwards.length);
   const table = describeForwards(context, forwards.slice(window.first, window.end));

@@ -89,7 +89,7 @@ function countCharacters(text: string): number {
   return Array.from(stripVTControlCharacters(text)).length;
 }
 
-/** What is shown of a table that is longer than the screen. */
+/** Counts the rows above and below the window, and names the keys. */
 export function describeWindow({ first, end }: Window, count: number): string {
   const hidden = [
     ...(first > 0 ? [`${first} more above`] : []),

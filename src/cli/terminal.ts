@@ -3,22 +3,22 @@ import type { Key } from "node:readline";
 import { nameKey } from "./screen.ts";
 import type { Size } from "./screen.ts";
 
-/** The alternate screen, without cursor; what is too wide (an emoji counts as one of our characters) wraps nowhere. */
+/** The alternate screen, without cursor. A line with wide characters, such as emojis, can be too long: it does not wrap. */
 const ENTER = "\u001b[?1049h\u001b[?25l\u001b[?7l";
 const LEAVE = "\u001b[?7h\u001b[?25h\u001b[?1049l";
-/** From the top, each line to its end, then all below: nothing is blank in between, so nothing flickers. */
+/** Each line overwrites the one before it, then the rest is cleared: the screen is never blank, so it does not flicker. */
 const HOME = "\u001b[H";
 const TO_END_OF_LINE = "\u001b[K";
 const TO_END_OF_SCREEN = "\u001b[J";
 /** Size of a terminal that does not report it. */
 const STANDARD: Size = { rows: 24, columns: 80 };
 
-/** The terminal, whole, as long as it is open. */
+/** The whole terminal, until it is closed. */
 export interface Terminal {
   size(): Size;
-  /** Shows these lines in the place of what is there. */
+  /** Replaces the lines on the screen. */
   draw(lines: readonly string[]): void;
-  /** Everything is as it was before. */
+  /** Restores the terminal. */
   close(): void;
 }
 
@@ -26,16 +26,16 @@ export interface TerminalEvents {
   /** @param key see {@link nameKey} */
   readonly onKey: (key: string) => void;
   readonly onResize: () => void;
-  /** The terminal is closed. */
+  /** The terminal has gone. */
   readonly onHangup: () => void;
 }
 
-/** Both ends: who cannot press a key could not leave. */
+/** Checks input, too: without keys the user could not quit. */
 export function isTerminal(): boolean {
   return process.stdin.isTTY && process.stdout.isTTY;
 }
 
-/** Takes the terminal; however the process ends, it is given back. */
+/** Takes the terminal, and restores it however the process ends. */
 export function openTerminal({ onKey, onResize, onHangup }: TerminalEvents): Terminal {
   const { stdin, stdout } = process;
   const onKeypress = (typed: string | undefined, key: Key): void => onKey(nameKey(typed, key));
