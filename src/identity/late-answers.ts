@@ -1,5 +1,4 @@
 import type { Mac } from "../net/address.ts";
-import type { ProbeResults } from "./lookup.ts";
 
 /*
  * A probe makes the kernel forget the answer to the probe before. The answers of a guest that always answers a little
@@ -17,60 +16,53 @@ import type { ProbeResults } from "./lookup.ts";
 const VALID_MS = 5000;
 /** Maximum time after an unanswered probe in which an answer can belong to it. */
 const OVERDUE_MS = 1000;
-/** Maximum number of addresses without an answer. The kernel's table does not hold more. */
-const MAX_SILENT = 4096;
 
-/** Memory of late answers. Keys are those of {@link ProbeResults}; times are of one monotonic clock, in ms. */
-export interface LateAnswers {
-  /** Whether the last probe of this address had no answer in time. */
-  isSilent(key: string): boolean;
-  /** Records what the kernel's table says before the next probes. */
-  recordEarlier(answers: ProbeResults, nowMs: number): void;
-  /**
-   * Records the results of probes.
-   * @param isReadLate whether they were read after the time to answer was over
-   * @returns the results, completed by late answers
-   */
-  complete(results: ProbeResults, nowMs: number, isReadLate: boolean): ProbeResults;
+/** What is remembered of the probes of one address. Times are of one monotonic clock, in ms. */
+export interface ProbeHistory {
+  /** End of the last probe; undefined when it had an answer. */
+  readonly silentSinceMs: number | undefined;
+  /** The last answer that was late. It is the result of a probe without an answer. */
+  readonly late: LateAnswer | undefined;
 }
 
-export function createLateAnswers(): LateAnswers {
-  /** When the last probe ended without an answer, by address. */
-  const silentSinceMs = new Map<string, number>();
-  const late = new Map<string, { readonly mac: Mac; readonly endsAtMs: number }>();
+interface LateAnswer {
+  readonly mac: Mac;
+  readonly endsAtMs: number;
+}
 
-  function recordLate(key: string, mac: Mac, nowMs: number): void {
-    late.set(key, { mac, endsAtMs: nowMs + VALID_MS });
-    silentSinceMs.delete(key);
-  }
+/** One probe of an address. */
+export interface Probe {
+  /** The MAC in the kernel's table before the probe. */
+  readonly earlier: Mac | undefined;
+  readonly answer: Mac | undefined;
+  /** Whether the answer was read after the time to answer was over. */
+  readonly isReadLate: boolean;
+  /** End of the probe. */
+  readonly endMs: number;
+}
 
-  /** An answer in time does not make a guest quick that was late before: it can be just within the limit. */
-  function recordAnswer(key: string, mac: Mac, nowMs: number): void {
-    const sinceMs = silentSinceMs.get(key);
-    silentSinceMs.delete(key);
-    const isOverdue = sinceMs !== undefined && nowMs - sinceMs < OVERDUE_MS;
-    if (isOverdue || late.has(key)) recordLate(key, mac, nowMs);
-  }
+const NOTHING: ProbeHistory = { silentSinceMs: undefined, late: undefined };
 
-  return {
-    isSilent: (key) => silentSinceMs.has(key),
-    recordEarlier(answers, nowMs) {
-      for (const key of silentSinceMs.keys()) {
-        const mac = answers.get(key);
-        if (mac !== undefined) recordLate(key, mac, nowMs);
-      }
-      for (const [key, { endsAtMs }] of late) if (endsAtMs < nowMs) late.delete(key);
-    },
-    complete(results, nowMs, isReadLate) {
-      if (silentSinceMs.size > MAX_SILENT) silentSinceMs.clear();
-      return new Map(
-        [...results].map(([key, mac]) => {
-          if (mac === undefined) silentSinceMs.set(key, nowMs);
-          else if (isReadLate) recordLate(key, mac, nowMs);
-          else recordAnswer(key, mac, nowMs);
-          return [key, mac ?? late.get(key)?.mac];
-        }),
-      );
-    },
-  };
+/** Adds a probe to the history of its address. */
+export function recordProbe(history: ProbeHistory = NOTHING, probe: Probe): ProbeHistory {
+  const { answer, isReadLate, endMs } = probe;
+  const late = findLateAnswer(history, probe);
+  if (answer === undefined) return { silentSinceMs: endMs, late };
+  const isOverdue = history.silentSinceMs !== undefined && endMs - history.silentSinceMs < OVERDUE_MS;
+  // An answer in time does not make a guest quick that was late before: it can be just within the limit.
+  const isLate = isReadLate || isOverdue || late !== undefined;
+  return { silentSinceMs: undefined, late: isLate ? toLateAnswer(answer, endMs) : undefined };
+}
+
+/** The late answer that counts when a probe ends. */
+function findLateAnswer(
+  { silentSinceMs, late }: ProbeHistory,
+  { earlier, endMs }: Probe,
+): LateAnswer | undefined {
+  if (silentSinceMs !== undefined && earlier !== undefined) return toLateAnswer(earlier, endMs);
+  return late !== undefined && late.endsAtMs >= endMs ? late : undefined;
+}
+
+function toLateAnswer(mac: Mac, nowMs: number): LateAnswer {
+  return { mac, endsAtMs: nowMs + VALID_MS };
 }

@@ -2,7 +2,8 @@ import { setTimeout } from "node:timers/promises";
 import { familyOf, parseIp, parseMac } from "../../net/address.ts";
 import type { Mac } from "../../net/address.ts";
 import type { ProbeResults, NeighbourProbe } from "../../identity/lookup.ts";
-import { createLateAnswers } from "../../identity/late-answers.ts";
+import { recordProbe } from "../../identity/late-answers.ts";
+import type { ProbeHistory } from "../../identity/late-answers.ts";
 import { networkAddressKey } from "../../leases/lease-index.ts";
 import { CommandError } from "../../errors.ts";
 import { readIpJson } from "./ip-json.ts";
@@ -14,9 +15,11 @@ import type { Host } from "../../host-interface.ts";
 const ANSWER_MS = 5;
 /** Interval between readings of the kernel's neighbour table. */
 const POLL_MS = 1;
+/** Maximum number of histories. The kernel's table does not hold more addresses. */
+const MAX_HISTORIES = 4096;
 
 /**
- * The kernel's neighbour table, with the memory of late answers.
+ * The kernel's neighbour table, with the history of the probes.
  *
  * `probeNeighbours` makes the kernel ask, by ARP or NDP, which MAC has each address, and reads the answers. What the
  * kernel knew of them is forgotten first: an entry can stay for half a minute after it became wrong. Permanent entries
@@ -24,17 +27,22 @@ const POLL_MS = 1;
  * KvmnatdError when the kernel cannot be asked or its table cannot be read.
  */
 export function createNeighbours(launcher: Launcher): Pick<Host, "probeNeighbours"> {
-  const lateAnswers = createLateAnswers();
+  const histories = new Map<string, ProbeHistory>();
   return {
     async probeNeighbours(probes) {
       const before = await readEntries(launcher, probes);
-      const earlier = new Map(
-        [...before].flatMap(([key, { mac }]) => (lateAnswers.isSilent(key) ? [[key, mac] as const] : [])),
-      );
-      lateAnswers.recordEarlier(await confirm(launcher, earlier, probes), performance.now());
+      const keys = probes.map(networkAddressKey);
+      const silent = keys.filter((key) => histories.get(key)?.silentSinceMs !== undefined);
+      const earlier = await confirm(launcher, pickMacs(before, silent), probes);
       await askKernel(launcher, probes, before);
       const { results, isReadLate } = await readResults(launcher, probes);
-      return lateAnswers.complete(results, performance.now(), isReadLate);
+      const endMs = performance.now();
+      if (histories.size > MAX_HISTORIES) histories.clear();
+      for (const [key, answer] of results) {
+        const probe = { earlier: earlier.get(key), answer, isReadLate, endMs };
+        histories.set(key, recordProbe(histories.get(key), probe));
+      }
+      return new Map([...results].map(([key, mac]) => [key, mac ?? histories.get(key)?.late?.mac]));
     },
   };
 }
@@ -51,7 +59,7 @@ async function readResults(
     // kvmnatd itself may be late: then it is unknown whether the answers were.
     const isReadLate = performance.now() > endsAtMs;
     const entries = await readEntries(launcher, probes);
-    const results = new Map(keys.map((key) => [key, entries.get(key)?.mac]));
+    const results = pickMacs(entries, keys);
     if (isReadLate || isComplete(results)) {
       const confirmed = await confirm(launcher, results, probes);
       if (isReadLate || isComplete(confirmed)) return { results: confirmed, isReadLate };
@@ -76,6 +84,10 @@ interface Entry {
 }
 
 type Entries = ReadonlyMap<string, Entry>;
+
+function pickMacs(entries: Entries, keys: readonly string[]): ProbeResults {
+  return new Map(keys.map((key) => [key, entries.get(key)?.mac]));
+}
 
 /**
  * -force: a bridge that has gone since, or a full neighbour table, leaves its own probes unanswered and no others.

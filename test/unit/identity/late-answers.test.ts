@@ -1,24 +1,25 @@
 import { expect, it } from "vitest";
 import { parseMac } from "../../../src/net/address.ts";
 import type { Mac } from "../../../src/net/address.ts";
-import { createLateAnswers } from "../../../src/identity/late-answers.ts";
+import { recordProbe } from "../../../src/identity/late-answers.ts";
+import type { ProbeHistory } from "../../../src/identity/late-answers.ts";
 
-const PLACE = "virbr0 192.168.122.50";
 const WEB = parseMac("52:54:00:6c:3c:01");
 const DB = parseMac("52:54:00:6c:3c:02");
 
-/** Probes at these times. `heard` is the kernel's entry before the probe, `answer` what comes in time. */
+/** Probes one address at these times. `heard` is the kernel's entry before the probe, `answer` what comes in time. */
 function probe(
   ...probes: readonly {
     readonly atMs: number;
     readonly heard?: Mac | undefined;
     readonly answer?: Mac | undefined;
+    readonly isReadLate?: boolean;
   }[]
 ): readonly (Mac | undefined)[] {
-  const lateAnswers = createLateAnswers();
-  return probes.map(({ atMs, heard, answer }) => {
-    lateAnswers.recordEarlier(new Map([[PLACE, heard]]), atMs);
-    return lateAnswers.complete(new Map([[PLACE, answer]]), atMs + 5, false).get(PLACE);
+  let history: ProbeHistory | undefined;
+  return probes.map(({ atMs, heard, answer, isReadLate = false }) => {
+    history = recordProbe(history, { earlier: heard, answer, isReadLate, endMs: atMs + 5 });
+    return answer ?? history.late?.mac;
   });
 }
 
@@ -45,12 +46,11 @@ it("treats an answer that arrives just after the next probe as late", () => {
 });
 
 it("treats an answer that was read too late as late", () => {
-  const lateAnswers = createLateAnswers();
-  lateAnswers.recordEarlier(new Map(), 0);
-  expect(lateAnswers.complete(new Map([[PLACE, DB]]), 40, true).get(PLACE)).toBe(DB);
-  expect(lateAnswers.complete(new Map([[PLACE, undefined]]), 105, false).get(PLACE)).toBe(DB);
-  lateAnswers.recordEarlier(new Map(), 6000);
-  expect(lateAnswers.complete(new Map([[PLACE, undefined]]), 6005, false).get(PLACE)).toBeUndefined();
+  expect(probe({ atMs: 0, answer: DB, isReadLate: true }, { atMs: 100 }, { atMs: 6000 })).toEqual([
+    DB,
+    DB,
+    undefined,
+  ]);
 });
 
 it("returns a late answer again after answers in time", () => {
