@@ -30,6 +30,9 @@ export async function bootHost(root = "/"): Promise<BootedHost> {
   return {
     ...inside,
     dir,
+    get root() {
+      return `/proc/${system.pid}/root`;
+    },
     get enter() {
       return ["nsenter", "--target", `${system.pid}`, ...NAMESPACES];
     },

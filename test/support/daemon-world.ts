@@ -6,9 +6,8 @@ import type { Daemon, Lab, LogLine } from "./lab.ts";
 import { createWorld, DB, HOST, leaseRow, libvirtRules, NETWORKS, WEB } from "./world.ts";
 import type { LeaseRow, World } from "./world.ts";
 
-/** As much of `status --json` as the tests look at. */
+/** As much of the daemon's status file as the tests look at. */
 interface Status {
-  readonly running: boolean;
   readonly pid: number;
   readonly pass: number;
   readonly updatedAt: string;
@@ -23,9 +22,16 @@ interface Status {
     readonly state: string;
     readonly address: string | null;
     readonly why: string | null;
+  }[];
+}
+
+/** As much of `kvmnatd status --json` as the tests look at: it adds what it reads itself. */
+interface ShownStatus extends Status {
+  readonly running: boolean;
+  readonly forwards: readonly (Status["forwards"][number] & {
     readonly packets: number | null;
     readonly bytes: number | null;
-  }[];
+  })[];
 }
 
 /** A world with libvirt's rules, guests `web` and `db` that serve, and a daemon. */
@@ -36,7 +42,10 @@ export interface DaemonWorld extends World {
   configure(text: string): Promise<void>;
   /** Both guests have their leases, or rows like these. */
   leases(web?: LeaseRow, db?: LeaseRow): Promise<void>;
+  /** The status of the running daemon. @throws when there is none */
   status(): Promise<Status>;
+  /** `kvmnatd status --json` */
+  shownStatus(): Promise<ShownStatus>;
   /** Waits for a state of a guest's forwards, in the daemon's own words. */
   becomes(guest: string, state: string, why?: RegExp): Promise<void>;
   /** Waits for a problem of this code to be told. */
@@ -61,6 +70,8 @@ export interface DaemonWorld extends World {
 const SECOND_LOOK_MS = 250;
 /** Interval without a pass after which none is pending: passes for rules of others are at most 950 ms apart. */
 const QUIET_MS = 1100;
+/** Interval in which the daemon has seen what a test did last, unless the machine is slow: `settles` waits for that, too. */
+const EVENT_MS = 150;
 /** The last retry of a failure is made up to 30 s after the one before it. */
 const WELL_MS = 80_000;
 
@@ -84,14 +95,19 @@ export async function createDaemonWorld(
   const options = ["-c", config, "--dnsmasq-dir", world.dnsmasqDir];
   const leases = (web = leaseRow(WEB), db = leaseRow(DB)): Promise<void> =>
     world.writeLeases("virbr0", [web, db]);
-  const status = async (): Promise<Status> =>
-    JSON.parse((await lab.kvmnatd(["status", "--json", ...options])).stdout) as Status;
+  const status = async (): Promise<Status> => {
+    const found = await readStatusFile<Status>(lab);
+    if (found === undefined) throw new Error("no daemon runs that has written its status");
+    return found;
+  };
   await leases();
   return {
     ...world,
     config,
     leases,
     status,
+    shownStatus: async () =>
+      JSON.parse((await lab.kvmnatd(["status", "--json", ...options])).stdout) as ShownStatus,
     start: async (env = {}) => {
       const daemon = await startDaemon(lab, options, env);
       daemons.push(daemon);
@@ -99,32 +115,34 @@ export async function createDaemonWorld(
     },
     configure: (text) => writeFile(config, head + text),
     becomes: (guest, state, why = /^/) =>
-      untilStatus(`${guest} is ${state} (${String(why)})`, lab, status, ({ forwards }) => {
+      untilStatus(`${guest} is ${state} (${String(why)})`, lab, ({ forwards }: Status) => {
         const own = forwards.filter((forward) => forward.guest === guest);
         return own.length > 0 && own.every((each) => each.state === state && why.test(each.why ?? ""));
       }),
     complains: (code, message = /^/) =>
-      untilStatus(`problem ${code} like ${String(message)}`, lab, status, ({ problems }) =>
+      untilStatus(`problem ${code} like ${String(message)}`, lab, ({ problems }: Status) =>
         problems.some((problem) => problem.code === code && message.test(problem.message)),
       ),
-    isWell: () =>
-      untilStatus(
-        "no problem is left",
-        lab,
-        status,
-        ({ running, problems, forwards }) =>
-          running &&
-          forwards.length > 0 &&
-          problems.every(({ severity }) => severity === "warning") &&
-          forwards.every(({ state }) => state === "active"),
-        WELL_MS,
-      ),
+    isWell: async () => {
+      const wait = (): Promise<void> => untilStatus("no problem is left", lab, isWell, WELL_MS);
+      await wait();
+      await new Promise((done) => setTimeout(done, EVENT_MS));
+      await wait();
+    },
     settles: () => settle(lab),
     idles: () => idle(lab),
     web: () => world.ask("client", "tcp", HOST, 1122),
     rules: async (table) => (await lab.exec([`iptables-${variant}-save`, "-t", table])).stdout,
     log: () => daemons.flatMap((daemon) => daemon.log()),
   };
+}
+
+function isWell({ problems, forwards }: Status): boolean {
+  return (
+    forwards.length > 0 &&
+    problems.every(({ severity }) => severity === "warning") &&
+    forwards.every(({ state }) => state === "active")
+  );
 }
 
 type WithPass = Pick<Status, "pass">;

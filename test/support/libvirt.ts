@@ -348,8 +348,7 @@ export async function createStage(config: string, options: StageOptions = {}): P
       untilStatus(
         `every forward is ${state}`,
         lab,
-        status,
-        ({ forwards }) => forwards.length > 0 && forwards.every((forward) => forward.state === state),
+        ({ forwards }: ShownStatus) => forwards.length > 0 && forwards.every((forward) => forward.state === state),
         SOON_MS,
       ),
     rests: async () => {

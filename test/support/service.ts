@@ -52,6 +52,9 @@ export async function createServiceHost(root = "/"): Promise<ServiceHost> {
     get enter() {
       return host.enter;
     },
+    get root() {
+      return host.root;
+    },
     reboot: async () => {
       await host.reboot();
       await prepare();

@@ -115,7 +115,7 @@ async function ownRules(): Promise<string> {
 }
 
 async function equalsFreshStart(walk: Walk): Promise<void> {
-  await until("`kvmnatd status` says the same", async () => hasStates(walk, await world.status()));
+  await until("`kvmnatd status` says the same", async () => hasStates(walk, await world.shownStatus()));
   const grown = await ownRules();
   await walk.daemon().kill("SIGSTOP");
   await kvmnatd("teardown");

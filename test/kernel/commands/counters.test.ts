@@ -33,7 +33,7 @@ describe.each(["nft", "legacy"] as const)("packets and bytes in status, iptables
     await ask(HOST_SECOND, 1222, CLIENT);
     await ask(HOST, 1222, CLIENT_SECOND);
     await ask(HOST, 1322, CLIENT);
-    const { forwards } = await world.status();
+    const { forwards } = await world.shownStatus();
     const counted = forwards.map(({ guest, published, packets, bytes }) => [
       guest,
       published,

@@ -43,7 +43,7 @@ async function terminate(): Promise<void> {
 }
 
 async function isRunning(): Promise<boolean> {
-  return (await world.status()).running;
+  return (await world.shownStatus()).running;
 }
 
 describe("a reader of the log", () => {
