@@ -45,7 +45,11 @@ export interface PassRequest {
 export interface Hints {
   /** @param family of `rules`: the family whose iptables rules have changed; undefined: any rules */
   add(trigger: string, kind?: HintKind, family?: Family): void;
-  /** Takes the hints for a pass that starts. @param isLastLook no second pass follows: this one has the triggers of the first */
+  /**
+   * Takes the hints for a pass that starts. Without a hint since the last pass, it has the triggers of the files that are
+   * still to be read a second time.
+   * @param isLastLook no second pass follows
+   */
   take(isLastLook: boolean): PassRequest;
 }
 
@@ -66,7 +70,7 @@ export function createHints(first: string): Hints {
       if (HINT_RULES[kind].hasSecondLook) secondLooks.add(trigger);
     },
     take: (isLastLook) => {
-      const taken = triggers.size === 0 && isLastLook ? [...secondLooks] : [...triggers];
+      const taken = triggers.size === 0 ? [...secondLooks] : [...triggers];
       const request = { triggers: taken.length === 0 ? ["timer"] : taken, isResync, touchedFamilies };
       triggers.clear();
       if (isLastLook) secondLooks.clear();

@@ -18,6 +18,8 @@ export interface FakeHost extends Host {
   domains: readonly DomainMacs[];
   /** How libvirt's folder is found; where it is not read there are no files. */
   folder: LeaseFiles["folder"];
+  /** When `config` was last written, epoch ms. */
+  configChangedAtMs: number;
   /** What `conntrack -L` prints. */
   flows: readonly string[];
   readonly removed: StaleFlows[];
@@ -60,6 +62,7 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
     leases: [],
     domains: [],
     folder: "read",
+    configChangedAtMs: 0,
     flows: [],
     removed: [],
     isUp: true,
@@ -75,7 +78,8 @@ export function createFakeHost(config: string, rules = ""): FakeHost {
       if (signal === undefined) fake.nowMs += ms;
       else await sleepUntil(fake.nowMs + ms, signal);
     },
-    readConfig: () => Promise.resolve({ text: fake.config, changedAtMs: 0, untrusted: undefined }),
+    readConfig: () =>
+      Promise.resolve({ text: fake.config, changedAtMs: fake.configChangedAtMs, untrusted: undefined }),
     readLeaseFiles: () =>
       Promise.resolve({
         bridges:

@@ -93,6 +93,16 @@ it("the second pass for a file reports the triggers of the first", async () => {
   expect(triggers).toEqual([["virbr0.status"], ["virbr0.status"], ["resync"]]);
 });
 
+it("the pass that puts a changed config in force reports the config as its trigger", async () => {
+  host.config = "guests: {}";
+  host.configChangedAtMs = host.nowMs;
+  loop.hint("config", "file");
+  await settle();
+  expect(status.forwards).toEqual([]);
+  // An editor may still be writing the file in the first; the third is the second look.
+  expect(triggers).toEqual([["config"], ["config"], ["config"]]);
+});
+
 it("keeps the forwards active while the config on disk has an error", async () => {
   host.config = "guests: [";
   loop.hint("config", "file");
