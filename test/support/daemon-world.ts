@@ -1,37 +1,17 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { askDaemon } from "../../src/host/control-socket.ts";
+import type { CountedForward } from "../../src/status/counters.ts";
+import type { DaemonStatus } from "../../src/status/status.ts";
 import { readStatusFile, startDaemon, until, untilStatus, writeConfig } from "./lab.ts";
 import type { Daemon, Lab, LogLine } from "./lab.ts";
 import { createWorld, DB, HOST, leaseRow, libvirtRules, NETWORKS, WEB } from "./world.ts";
 import type { LeaseRow, World } from "./world.ts";
 
-/** As much of the daemon's status file as the tests look at. */
-interface Status {
-  readonly pid: number;
-  readonly pass: number;
-  readonly updatedAt: string;
-  readonly problems: readonly {
-    readonly code: string;
-    readonly message: string;
-    readonly severity: string;
-  }[];
-  readonly forwards: readonly {
-    readonly guest: string;
-    readonly published: string;
-    readonly state: string;
-    readonly address: string | null;
-    readonly why: string | null;
-  }[];
-}
-
-/** As much of `kvmnatd status --json` as the tests look at: it adds what it reads itself. */
-interface ShownStatus extends Status {
+/** What `kvmnatd status --json` prints: the daemon's status, and what the command reads itself. */
+interface ShownStatus extends DaemonStatus {
   readonly running: boolean;
-  readonly forwards: readonly (Status["forwards"][number] & {
-    readonly packets: number | null;
-    readonly bytes: number | null;
-  })[];
+  readonly forwards: readonly CountedForward[];
 }
 
 /** A world with libvirt's rules, guests `web` and `db` that serve, and a daemon. */
@@ -43,7 +23,7 @@ export interface DaemonWorld extends World {
   /** Both guests have their leases, or rows like these. */
   leases(web?: LeaseRow, db?: LeaseRow): Promise<void>;
   /** The status of the running daemon. @throws when there is none */
-  status(): Promise<Status>;
+  status(): Promise<DaemonStatus>;
   /** `kvmnatd status --json` */
   shownStatus(): Promise<ShownStatus>;
   /** Waits for a state of a guest's forwards, in the daemon's own words. */
@@ -95,8 +75,8 @@ export async function createDaemonWorld(
   const options = ["-c", config, "--dnsmasq-dir", world.dnsmasqDir];
   const leases = (web = leaseRow(WEB), db = leaseRow(DB)): Promise<void> =>
     world.writeLeases("virbr0", [web, db]);
-  const status = async (): Promise<Status> => {
-    const found = await readStatusFile<Status>(lab);
+  const status = async (): Promise<DaemonStatus> => {
+    const found = await readStatusFile(lab);
     if (found === undefined) throw new Error("no daemon runs that has written its status");
     return found;
   };
@@ -115,12 +95,12 @@ export async function createDaemonWorld(
     },
     configure: (text) => writeFile(config, head + text),
     becomes: (guest, state, why = /^/) =>
-      untilStatus(`${guest} is ${state} (${String(why)})`, lab, ({ forwards }: Status) => {
+      untilStatus(`${guest} is ${state} (${String(why)})`, lab, ({ forwards }: DaemonStatus) => {
         const own = forwards.filter((forward) => forward.guest === guest);
         return own.length > 0 && own.every((each) => each.state === state && why.test(each.why ?? ""));
       }),
     complains: (code, message = /^/) =>
-      untilStatus(`problem ${code} like ${String(message)}`, lab, ({ problems }: Status) =>
+      untilStatus(`problem ${code} like ${String(message)}`, lab, ({ problems }: DaemonStatus) =>
         problems.some((problem) => problem.code === code && message.test(problem.message)),
       ),
     isWell: async () => {
@@ -137,7 +117,7 @@ export async function createDaemonWorld(
   };
 }
 
-function isWell({ problems, forwards }: Status): boolean {
+function isWell({ problems, forwards }: DaemonStatus): boolean {
   return (
     forwards.length > 0 &&
     problems.every(({ severity }) => severity === "warning") &&
@@ -145,13 +125,11 @@ function isWell({ problems, forwards }: Status): boolean {
   );
 }
 
-type WithPass = Pick<Status, "pass">;
-
 /** `reload` returns after a whole pass. When nothing is pending, no other pass is made between two of them. */
 async function settle(lab: Lab): Promise<void> {
   const reload = async (): Promise<number | undefined> => {
     await askDaemon(join(lab.dir, "run"), "reload");
-    return (await readStatusFile<WithPass>(lab))?.pass;
+    return (await readStatusFile(lab))?.pass;
   };
   let last = await reload();
   await until("the daemon has no pass pending", async () => {
@@ -166,7 +144,7 @@ async function idle(lab: Lab): Promise<void> {
   let last: unknown;
   let since = 0;
   await until("the daemon makes no more passes", async () => {
-    const now = (await readStatusFile<WithPass>(lab))?.pass;
+    const now = (await readStatusFile(lab))?.pass;
     if (now !== last) since = Date.now();
     last = now;
     return Date.now() - since > QUIET_MS;

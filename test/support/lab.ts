@@ -3,6 +3,7 @@ import type { ChildProcess, ChildProcessWithoutNullStreams } from "node:child_pr
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import type { DaemonStatus } from "../../src/status/status.ts";
 
 /** The built program. */
 export const PROGRAM: string = resolve(import.meta.dirname, "../../dist/kvmnatd.js");
@@ -257,17 +258,17 @@ export async function until<T>(
  * Waits for a status of the running daemon.
  * @throws with `what`, and the last status, when it does not hold in time
  */
-export async function untilStatus<Status>(
+export async function untilStatus(
   what: string,
   lab: Lab,
-  holds: (status: Status) => boolean,
+  holds: (status: DaemonStatus) => boolean,
   timeoutMs?: number,
 ): Promise<void> {
-  let last: Status | undefined;
+  let last: DaemonStatus | undefined;
   await until(
     () => `${what}; last status: ${JSON.stringify(last)}`,
     async () => {
-      last = await readStatusFile<Status>(lab);
+      last = await readStatusFile(lab);
       return last !== undefined && holds(last);
     },
     timeoutMs,
@@ -278,10 +279,10 @@ export async function untilStatus<Status>(
  * Reads what `kvmnatd status` starts from; starting that program in each poll costs more than all else in most tests.
  * @returns undefined when no daemon runs, or the one that runs has written none
  */
-export async function readStatusFile<Status>(lab: Lab): Promise<Status | undefined> {
+export async function readStatusFile(lab: Lab): Promise<DaemonStatus | undefined> {
   const text = await readFile(join(lab.dir, "run/status.json"), "utf8").catch(() => undefined);
   if (text === undefined) return undefined;
-  const status = JSON.parse(text) as Status & { readonly pid: number; readonly startTicks: string };
+  const status = JSON.parse(text) as DaemonStatus;
   const stat = await readFile(`${lab.root}/proc/${status.pid}/stat`, "utf8").catch(() => "");
   return processStart(stat) === status.startTicks ? status : undefined;
 }

@@ -1,4 +1,5 @@
 import { createLab, readStatusFile, startDaemon, until, untilStatus, writeConfig } from "./lab.ts";
+import type { DaemonStatus } from "../../src/status/status.ts";
 import type { Daemon, ExecResult, Lab, LogLine } from "./lab.ts";
 import { mountTree } from "./tree.ts";
 import type { Tree } from "./tree.ts";
@@ -279,22 +280,6 @@ async function runScript(lab: Lab, script: string): Promise<string> {
   return (await lab.exec(["sh", "-ec", script])).stdout.trim();
 }
 
-/** A forward as `status --json` shows it. */
-interface ShownForward {
-  readonly guest: string;
-  readonly state: string;
-  readonly address: string | null;
-  readonly why: string | null;
-}
-
-interface ShownStatus {
-  readonly pid: number;
-  /** Number of the daemon's last pass. */
-  readonly pass: number;
-  readonly forwards: readonly ShownForward[];
-  readonly problems: readonly { readonly code: string; readonly message: string }[];
-}
-
 /** Libvirt, a client and kvmnatd, all in one lab. */
 export interface Stage {
   readonly libvirt: Libvirt;
@@ -304,7 +289,8 @@ export interface Stage {
   log(): readonly LogLine[];
   /** Runs `kvmnatd COMMAND -c CONFIG`, whatever its exit code. */
   kvmnatd(...command: readonly string[]): Promise<ExecResult>;
-  status(): Promise<ShownStatus>;
+  /** `kvmnatd status --json` */
+  status(): Promise<DaemonStatus>;
   /** Waits until every forward is in this state, in the daemon's own words. */
   becomes(state: string): Promise<void>;
   /** Waits until the daemon has made no pass for a while: what happens then is answered to nothing that came before. */
@@ -332,8 +318,8 @@ export async function createStage(config: string, options: StageOptions = {}): P
   const daemons: Daemon[] = [];
   const log = (): readonly LogLine[] => daemons.flatMap((daemon) => daemon.log());
   const kvmnatd = (...command: readonly string[]): Promise<ExecResult> => lab.kvmnatd([...command, ...given]);
-  const status = async (): Promise<ShownStatus> =>
-    JSON.parse((await kvmnatd("status", "--json")).stdout) as ShownStatus;
+  const status = async (): Promise<DaemonStatus> =>
+    JSON.parse((await kvmnatd("status", "--json")).stdout) as DaemonStatus;
   const stopDaemon = async (): Promise<void> => void (await daemons.at(-1)?.stop());
   return {
     libvirt,
@@ -348,13 +334,14 @@ export async function createStage(config: string, options: StageOptions = {}): P
       untilStatus(
         `every forward is ${state}`,
         lab,
-        ({ forwards }: ShownStatus) => forwards.length > 0 && forwards.every((forward) => forward.state === state),
+        ({ forwards }: DaemonStatus) =>
+          forwards.length > 0 && forwards.every((forward) => forward.state === state),
         SOON_MS,
       ),
     rests: async () => {
       let last: { readonly pass: number | undefined; readonly since: number } = { pass: -1, since: 0 };
       const isStill = async (): Promise<boolean> => {
-        const pass = (await readStatusFile<ShownStatus>(lab))?.pass;
+        const pass = (await readStatusFile(lab))?.pass;
         if (pass !== last.pass) last = { pass, since: Date.now() };
         return pass !== undefined && Date.now() - last.since > REST_MS;
       };

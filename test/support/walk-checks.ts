@@ -1,4 +1,5 @@
 import { afterAll, expect, it } from "vitest";
+import type { DaemonStatus } from "../../src/status/status.ts";
 import { createDaemonWorld } from "./daemon-world.ts";
 import type { DaemonWorld } from "./daemon-world.ts";
 import { readStatusFile, until } from "./lab.ts";
@@ -84,15 +85,11 @@ async function agrees(walk: Walk, knock: Knock): Promise<void> {
       return exitCode === 0;
     },
   );
-  await until("the status file says the same", async () =>
-    hasStates(walk, await readStatusFile<Status>(world.lab)),
-  );
+  await until("the status file says the same", async () => hasStates(walk, await readStatusFile(world.lab)));
   expect(await readForeign(world)).toBe(await walk.foreign());
 }
 
-type Status = Awaited<ReturnType<DaemonWorld["status"]>>;
-
-function hasStates({ model }: Walk, status: Status | undefined): boolean {
+function hasStates({ model }: Walk, status: DaemonStatus | undefined): boolean {
   return (
     status?.forwards.length === model.ports.size &&
     status.forwards.every(({ guest, state }) => (state === "active") === isActive(model, guest))
