@@ -28,9 +28,9 @@ export async function plan(context: Context, host: Host = createHost(context.pat
   };
   const view = await observe({ ...host, readConfig }, {}, false);
   for (const family of view.families) if (family.error !== undefined) throw family.error;
-  const changes = view.families.flatMap(({ family, desired, sides }) =>
-    sides.flatMap((side, index) =>
-      diffRulesets(index === 0 ? desired : NOTHING_DESIRED, side.actual).map((change): FamilyChange => ({
+  const changes = view.families.flatMap(({ family, desired, backends }) =>
+    backends.flatMap((backend, index) =>
+      diffRulesets(index === 0 ? desired : NOTHING_DESIRED, backend.actual).map((change): FamilyChange => ({
         family,
         change,
       })),

@@ -37,14 +37,14 @@ export async function removeOwned(
   const failures: KvmnatdError[] = closed.error === undefined ? [] : [closed.error];
   for (const entry of closed.entries) onRemoved(entry);
   let count = closed.entries.length;
-  for (const { family, sides, error: unread } of await createRulesetReader(host, tool, known).readAll()) {
+  for (const { family, backends, error: unread } of await createRulesetReader(host, tool, known).readAll()) {
     // A host without IPv6 has no ip6tables, and nothing of ours there.
     const isAbsent = family === 6 && unread instanceof CommandError && unread.isMissing;
     if (unread !== undefined && !isAbsent) failures.push(unread);
     // The rule that guards 127.0.0.1 must not go before what it guards is closed.
     if (family === 4 && closed.error !== undefined) continue;
-    for (const side of sides) {
-      const { applied, errors } = await removeOwnedRules(host, side);
+    for (const backend of backends) {
+      const { applied, errors } = await removeOwnedRules(host, backend);
       for (const change of applied) {
         const rule = commandOf(family, change);
         onRemoved({ level: "info", event: "rule", message: `- ${rule}`, rule, action: "remove" });

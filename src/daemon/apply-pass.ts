@@ -12,11 +12,11 @@ import type { FamilyView, View } from "./observe.ts";
 import { closeLoopback, setSysctls } from "./sysctls.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import type { FamilyChange } from "../rules/diff.ts";
-import type { SideOutcome } from "./apply.ts";
+import type { BackendOutcome } from "./apply.ts";
 
 /** What a pass did to the host. */
 export interface Applied {
-  readonly outcomes: readonly SideOutcome[];
+  readonly outcomes: readonly BackendOutcome[];
   /** Changes of the rules that the kernel has taken. */
   readonly changes: readonly FamilyChange[];
   readonly repairs: RepairsByFamily;
@@ -71,7 +71,7 @@ async function closeFirst(
   return { entries, families: view.families.map((each) => (each.family === 4 ? { ...each, error } : each)) };
 }
 
-function isInPlace(outcomes: readonly SideOutcome[]): boolean {
+function isInPlace(outcomes: readonly BackendOutcome[]): boolean {
   return outcomes.every(({ family, outcome }) => family !== 4 || outcome.errors.length === 0);
 }
 
@@ -79,7 +79,7 @@ async function applyAll(
   host: Host,
   families: readonly FamilyView[],
   repairs: RepairsByFamily,
-): Promise<readonly SideOutcome[]> {
+): Promise<readonly BackendOutcome[]> {
   const perFamily = await Promise.all(
     families.map((each) => applyFamily(host, each, repairs.get(each.family))),
   );
@@ -90,11 +90,11 @@ async function applyFamily(
   host: Host,
   view: FamilyView,
   repairs: RepairHistory | undefined,
-): Promise<readonly SideOutcome[]> {
+): Promise<readonly BackendOutcome[]> {
   const { family, desired, error } = view;
   if (error !== undefined) return [{ family, outcome: notApplied(error) }];
-  const [used, ...others] = view.sides;
-  const outcomes: SideOutcome[] = [];
+  const [used, ...others] = view.backends;
+  const outcomes: BackendOutcome[] = [];
   try {
     if (used !== undefined)
       outcomes.push({ family, outcome: await applyRuleset(host, used, desired, repairs) });
@@ -110,7 +110,7 @@ async function applyFamily(
 }
 
 function recordAllRepairs(
-  outcomes: readonly SideOutcome[],
+  outcomes: readonly BackendOutcome[],
   repairs: RepairsByFamily,
   nowMs: number,
 ): RepairsByFamily {

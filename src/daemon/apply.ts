@@ -51,7 +51,7 @@ export interface RulesetOutcome {
 }
 
 /** The same, with its family. */
-export interface SideOutcome {
+export interface BackendOutcome {
   readonly family: Family;
   readonly outcome: RulesetOutcome;
 }
@@ -77,16 +77,16 @@ export function notApplied(error: KvmnatdError): RulesetOutcome {
  */
 export async function applyRuleset(
   host: Host,
-  side: BackendRuleset,
+  backend: BackendRuleset,
   desired: Desired,
   history: RepairHistory = NO_REPAIRS,
 ): Promise<RulesetOutcome> {
-  const whole = diffRulesets(desired, side.actual);
+  const whole = diffRulesets(desired, backend.actual);
   const backedOff = findBackedOffMoves(findMoves(whole), history, host.now());
   const diff = withoutMoves(whole, backedOff);
   if (diff.length === 0) return { ...NOTHING_DONE, backedOff };
   const missing = (actual: Actual): Diff => withoutMoves(diffRulesets(desired, actual), backedOff);
-  const { failures, after } = await runWithRetries(host, side, diff, (actual) => ({
+  const { failures, after } = await runWithRetries(host, backend, diff, (actual) => ({
     desired,
     missing: missing(actual),
   }));
@@ -94,7 +94,7 @@ export async function applyRuleset(
   const applied = subtract(diff, remaining);
   // The other program may have moved the rule again by now: a repair that was made counts, a failed one does not.
   const repositioned = findMoves(failures.length === 0 ? diff : applied);
-  const errors = toApplyErrors(side.family, failures, remaining);
+  const errors = toApplyErrors(backend.family, failures, remaining);
   return { applied, remaining, errors, after, repositioned, backedOff };
 }
 
@@ -113,21 +113,21 @@ const RETRIES: readonly ((rest: Rest) => Diff)[] = [
 /** @param restAfter what is still to be done, given what the kernel has */
 async function runWithRetries(
   host: Host,
-  side: BackendRuleset,
+  backend: BackendRuleset,
   diff: Diff,
   restAfter: (actual: Actual) => Rest,
 ): Promise<{ readonly failures: readonly KvmnatdError[]; readonly after: Actual }> {
-  let failures = await runOperations(host, side, diff);
-  let after = await rereadRules(host, side);
+  let failures = await runOperations(host, backend, diff);
+  let after = await rereadRules(host, backend);
   for (const retry of RETRIES) {
     if (!failures.some(isRestoreRejected)) return { failures, after };
-    failures = await runOperations(host, side, retry(restAfter(after)));
-    after = await rereadRules(host, side);
+    failures = await runOperations(host, backend, retry(restAfter(after)));
+    after = await rereadRules(host, backend);
   }
   const { missing, desired } = restAfter(after);
   if (failures.some(isRestoreRejected) && findObsoleteForeignChainRules(missing).length > 0) {
-    await runOperations(host, side, rewriteOwnChains(withoutObsoleteForeignChainRules(missing), desired));
-    after = await rereadRules(host, side);
+    await runOperations(host, backend, rewriteOwnChains(withoutObsoleteForeignChainRules(missing), desired));
+    after = await rereadRules(host, backend);
   }
   return { failures, after };
 }
@@ -185,8 +185,8 @@ async function runOperations(
 }
 
 /** Removes every rule, chain and jump that kvmnatd owns from one variant. */
-export function removeOwnedRules(host: Host, side: BackendRuleset): Promise<RulesetOutcome> {
-  return applyRuleset(host, side, NOTHING_DESIRED);
+export function removeOwnedRules(host: Host, backend: BackendRuleset): Promise<RulesetOutcome> {
+  return applyRuleset(host, backend, NOTHING_DESIRED);
 }
 
 /** @returns the changes of `diff` that are not in `remaining` */

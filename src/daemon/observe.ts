@@ -196,11 +196,11 @@ async function readKernel(
     tool = await host.chooseIptables(setting);
   } catch (error) {
     if (!(error instanceof KvmnatdError)) throw error;
-    const families = FAMILIES.map((family): FamilyRulesets => ({ family, sides: [], error }));
+    const families = FAMILIES.map((family): FamilyRulesets => ({ family, backends: [], error }));
     return { tool: undefined, families, actual: new Map() };
   }
   const families = await createRulesetReader(host, tool, known).readAll();
-  const actual = families.flatMap(({ family, sides: [used] }) =>
+  const actual = families.flatMap(({ family, backends: [used] }) =>
     used === undefined ? [] : [[family, used.actual] as const],
   );
   return { tool, families, actual: new Map(actual) };
@@ -212,7 +212,7 @@ function toFamilyView(
   { forwards }: Resolution,
   networks: readonly Network[],
 ): FamilyView {
-  const bridges = findNftBridges(read.sides[0]?.actual);
+  const bridges = findNftBridges(read.backends[0]?.actual);
   const desired = buildDesired({ portMap, forwards, networks }, read.family, bridges);
   return forgiveUnused({ ...read, desired });
 }

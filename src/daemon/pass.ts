@@ -140,7 +140,7 @@ interface LibvirtCheck {
 
 function checkLibvirtRules(host: Host, state: PassState, view: View): LibvirtCheck {
   const actual = new Map(
-    view.families.map(({ family, sides }) => [family, sides.map((each) => each.actual)]),
+    view.families.map(({ family, backends }) => [family, backends.map((each) => each.actual)]),
   );
   const before = state.bridgesWithLibvirtRules ?? [];
   const bridges = trackLibvirtRules(before, actual, view.links.indexes, host.now());
@@ -150,7 +150,7 @@ function checkLibvirtRules(host: Host, state: PassState, view: View): LibvirtChe
 function nextObservationState(state: PassState, view: View): ObservationState {
   const { tool, families } = view;
   // Incumbents are kept when the kernel cannot be read: another guest must not take over their names meanwhile.
-  const isKnown = state.incumbents !== undefined || families[0]?.sides.length !== 0;
+  const isKnown = state.incumbents !== undefined || families[0]?.backends.length !== 0;
   return {
     snapshot: view.snapshot,
     links: view.links,
@@ -169,7 +169,7 @@ function collectProblems(
   return [
     ...inputProblems(view),
     ...findWaits(host, view),
-    ...view.families.flatMap(({ sides: [used] }) => findMissingJump(used?.actual)),
+    ...view.families.flatMap(({ backends: [used] }) => findMissingJump(used?.actual)),
     ...found,
     ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
     ...outcomes.flatMap(describeApplyErrors),

@@ -12,7 +12,7 @@ import type { ShadowingRules } from "../rules/shadowing-rules.ts";
 import { commentOf } from "../rules/ruleset.ts";
 import type { Jump } from "../rules/ruleset.ts";
 import type { Host } from "../host-interface.ts";
-import type { RulesetOutcome, SideOutcome } from "./apply.ts";
+import type { RulesetOutcome, BackendOutcome } from "./apply.ts";
 import type { FamilyView, View } from "./observe.ts";
 
 /** @returns problems of the config and of libvirt's files */
@@ -43,16 +43,16 @@ export function findWaits(host: Host, view: View): readonly Diagnostic[] {
 }
 
 /** Why a variant's rules are not what is desired. */
-export function describeApplyErrors({ outcome: { errors } }: SideOutcome): readonly Diagnostic[] {
+export function describeApplyErrors({ outcome: { errors } }: BackendOutcome): readonly Diagnostic[] {
   return errors.map((each) => ({ ...each.toDiagnostic(), message: printable(each.message, 1000) }));
 }
 
 /** @returns rejects in the variant of iptables that is not in use */
 export function rejectsElsewhere(
   { tool, networks }: View,
-  { sides, desired }: FamilyView,
+  { backends, desired }: FamilyView,
 ): readonly Diagnostic[] {
-  const [, other] = sides;
+  const [, other] = backends;
   if (tool === undefined || desired.jumps.length === 0) return [];
   return findRejectElsewhere(
     tool.variant,
@@ -67,9 +67,9 @@ export function rejectsElsewhere(
  */
 export function checkShadowingRules(
   { families, resolution, addresses }: View,
-  outcomes: readonly SideOutcome[],
+  outcomes: readonly BackendOutcome[],
 ): ShadowingRules {
-  const found = families.map(({ family, sides: [used] }) => {
+  const found = families.map(({ family, backends: [used] }) => {
     const outcome = outcomes.find((each) => each.family === family)?.outcome;
     return findShadowingRules(outcome?.after ?? used?.actual, resolution.forwards, addresses, family);
   });
@@ -83,7 +83,7 @@ export function checkShadowingRules(
  * Another program keeps a guard of 127.0.0.1 from its position.
  * @param outcomes those of the pass; they name the rule that precedes the guard
  */
-export function describeOverriddenGuard(guard: Jump, outcomes: readonly SideOutcome[]): Diagnostic {
+export function describeOverriddenGuard(guard: Jump, outcomes: readonly BackendOutcome[]): Diagnostic {
   const moves = outcomes.flatMap(({ outcome }) => [...outcome.repositioned, ...outcome.backedOff]);
   const blocker = moves.find((move) => isMoveOf(move, guard))?.blocker;
   const rule = blocker === undefined ? "a rule" : `\`${printable(blocker, 300)}\``;
@@ -100,7 +100,7 @@ function blockingMoves({ backedOff }: RulesetOutcome): readonly Move[] {
 }
 
 /** Another program keeps our jump from its position; the message names its rule. */
-export function describeOverriddenJump({ family, outcome }: SideOutcome): readonly Diagnostic[] {
+export function describeOverriddenJump({ family, outcome }: BackendOutcome): readonly Diagnostic[] {
   const [move] = blockingMoves(outcome);
   if (move === undefined) return [];
   const rule = printable(move.blocker ?? "a rule that rejects", 300);
@@ -113,7 +113,7 @@ const HOW_JUMP_IS_RESTORED =
   "kvmnatd now tries once a minute (docs/rules.md)";
 
 /** @returns why the rules of these guests are not in the kernel, by {@link guestKey}; a shared rule concerns all guests */
-export function failingGuests(view: View, outcomes: readonly SideOutcome[]): ReadonlyMap<string, string> {
+export function failingGuests(view: View, outcomes: readonly BackendOutcome[]): ReadonlyMap<string, string> {
   const failing = new Map<string, string>();
   for (const { family, outcome } of outcomes) {
     if (outcome.errors.length === 0 && blockingMoves(outcome).length === 0) continue;

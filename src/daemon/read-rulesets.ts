@@ -16,7 +16,7 @@ export const FAMILIES: readonly Family[] = [4, 6];
 export interface FamilyRulesets {
   readonly family: Family;
   /** The variant in use, then the other one if it has any rules; empty when the rules cannot be read. */
-  readonly sides: readonly BackendRuleset[];
+  readonly backends: readonly BackendRuleset[];
   /** Why the rules cannot be read. */
   readonly error: KvmnatdError | undefined;
 }
@@ -60,7 +60,7 @@ export function createRulesetReader(
     reread: (before, families) =>
       Promise.all(
         before.map(async (each) => {
-          const [used] = each.sides;
+          const [used] = each.backends;
           if (used === undefined || !families.has(each.family)) return each;
           return readFamily(source, each.family, Promise.resolve(used.actual.libvirt));
         }),
@@ -81,9 +81,9 @@ async function readFamily(
   libvirt: Promise<LibvirtTable | undefined>,
 ): Promise<FamilyRulesets> {
   try {
-    return { family, sides: await readVariants(source, family, libvirt), error: undefined };
+    return { family, backends: await readVariants(source, family, libvirt), error: undefined };
   } catch (error) {
-    if (error instanceof KvmnatdError) return { family, sides: [], error };
+    if (error instanceof KvmnatdError) return { family, backends: [], error };
     throw error;
   }
 }

@@ -26,16 +26,16 @@ export const GONE_MS = 5000;
 
 /**
  * @param before what the previous pass found; empty at start: rules flushed before the start cannot be noticed
- * @param sides by family, the rulesets of both variants of iptables; empty when they cannot be read
+ * @param rulesets by family, the rulesets of both variants of iptables; empty when they cannot be read
  * @param up the indexes of the bridges that are up
  */
 export function trackLibvirtRules(
   before: readonly BridgeWithLibvirtRules[],
-  sides: ReadonlyMap<Family, readonly Actual[]>,
+  rulesets: ReadonlyMap<Family, readonly Actual[]>,
   up: ReadonlyMap<string, number>,
   nowMs: number,
 ): readonly BridgeWithLibvirtRules[] {
-  const seen = [...sides].flatMap(([family, actuals]) =>
+  const seen = [...rulesets].flatMap(([family, actuals]) =>
     [...new Set(actuals.flatMap(rejectedBridges))].flatMap((bridge): readonly BridgeWithLibvirtRules[] => {
       const ifindex = up.get(bridge);
       return ifindex === undefined ? [] : [{ family, bridge, ifindex, goneAtMs: undefined }];
@@ -48,7 +48,7 @@ export function trackLibvirtRules(
   );
   const gone = missing.map((each) => {
     // Rules that cannot be read now have not vanished.
-    const isRead = (sides.get(each.family) ?? []).length > 0;
+    const isRead = (rulesets.get(each.family) ?? []).length > 0;
     return isRead ? { ...each, goneAtMs: Math.min(each.goneAtMs ?? nowMs, nowMs) } : each;
   });
   return [...seen, ...gone];

@@ -26,7 +26,7 @@ beforeEach(() => {
 async function read(): Promise<BackendRuleset> {
   const reader = createRulesetReader(host, { variant: "nft", infix: "" }, new Set());
   const [ipv4] = await reader.readAll();
-  const [used] = ipv4?.sides ?? [];
+  const [used] = ipv4?.backends ?? [];
   if (used === undefined) throw new Error("the rules of IPv4 were not read");
   return used;
 }

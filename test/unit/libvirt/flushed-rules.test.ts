@@ -17,15 +17,15 @@ const CREATED_AGAIN = new Map([["virbr0", 9]]);
 const SOON = NOW + GONE_MS - 1;
 const LATER = NOW + GONE_MS;
 
-type Step = readonly [atMs: number, sides: readonly Actual[], up: ReadonlyMap<string, number>];
+type Step = readonly [atMs: number, rulesets: readonly Actual[], up: ReadonlyMap<string, number>];
 
 /** The messages after the last of these passes. */
 function messagesAfter(...steps: readonly Step[]): readonly string[] {
   let bridges: readonly BridgeWithLibvirtRules[] = [];
   let at = NOW;
-  for (const [atMs, sides, up] of steps) {
+  for (const [atMs, rulesets, up] of steps) {
     at = atMs;
-    bridges = trackLibvirtRules(bridges, new Map([[4, sides]]), up, atMs);
+    bridges = trackLibvirtRules(bridges, new Map([[4, rulesets]]), up, atMs);
   }
   return findFlushedBridges(bridges, at).problems.map(({ message }) => message);
 }
