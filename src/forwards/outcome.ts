@@ -57,12 +57,12 @@ export function toOutcome(
 }
 
 function toFound(
-  { lease, note, doubt, previousAddress }: Found,
+  { target, note, doubt, previousAddress }: Found,
   before: Incumbent | undefined,
   guest: Guest,
   { nowMs }: LookupContext,
 ): GuestOutcome {
-  const { address, mac, expiresAtMs } = lease;
+  const { address, mac, expiresAtMs } = target;
   const hasMoved = before !== undefined && before.address !== address;
   // After a move the guest is probed again soon, however old the doubt about its last address was.
   const recheck = nextRecheck(doubt, hasMoved ? undefined : before?.recheck, nowMs);
@@ -78,7 +78,7 @@ function toFound(
     recentMovesAtMs: recentMoves(before?.recentMovesAtMs ?? [], hasMoved, nowMs),
   };
   const wakeAtMs = findEarliest([expiresAtMs, recheck && recheckWakeMs(recheck)]);
-  return { target: lease, why: note, incumbent, wakeAtMs };
+  return { target, why: note, incumbent, wakeAtMs };
 }
 
 /** The incumbent's address is not confirmed any more: without doubt it would be taken for the guest's without a probe. */

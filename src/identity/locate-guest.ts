@@ -102,7 +102,7 @@ function locateDomain(domain: string, all: readonly Network[], search: Search): 
  */
 function demandAnswer(located: Located, domain: string, { networks, context }: Search): Located {
   if (located.state !== "found") return located;
-  const { address, mac } = located.lease;
+  const { address, mac } = located.target;
   const [network] = networksOf(address, networks);
   const own = network === undefined ? [] : [{ bridge: network.bridge, address }];
   const probes = located.probes.length === 0 ? own : located.probes;

@@ -73,7 +73,7 @@ export type LookupResult =
 
 export interface Found {
   readonly state: "found";
-  readonly lease: Target;
+  readonly target: Target;
   readonly note: string | undefined;
   /** What the probes have not settled. */
   readonly doubt: Doubt;
@@ -81,10 +81,10 @@ export interface Found {
   readonly previousAddress: Ip | undefined;
 }
 
-export function found(lease: Target, more: Partial<Omit<Found, "state" | "lease">> = {}): Found {
+export function found(target: Target, more: Partial<Omit<Found, "state" | "target">> = {}): Found {
   return {
     state: "found",
-    lease: { address: lease.address, mac: lease.mac, expiresAtMs: lease.expiresAtMs },
+    target: { address: target.address, mac: target.mac, expiresAtMs: target.expiresAtMs },
     note: undefined,
     doubt: "none",
     previousAddress: undefined,

@@ -58,7 +58,7 @@ function choose({ leases, incumbent: held, others = [], answers = {} }: Case): L
 }
 
 function describeResult(located: Located): string {
-  return located.state === "found" ? `${located.lease.address} (${located.doubt})` : located.state;
+  return located.state === "found" ? `${located.target.address} (${located.doubt})` : located.state;
 }
 
 const ONE: readonly Case[] = [

@@ -134,7 +134,7 @@ function locate({ leases, incumbent: remembered, answers = {} }: Case): Located 
 
 it.each(CASES)("$name -> $result", (each) => {
   const located = locate(each);
-  expect(located.state === "found" ? located.lease.address : located.state).toBe(each.result);
+  expect(located.state === "found" ? located.target.address : located.state).toBe(each.result);
   expect(located.probes.map(({ address }) => address)).toEqual(each.probes);
   // One round of probes suffices.
   expect(locate({ ...each, answers: {} }).probes).toEqual(located.probes);
