@@ -1,4 +1,4 @@
-import type { Family, HostAddresses } from "../net/address.ts";
+import type { Family } from "../net/address.ts";
 import { buildDesired } from "../rules/desired.ts";
 import type { ProbeResults, Incumbent } from "../identity/lookup.ts";
 import { readIncumbents, readServedBridges } from "../rules/read-incumbents.ts";
@@ -31,7 +31,6 @@ export interface View {
   readonly snapshot: Snapshot;
   readonly networks: readonly Network[];
   readonly links: Links;
-  readonly addresses: HostAddresses;
   readonly tool: Iptables | undefined;
   readonly incumbents: readonly Incumbent[];
   readonly resolution: Resolution;
@@ -141,7 +140,6 @@ function toView(
     snapshot: { portMap: config.portMap, configText, warnings, bridges },
     networks,
     links,
-    addresses: links.addresses,
     tool: kernel.tool,
     incumbents,
     resolution,

@@ -66,12 +66,12 @@ export function rejectsElsewhere(
  * @param outcomes what the pass did to the rules that it had read; empty: nothing
  */
 export function checkShadowingRules(
-  { families, resolution, addresses }: View,
+  { families, resolution, links }: View,
   outcomes: readonly BackendOutcome[],
 ): ShadowingRules {
   const found = families.map(({ family, backends: [used] }) => {
     const outcome = outcomes.find((each) => each.family === family)?.outcome;
-    return findShadowingRules(outcome?.after ?? used?.actual, resolution.forwards, addresses, family);
+    return findShadowingRules(outcome?.after ?? used?.actual, resolution.forwards, links.addresses, family);
   });
   return {
     problems: found.flatMap(({ problems }) => problems),

@@ -214,8 +214,8 @@ async function removeRepeatedly(
   return total;
 }
 
-function forwardingOf({ resolution, snapshot, addresses, networks }: View): Forwarding {
-  return { forwards: resolution.forwards, reach: snapshot.portMap.reach, addresses, networks };
+function forwardingOf({ resolution: { forwards }, snapshot, links, networks }: View): Forwarding {
+  return { forwards, reach: snapshot.portMap.reach, addresses: links.addresses, networks };
 }
 
 function describeFailure({ failure }: PendingCheck): readonly Diagnostic[] {

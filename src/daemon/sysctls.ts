@@ -69,8 +69,8 @@ export async function findClosings(
 }
 
 /** Interfaces without an address, such as the tap of each guest, route nothing and are left out. */
-function interfacesWithAddress({ networks, addresses }: View): ReadonlySet<string> {
-  const withAddress = [...addresses].flatMap(([name, own]) => (own.length === 0 ? [] : [name]));
+function interfacesWithAddress({ networks, links }: View): ReadonlySet<string> {
+  const withAddress = [...links.addresses].flatMap(([name, own]) => (own.length === 0 ? [] : [name]));
   return new Set([...networks.map(({ bridge }) => bridge), ...withAddress]);
 }
 
