@@ -1,3 +1,4 @@
+import { readNftBridges } from "../rules/libvirt-table.ts";
 import type { Actual, Variant } from "../rules/ruleset.ts";
 import { optionOf, targetOf } from "../rules/ruleset.ts";
 import type { Diagnostic } from "../diagnostic.ts";
@@ -10,12 +11,12 @@ import { createError, createWarning } from "../diagnostic.ts";
 export function findMissingJump(actual: Actual | undefined): readonly Diagnostic[] {
   if (actual === undefined) return [];
   const jumps = actual.tables.filter.get("FORWARD")?.map((rule) => targetOf(rule)) ?? [];
-  const nftJumps = ruleTexts(actual, "forward");
+  const nftJumps = actual.libvirt?.get("forward") ?? [];
   return [
     ...(jumps.includes("LIBVIRT_FWI")
       ? []
       : describeMissing("LIBVIRT_FWI", "FORWARD", iptablesBridges(actual))),
-    ...(nftJumps.some((rule) => /\bjump guest_input\b/.test(rule))
+    ...(nftJumps.some(({ rule }) => /\bjump guest_input\b/.test(rule))
       ? []
       : describeMissing("guest_input", "the chain forward of table libvirt_network", nftBridges(actual))),
   ];
@@ -31,13 +32,8 @@ function iptablesBridges({ tables }: Actual): readonly string[] {
   return rejects.flatMap((rule) => optionOf(rule, "-o") ?? []);
 }
 
-function nftBridges(actual: Actual): readonly string[] {
-  const rejects = ruleTexts(actual, "guest_input").filter((rule) => /\breject\b/.test(rule));
-  return rejects.flatMap((rule) => /\boif(?:name)? "([^"]+)"/.exec(rule)?.[1] ?? []);
-}
-
-function ruleTexts(actual: Actual | undefined, chain: string): readonly string[] {
-  return actual?.libvirt?.get(chain)?.map(({ rule }) => rule) ?? [];
+function nftBridges({ libvirt }: Actual): readonly string[] {
+  return readNftBridges(libvirt?.get("guest_input")?.filter(({ rule }) => /\breject\b/.test(rule)));
 }
 
 function describeMissing(chain: string, from: string, bridges: readonly string[]): readonly Diagnostic[] {

@@ -65,13 +65,14 @@ export function parseLibvirtTable(text: string): LibvirtTable {
 export function findNftBridges(actual: Actual | undefined): ReadonlySet<string> {
   const table = actual?.libvirt;
   if (actual === undefined || table === undefined) return new Set();
-  const served = bridgesIn(table.get("guest_input"));
-  const ours = bridgesIn(table.get(OUR_CHAIN));
+  const libvirts = readNftBridges(table.get("guest_input"));
+  const ours = readNftBridges(table.get(OUR_CHAIN));
   const iptables = new Set(actual.tables.filter.get("LIBVIRT_FWI")?.map((rule) => optionOf(rule, "-o")));
-  return new Set([...served, ...ours.filter((bridge) => !iptables.has(bridge))]);
+  return new Set([...libvirts, ...ours.filter((bridge) => !iptables.has(bridge))]);
 }
 
-function bridgesIn(rules: readonly NftRule[] = []): readonly string[] {
+/** @returns the bridges to which the packets go that these rules match */
+export function readNftBridges(rules: readonly NftRule[] = []): readonly string[] {
   return rules.flatMap(({ rule }) => /^oif(?:name)? "([^"]+)"/.exec(rule)?.slice(1) ?? []);
 }
 
