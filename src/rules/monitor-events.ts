@@ -11,9 +11,8 @@ import { CHAIN_PREFIX, MARK } from "./ownership.ts";
  *   filter | it only accepts, or it is in INPUT or OUTPUT
  *   nat    | it is appended: ours come first; or it is not in PREROUTING
  *
- * unless its chain or its text names a chain of ours or of libvirt's, or nft cannot print all of it. The removal of a
- * rule that was harmless when it was added is harmless as well. The kernel reports removals by handle alone, so the
- * handles of harmless rules are remembered. Every other event asks for a pass.
+ * unless its chain or its text names a chain of ours or of libvirt's, or nft cannot print all of it. Its removal is
+ * harmless as well; the kernel reports a removal by handle alone. Every other event asks for a pass.
  */
 
 /** A rule that was added or removed, as `nft -a monitor rules` prints it. */
@@ -48,48 +47,15 @@ export function parseRuleEvent(line: string): RuleEvent | undefined {
   };
 }
 
-/** Remembers which rules of other programs are harmless. */
-export interface ForeignRules {
-  /** Counts an event of another program. @returns whether it asks for a pass */
-  isRelevant(event: RuleEvent): boolean;
-  /** Counts an event of kvmnatd's own change. */
-  sawOwn(event: RuleEvent): void;
-  /** Events may have been missed. */
-  forget(): void;
-}
-
-/** Maximum number of remembered rules. Beyond it all are forgotten, and each removal asks for a pass. */
-const MAX_REMEMBERED = 10_000;
-
-export function createForeignRules(): ForeignRules {
-  const harmless = new Set<string>();
-  return {
-    isRelevant(event) {
-      // A handle may be reused in a table that is made again.
-      const wasHarmless = harmless.delete(handleKey(event));
-      if (event.verb === "delete") return !wasHarmless;
-      if (!isHarmless(event)) return true;
-      if (harmless.size >= MAX_REMEMBERED) harmless.clear();
-      harmless.add(handleKey(event));
-      return false;
-    },
-    sawOwn: (event) => void harmless.delete(handleKey(event)),
-    forget: () => harmless.clear(),
-  };
-}
-
-function handleKey({ family, table, handle }: RuleEvent): string {
-  return `${family} ${table} ${handle}`;
-}
-
 const OURS_OR_LIBVIRTS = new RegExp(`\\b(?:${CHAIN_PREFIX}|LIBVIRT_|${MARK})`);
 
 /** A verdict at the end; a chain may be called `drop`. */
 const DROPS = /(?<! jump| goto) drop$/;
 const ACCEPTS = /(?<! jump| goto) accept$/;
 
-function isHarmless({ verb, table, chain, text, isComplete }: RuleEvent): boolean {
-  if (verb === "replace" || !isComplete) return false;
+/** Whether the rule that was added is harmless. */
+export function isHarmless({ verb, table, chain, text, isComplete }: RuleEvent): boolean {
+  if (verb === "replace" || verb === "delete" || !isComplete) return false;
   if (OURS_OR_LIBVIRTS.test(chain) || OURS_OR_LIBVIRTS.test(text)) return false;
   switch (table) {
     case "raw":

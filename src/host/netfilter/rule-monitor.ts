@@ -1,6 +1,7 @@
 import { setTimeout as pause } from "node:timers/promises";
 import type { Family } from "../../net/address.ts";
-import { createForeignRules, parseRuleEvent } from "../../rules/monitor-events.ts";
+import { isHarmless, parseRuleEvent } from "../../rules/monitor-events.ts";
+import type { RuleEvent } from "../../rules/monitor-events.ts";
 import type { FollowCommand } from "../exec/follow-command.ts";
 import { readSocket, untilListens } from "./netlink-sockets.ts";
 import { createOwnWrites } from "./own-writes.ts";
@@ -24,6 +25,9 @@ const DRAIN_POLL_MS = 100;
 /** Maximum delay of a pass after irrelevant events: one may have been judged wrongly, or have made a table unreadable. */
 const RECHECK_MS = 10_000;
 
+/** Maximum number of remembered harmless rules. Beyond it all are forgotten, and each removal asks for a pass. */
+const MAX_HARMLESS = 10_000;
+
 export interface RuleWatcher {
   /** Other programs changed rules. @param family of iptables' rules; undefined when other rules may have changed as well */
   readonly onChange: (family: Family | undefined) => void;
@@ -43,32 +47,37 @@ export interface RuleMonitor {
 
 export function createRuleMonitor(followCommand: FollowCommand): RuleMonitor {
   let onChange: RuleWatcher["onChange"] = () => undefined;
-  const foreign = createForeignRules();
+  /** Rules of other programs, by handle: their removal is reported by handle alone. */
+  const harmless = new Set<string>();
   const own = createOwnWrites(() => onChange(undefined));
   const recheckLater = createRecheck((family) => onChange(family));
 
   function reportAll(): void {
-    foreign.forget();
+    harmless.clear();
     onChange(undefined);
   }
 
   function onEvent(line: string): void {
     const event = parseRuleEvent(line);
     if (event === undefined) return;
+    // A handle may be reused in a table that is made again.
+    const wasHarmless = harmless.delete(handleKey(event));
     const origin = own.claim();
-    if (origin !== "foreign") foreign.sawOwn(event);
     if (origin === "own") return;
-    const family = event.table === "libvirt_network" ? undefined : event.family;
     if (origin === "unknown") onChange(undefined);
-    else if (foreign.isRelevant(event)) onChange(family);
-    else recheckLater(event.family);
+    else if (wasHarmless && event.verb === "delete") recheckLater(event.family);
+    else if (isHarmless(event)) {
+      if (harmless.size >= MAX_HARMLESS) harmless.clear();
+      harmless.add(handleKey(event));
+      recheckLater(event.family);
+    } else onChange(event.table === "libvirt_network" ? undefined : event.family);
   }
 
   async function watch(watcher: RuleWatcher, signal: AbortSignal): Promise<void> {
     onChange = watcher.onChange;
     let afterLoss: () => void = () => undefined;
     const onRun = async (pid: number, ended: AbortSignal): Promise<void> => {
-      foreign.forget();
+      harmless.clear();
       afterLoss = drainOnce(pid, ended, reportAll);
       await untilListens(pid, "rules", ended);
       if (!ended.aborted) watcher.onState(true);
@@ -78,6 +87,10 @@ export function createRuleMonitor(followCommand: FollowCommand): RuleMonitor {
   }
 
   return { expecting: (ruleCount, change) => own.expecting(ruleCount, change), watch };
+}
+
+function handleKey({ family, table, handle }: RuleEvent): string {
+  return `${family} ${table} ${handle}`;
 }
 
 /** Reports a family once, RECHECK_MS after the first of its events. */
