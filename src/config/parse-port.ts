@@ -1,3 +1,4 @@
+import { distinctBy } from "../distinct-by.ts";
 import { formatCidr, parseCidr } from "../net/address.ts";
 import type { Cidr } from "../net/address.ts";
 import { invalid } from "./values/result.ts";
@@ -72,7 +73,7 @@ export function parseAllow(
       report.valueOrDiagnostic([...path, index], cidr ? { value: cidr } : invalid("allow", message)) ?? []
     );
   });
-  return [...new Map(cidrs.map((cidr) => [formatCidr(cidr), cidr])).values()];
+  return distinctBy(cidrs, formatCidr);
 }
 
 function readLongForm(
@@ -125,5 +126,5 @@ function readLongListen(
 
 /** Removes duplicates. */
 export function uniqueListens(listens: readonly Listen[]): readonly Listen[] {
-  return [...new Map(listens.map((listen) => [formatListen(listen), listen])).values()];
+  return distinctBy(listens, formatListen);
 }

@@ -1,3 +1,4 @@
+import { distinctBy } from "../distinct-by.ts";
 import type { Family, Ip, PortRange } from "../net/address.ts";
 import type { PortTarget } from "../forwards/resolved-forward.ts";
 import type { FamilyChange } from "../rules/diff.ts";
@@ -51,11 +52,9 @@ export function allSuspects(targets: TargetChange, family: Family): SuspectPorts
 
 /** @returns all of them, each port once: a check may fail for hours */
 export function mergeSuspects(suspects: readonly SuspectPorts[]): SuspectPorts {
-  const ports = suspects
-    .flatMap((each) => each.ports)
-    .map(({ protocol, range }) => [`${protocol} ${range.first} ${range.last}`, { protocol, range }] as const);
+  const ports = suspects.flatMap((each) => each.ports).map(({ protocol, range }) => ({ protocol, range }));
   return {
-    ports: [...new Map(ports).values()],
+    ports: distinctBy(ports, ({ protocol, range }) => `${protocol} ${range.first} ${range.last}`),
     formerTargets: new Set(suspects.flatMap(({ formerTargets }) => [...formerTargets])),
   };
 }

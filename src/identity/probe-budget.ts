@@ -1,3 +1,4 @@
+import { distinctBy } from "../distinct-by.ts";
 import { networkAddressKey } from "../leases/lease-index.ts";
 import type { NeighbourProbe } from "./lookup.ts";
 
@@ -28,18 +29,15 @@ export function limitProbes(
   byGuest: readonly (readonly NeighbourProbe[])[],
   nowMs: number,
 ): readonly NeighbourProbe[] {
-  const all = distinct(byGuest.flat());
+  const all = distinctBy(byGuest.flat(), networkAddressKey);
   if (all.length <= MAX_PROBES_PER_PASS) return all;
-  const first = distinct(byGuest.flatMap((probes) => probes.slice(0, 1)));
+  const firstOfGuests = byGuest.flatMap((probes) => probes.slice(0, 1));
+  const first = distinctBy(firstOfGuests, networkAddressKey);
   const firstKeys = new Set(first.map(networkAddressKey));
   const others = all.filter((probe) => !firstKeys.has(networkAddressKey(probe)));
   const room = Math.max(MAX_PROBES_PER_PASS - first.length, MAX_PROBES_PER_PASS / 4);
   const turn = rotate(others, nowMs).slice(0, room);
   return [...rotate(first, nowMs).slice(0, MAX_PROBES_PER_PASS - turn.length), ...turn];
-}
-
-function distinct(probes: readonly NeighbourProbe[]): readonly NeighbourProbe[] {
-  return [...new Map(probes.map((probe) => [networkAddressKey(probe), probe])).values()];
 }
 
 function rotate<T>(all: readonly T[], nowMs: number): readonly T[] {

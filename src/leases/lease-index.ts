@@ -1,3 +1,4 @@
+import { distinctBy } from "../distinct-by.ts";
 import type { Ip, Mac } from "../net/address.ts";
 import { memoize } from "../memoize.ts";
 import type { Lease } from "./lease.ts";
@@ -31,7 +32,8 @@ export function indexLeases(networks: readonly Network[], isUsable: (lease: Leas
   const byMac = Map.groupBy(rows, (lease) => lease.mac);
   const byName = Map.groupBy(rows, (lease) => lease.hostname?.toLowerCase());
   const byPlace = Map.groupBy(rows, networkAddressKey);
-  const usable = (found: readonly Lease[] = []): readonly Lease[] => distinct(found.filter(isUsable));
+  const usable = (found: readonly Lease[] = []): readonly Lease[] =>
+    distinctBy(found.filter(isUsable), leaseKey);
   return {
     rowsOf: (mac) => byMac.get(mac) ?? [],
     ofMac: memoize((mac: Mac) => usable(byMac.get(mac))),
@@ -40,7 +42,6 @@ export function indexLeases(networks: readonly Network[], isUsable: (lease: Leas
   };
 }
 
-/** The last of equal rows. */
-function distinct(leases: readonly Lease[]): readonly Lease[] {
-  return [...new Map(leases.map((lease) => [`${networkAddressKey(lease)} ${lease.mac}`, lease])).values()];
+function leaseKey(lease: Lease): string {
+  return `${networkAddressKey(lease)} ${lease.mac}`;
 }

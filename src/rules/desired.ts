@@ -1,3 +1,4 @@
+import { distinctBy } from "../distinct-by.ts";
 import { formatCidr, LOOPBACK } from "../net/address.ts";
 import type { Cidr, Family, Ip } from "../net/address.ts";
 import { formatDnatRule } from "./dnat-rule.ts";
@@ -86,7 +87,7 @@ function linksOf(networks: readonly Network[], family: Family): readonly Link[] 
       .filter((cidr) => cidr.family === family)
       .map((cidr): Link => ({ bridge, cidr })),
   );
-  return [...new Map(links.map((link) => [`${link.bridge} ${formatCidr(link.cidr)}`, link])).values()];
+  return distinctBy(links, ({ bridge, cidr }) => `${bridge} ${formatCidr(cidr)}`);
 }
 
 const JUMP_MARK = formatComment(JUMP_COMMENT);

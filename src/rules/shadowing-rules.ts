@@ -1,3 +1,4 @@
+import { distinctBy } from "../distinct-by.ts";
 import { familyOf, formatPorts, isLoopback } from "../net/address.ts";
 import type { Family, Ip, HostAddresses } from "../net/address.ts";
 import { printable } from "../sanitize.ts";
@@ -45,10 +46,10 @@ export function findShadowingRules(
   const addresses = [...host.values()].flat().filter((ip) => familyOf(ip) === family && !isLoopback(ip));
   const packets = forwards.flatMap((forward) => packetsOf(forward, family, addresses));
   const found = findDecidingRules(actual.tables.nat, rules.slice(0, jump), packets);
-  const reported = new Map(found.map((each): [string, Diagnostic] => [each.rule, describe(family, each)]));
-  const problems = [...reported.values()].slice(0, MAX_REPORTED_RULES);
+  const reported = distinctBy(found, ({ rule }) => rule);
+  const problems = reported.slice(0, MAX_REPORTED_RULES).map((each) => describe(family, each));
   return {
-    problems: reported.size > MAX_REPORTED_RULES ? [...problems, MORE] : problems,
+    problems: reported.length > MAX_REPORTED_RULES ? [...problems, MORE] : problems,
     taken: new Map(found.flatMap(({ taken }) => taken.map((forward) => [forward, TAKEN] as const))),
   };
 }

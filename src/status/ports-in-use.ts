@@ -1,3 +1,4 @@
+import { distinctBy } from "../distinct-by.ts";
 import { familyOf, isLoopback, LOOPBACK, parseIp, parsePorts } from "../net/address.ts";
 import type { Family, Protocol, HostAddresses } from "../net/address.ts";
 import { familiesOfListen } from "../config/values/listen-address.ts";
@@ -46,8 +47,7 @@ export function findPortsInUse<F extends Published>(
       .filter((listener) => collides(forward, listener, host, loopback))
       .map(({ port, process }): PortInUse<F> => ({ forward, port, process: printable(process) })),
   );
-  const byKey = new Map(rows.map((row) => [describePortInUse(row), row]));
-  return [...byKey.values()];
+  return distinctBy(rows, describePortInUse);
 }
 
 /**

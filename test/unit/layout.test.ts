@@ -5,7 +5,16 @@ import { describe, expect, it } from "vitest";
 const SOURCE = resolve(import.meta.dirname, "../../src");
 
 /** Every other part may import these. */
-const LEAVES = new Set(["diagnostic", "earliest", "event-codes", "memoize", "net", "rate-limit", "sanitize"]);
+const LEAVES = new Set([
+  "diagnostic",
+  "distinct-by",
+  "earliest",
+  "event-codes",
+  "memoize",
+  "net",
+  "rate-limit",
+  "sanitize",
+]);
 
 /** What the files of each part may import, beside their own part and {@link LEAVES}. Leaf first. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
@@ -81,7 +90,7 @@ const INSIDE: Readonly<Record<string, readonly string[]>> = {
 
 /** Values in, values out: no clock, no I/O. */
 const PURE = new Set(
-  "earliest memoize net rate-limit config leases identity forwards rules libvirt conntrack log history status".split(
+  "distinct-by earliest memoize net rate-limit config leases identity forwards rules libvirt conntrack log history status".split(
     " ",
   ),
 );

@@ -1,3 +1,4 @@
+import { distinctBy } from "../../distinct-by.ts";
 import type { ParseError, ParseResult } from "../values/result.ts";
 import type { Diagnostic, SourceLocation } from "../../diagnostic.ts";
 import type { YamlDocument } from "./document.ts";
@@ -35,13 +36,11 @@ export function createDiagnosticCollector(document: YamlDocument): DiagnosticCol
 
 /** Sorts by place in the file. Aliases repeat the diagnostics of their anchor, so duplicates are removed. */
 export function sortDiagnostics(diagnostics: readonly Diagnostic<string>[]): readonly Diagnostic<string>[] {
-  const unique = new Map(
-    diagnostics.map((diagnostic) => [
-      `${diagnostic.where?.line}:${diagnostic.where?.column}:${diagnostic.code}:${diagnostic.message}`,
-      diagnostic,
-    ]),
+  const distinct = distinctBy(
+    diagnostics,
+    ({ where, code, message }) => `${where?.line}:${where?.column}:${code}:${message}`,
   );
-  return [...unique.values()].toSorted(
+  return distinct.toSorted(
     (a, b) => (a.where?.line ?? 0) - (b.where?.line ?? 0) || (a.where?.column ?? 0) - (b.where?.column ?? 0),
   );
 }
