@@ -3,7 +3,7 @@ import { formatCidr, LOOPBACK } from "../net/address.ts";
 import type { Cidr, Family, Ip } from "../net/address.ts";
 import { formatDnatRule } from "./dnat-rule.ts";
 import type { DnatRule } from "./dnat-rule.ts";
-import { nftForwardRules } from "./libvirt-table.ts";
+import { buildNftForwardRules } from "./libvirt-table.ts";
 import type { Network } from "../leases/network.ts";
 import { formatComment, GUARD_COMMENT, JUMP_COMMENT, ownerOf, sharedComment } from "./ownership.ts";
 import type { Guest, PortMap } from "../config/port-map.ts";
@@ -27,8 +27,8 @@ const FWD = "KVMNATD-FWD";
 
 type Reach = PortMap["reach"];
 
-/** A network's bridge with one of its subnets. The constant rules are written once per link. */
-interface Link {
+/** A network's bridge with one of its subnets. */
+interface BridgeSubnet {
   readonly bridge: string;
   readonly cidr: Cidr;
 }
@@ -51,73 +51,73 @@ export function buildDesired(
   family: Family,
   nftBridges: ReadonlySet<string>,
 ): Desired {
-  const links = linksOf(networks, family);
+  const subnets = listBridgeSubnets(networks, family);
   const own = forwards.filter((forward) => forward.family === family);
-  if (links.length === 0 || own.length === 0) return NOTHING_DESIRED;
+  if (subnets.length === 0 || own.length === 0) return NOTHING_DESIRED;
   const reach = { ...portMap.reach, loopback: portMap.reach.loopback && family === 4 };
   const guests = new Map(portMap.guests.map((guest) => [guest.name, guest]));
   const dnat = [
-    ...(reach.guests ? [] : links.map((link) => returnFromGuests(link.bridge))),
-    ...own.flatMap((forward) => dnatRules(forward, guests.get(forward.forward.guest))),
+    ...(reach.guests ? [] : subnets.map((subnet) => returnFromGuests(subnet.bridge))),
+    ...own.flatMap((forward) => buildDnatRules(forward, guests.get(forward.forward.guest))),
   ];
-  const snat = links.flatMap((link) => snatRules(link, reach));
+  const snat = subnets.flatMap((subnet) => buildSnatRules(subnet, reach));
   return {
     chains: {
       raw: new Map(),
-      filter: new Map([[FWD, links.flatMap(forwardRules)]]),
+      filter: new Map([[FWD, subnets.flatMap(buildForwardRules)]]),
       nat: new Map([[DNAT, unique(dnat)], ...(snat.length === 0 ? [] : [[SNAT, snat] as const])]),
     },
     jumps: [
-      forwardJump(links),
-      ...dnatJumps(reach, family),
-      ...(snat.length === 0 ? [] : [natJump("POSTROUTING", `${JUMP_MARK} -j ${SNAT}`)]),
-      ...(reach.loopback ? guards(links) : []),
+      buildForwardJump(subnets),
+      ...buildDnatJumps(reach, family),
+      ...(snat.length === 0 ? [] : [buildNatJump("POSTROUTING", `${JUMP_MARK} -j ${SNAT}`)]),
+      ...(reach.loopback ? buildGuards(subnets) : []),
     ],
-    libvirt: links
-      .filter((link) => nftBridges.has(link.bridge))
-      .flatMap(({ bridge, cidr }) => nftForwardRules(bridge, cidr)),
+    libvirt: subnets
+      .filter((subnet) => nftBridges.has(subnet.bridge))
+      .flatMap(({ bridge, cidr }) => buildNftForwardRules(bridge, cidr)),
   };
 }
 
 /** Each pair of bridge and subnet once: a bridge may have several addresses in one subnet. */
-function linksOf(networks: readonly Network[], family: Family): readonly Link[] {
-  const links = networks.flatMap(({ bridge, subnets }) =>
+function listBridgeSubnets(networks: readonly Network[], family: Family): readonly BridgeSubnet[] {
+  const all = networks.flatMap(({ bridge, subnets }) =>
     subnets
       .map(({ cidr }) => cidr)
       .filter((cidr) => cidr.family === family)
-      .map((cidr): Link => ({ bridge, cidr })),
+      .map((cidr): BridgeSubnet => ({ bridge, cidr })),
   );
-  return distinctBy(links, ({ bridge, cidr }) => `${bridge} ${formatCidr(cidr)}`);
+  return distinctBy(all, ({ bridge, cidr }) => `${bridge} ${formatCidr(cidr)}`);
 }
 
 const JUMP_MARK = formatComment(JUMP_COMMENT);
 
-function natJump(chain: string, rule: RuleText): Jump {
+function buildNatJump(chain: string, rule: RuleText): Jump {
   return { table: "nat", chain, rule, mustPrecedeRejectsFor: undefined, mustPrecedeAcceptsFor: undefined };
 }
 
-function forwardJump(links: readonly Link[]): Jump {
+function buildForwardJump(subnets: readonly BridgeSubnet[]): Jump {
   return {
     table: "filter",
     chain: "FORWARD",
     rule: `${JUMP_MARK} -j ${FWD}`,
-    mustPrecedeRejectsFor: unique(links.map((link) => link.bridge)),
+    mustPrecedeRejectsFor: unique(subnets.map((subnet) => subnet.bridge)),
     mustPrecedeAcceptsFor: undefined,
   };
 }
 
-function dnatJumps(reach: Reach, family: Family): readonly Jump[] {
+function buildDnatJumps(reach: Reach, family: Family): readonly Jump[] {
   const toLocal = `-m addrtype --dst-type LOCAL ${JUMP_MARK} -j ${DNAT}`;
   const notLoopback = family === 4 ? "! -d 127.0.0.0/8" : "! -d ::1/128";
   return [
-    natJump("PREROUTING", toLocal),
-    ...(reach.host ? [natJump("OUTPUT", `${notLoopback} ${toLocal}`)] : []),
-    ...(reach.loopback ? [natJump("OUTPUT", `-d ${LOOPBACK}/32 ${JUMP_MARK} -j ${DNAT}`)] : []),
+    buildNatJump("PREROUTING", toLocal),
+    ...(reach.host ? [buildNatJump("OUTPUT", `${notLoopback} ${toLocal}`)] : []),
+    ...(reach.loopback ? [buildNatJump("OUTPUT", `-d ${LOOPBACK}/32 ${JUMP_MARK} -j ${DNAT}`)] : []),
   ];
 }
 
 /** One rule per host address and source; a range is one rule. */
-function dnatRules(resolved: ResolvedForward, guest: Guest | undefined): readonly RuleText[] {
+function buildDnatRules(resolved: ResolvedForward, guest: Guest | undefined): readonly RuleText[] {
   const { family, forward, target } = resolved;
   if (target === undefined || guest === undefined) return [];
   const hosts: readonly (Ip | undefined)[] =
@@ -140,7 +140,7 @@ function dnatRules(resolved: ResolvedForward, guest: Guest | undefined): readonl
 }
 
 /** Accepts what was redirected, and the replies to it, where FORWARD's policy or libvirt would not. */
-function forwardRules({ bridge, cidr }: Link): readonly RuleText[] {
+function buildForwardRules({ bridge, cidr }: BridgeSubnet): readonly RuleText[] {
   const mark = formatComment(sharedComment(bridge));
   const subnet = formatCidr(cidr);
   return [
@@ -150,7 +150,7 @@ function forwardRules({ bridge, cidr }: Link): readonly RuleText[] {
 }
 
 /** A guest would reply to another guest of its network directly, past the host, and likewise to 127.0.0.1. */
-function snatRules({ bridge, cidr }: Link, reach: Reach): readonly RuleText[] {
+function buildSnatRules({ bridge, cidr }: BridgeSubnet, reach: Reach): readonly RuleText[] {
   const mark = formatComment(sharedComment(bridge));
   const subnet = formatCidr(cidr);
   const rule = (source: string): RuleText =>
@@ -163,8 +163,8 @@ function returnFromGuests(bridge: string): RuleText {
 }
 
 /** With route_localnet, which `reach.loopback` needs, guests could reach 127.0.0.1 of the host without these rules. */
-function guards(links: readonly Link[]): readonly Jump[] {
-  return unique(links.map((link) => link.bridge)).map((bridge) => ({
+function buildGuards(subnets: readonly BridgeSubnet[]): readonly Jump[] {
+  return unique(subnets.map((subnet) => subnet.bridge)).map((bridge) => ({
     table: "raw",
     chain: "PREROUTING",
     rule: `-d 127.0.0.0/8 -i ${bridge} ${formatComment(GUARD_COMMENT)} -j DROP`,

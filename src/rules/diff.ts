@@ -45,26 +45,26 @@ export type Diff = readonly Change[];
  */
 export function diffRulesets(desired: Desired, actual: Actual): Diff {
   const iptables = TABLES.flatMap((table): Diff => [
-    ...createdChains(desired.chains[table], actual.tables[table], table),
-    ...ownChainChanges(desired.chains[table], actual.tables[table], table),
-    ...jumpChanges(desired, actual, table),
-    ...deletedChains(desired.chains[table], actual.tables[table], table),
+    ...createMissingChains(desired.chains[table], actual.tables[table], table),
+    ...diffOwnChains(desired.chains[table], actual.tables[table], table),
+    ...diffJumps(desired, actual, table),
+    ...deleteSurplusChains(desired.chains[table], actual.tables[table], table),
   ]);
   return [...iptables, ...diffLibvirtTable(desired.libvirt, actual.libvirt)];
 }
 
-function createdChains(desired: Chains, actual: Chains, table: Table): Diff {
+function createMissingChains(desired: Chains, actual: Chains, table: Table): Diff {
   const missing = [...desired.keys()].filter((chain) => !actual.has(chain));
   return missing.map((chain) => ({ kind: "create-chain", table, chain }));
 }
 
-function deletedChains(desired: Chains, actual: Chains, table: Table): Diff {
+function deleteSurplusChains(desired: Chains, actual: Chains, table: Table): Diff {
   const surplus = [...actual.keys()].filter((chain) => isOwnedChain(chain) && !desired.has(chain));
   return surplus.map((chain) => ({ kind: "delete-chain", table, chain }));
 }
 
 /** The rules of our own chains. A chain that is to be deleted loses its rules one by one, so that the log names them. */
-function ownChainChanges(desired: Chains, actual: Chains, table: Table): Diff {
+function diffOwnChains(desired: Chains, actual: Chains, table: Table): Diff {
   const chains = new Set([...desired.keys(), ...[...actual.keys()].filter(isOwnedChain)]);
   return [...chains].flatMap((chain) =>
     diffChain(table, chain, desired.get(chain) ?? [], actual.get(chain) ?? []),
@@ -78,7 +78,7 @@ function diffChain(
   desired: readonly RuleText[],
   actual: readonly RuleText[],
 ): Diff {
-  const kept = keepInOrder(...comparable(desired, actual));
+  const kept = keepInOrder(...toComparableKeys(desired, actual));
   const removed = actual.filter((_, index) => !kept.actual.has(index));
   const additions: Change[] = [];
   let length = kept.actual.size;
@@ -99,7 +99,7 @@ function diffChain(
 }
 
 /** @returns the keys of both; a text that is on both sides, as most are, is its own key, which saves parsing it */
-function comparable(
+function toComparableKeys(
   desired: readonly RuleText[],
   actual: readonly RuleText[],
 ): [wanted: readonly string[], actual: readonly string[]] {
@@ -125,7 +125,9 @@ function keepInOrder(
     const position = positions.get(key);
     return position === undefined || lasts.get(key) !== index ? [] : [{ index, position }];
   });
-  const kept = longestIncreasing(common.map(({ position }) => position)).flatMap((at) => common[at] ?? []);
+  const kept = findLongestIncreasing(common.map(({ position }) => position)).flatMap(
+    (at) => common[at] ?? [],
+  );
   return {
     desired: new Set(kept.map(({ position }) => position)),
     actual: new Set(kept.map(({ index }) => index)),
@@ -133,7 +135,7 @@ function keepInOrder(
 }
 
 /** @returns the indexes of a longest strictly increasing subsequence, by patience sorting in O(n log n) */
-function longestIncreasing(values: readonly number[]): readonly number[] {
+function findLongestIncreasing(values: readonly number[]): readonly number[] {
   /** For each length: the index at which the sequence of that length with the smallest end ends. */
   const ends: number[] = [];
   const before: (number | undefined)[] = [];
@@ -167,7 +169,7 @@ interface DesiredJump {
   readonly isObstacle: (rule: RuleText) => boolean;
 }
 
-function jumpChanges(desired: Desired, actual: Actual, table: Table): Diff {
+function diffJumps(desired: Desired, actual: Actual, table: Table): Diff {
   const jumps = desired.jumps.filter((jump) => jump.table === table);
   const chains = actual.tables[table];
   const foreign = [...chains.keys()].filter((chain) => !isOwnedChain(chain));

@@ -77,7 +77,7 @@ export function readNftBridges(rules: readonly NftRule[] = []): readonly string[
 }
 
 /** Builds the rules of our chain for one network. They name the bridge, because its index changes with every net-start. */
-export function nftForwardRules(bridge: string, cidr: Cidr): readonly RuleText[] {
+export function buildNftForwardRules(bridge: string, cidr: Cidr): readonly RuleText[] {
   const ip = cidr.family === 4 ? "ip" : "ip6";
   const end = `ct status dnat counter accept comment "${sharedComment(bridge)}"`;
   return [

@@ -15,7 +15,7 @@ export function readIncumbents(portMap: PortMap, actual: ReadonlyMap<Family, Act
   const names = new Map(portMap.guests.map((guest) => [encodeOwnerName(guest.name), guest.name]));
   const incumbents = new Map<string, Incumbent>();
   for (const [family, { tables }] of actual)
-    for (const text of ownedRules(tables.nat)) {
+    for (const text of findOwnedRules(tables.nat)) {
       const rule = parseDnatRule(text);
       const guest = names.get(rule?.owner.name ?? "");
       if (rule === undefined || guest === undefined) continue;
@@ -26,7 +26,7 @@ export function readIncumbents(portMap: PortMap, actual: ReadonlyMap<Family, Act
   return [...incumbents.values()];
 }
 
-function ownedRules(chains: Chains): readonly RuleText[] {
+function findOwnedRules(chains: Chains): readonly RuleText[] {
   return [...chains].flatMap(([chain, rules]) => (isOwnedChain(chain) ? rules : []));
 }
 
@@ -34,7 +34,7 @@ function ownedRules(chains: Chains): readonly RuleText[] {
 export function readServedBridges(actual: ReadonlyMap<Family, Actual>): ReadonlySet<string> {
   const served = new Set<string>();
   for (const { tables } of actual.values())
-    for (const rule of [...ownedRules(tables.filter), ...ownedRules(tables.nat)]) {
+    for (const rule of [...findOwnedRules(tables.filter), ...findOwnedRules(tables.nat)]) {
       const bridge = optionOf(rule, "-o");
       if (bridge !== undefined && commentOf(rule) === sharedComment(bridge)) served.add(bridge);
     }

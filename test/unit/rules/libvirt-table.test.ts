@@ -3,7 +3,7 @@ import { networkOf } from "../../../src/net/address.ts";
 import {
   diffLibvirtTable,
   findNftBridges,
-  nftForwardRules,
+  buildNftForwardRules,
   parseLibvirtTable,
   renderNft,
 } from "../../../src/rules/libvirt-table.ts";
@@ -25,7 +25,7 @@ const CAPTURED = `table ip libvirt_network { # handle 1
 	}
 }
 `;
-const OURS = nftForwardRules("virbr0", networkOf(ip("192.168.122.1"), 24));
+const OURS = buildNftForwardRules("virbr0", networkOf(ip("192.168.122.1"), 24));
 const rulesOf = (...rules: readonly string[]): string =>
   `	chain kvmnatd { # handle 13\n${rules.map((rule, index) => `\t\t${rule} # handle ${20 + index}\n`).join("")}\t}\n`;
 const JUMP = '\t\tjump kvmnatd comment "kvmnatd:@jump" # handle 16\n';
