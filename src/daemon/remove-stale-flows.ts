@@ -12,7 +12,7 @@ import type { Diagnostic } from "../diagnostic.ts";
 import { createWarning } from "../diagnostic.ts";
 import { findEarliest } from "../earliest.ts";
 import { KvmnatdError } from "../errors.ts";
-import { portTargets } from "../forwards/resolved-forward.ts";
+import { toPortTargets } from "../forwards/resolved-forward.ts";
 import type { PortTarget } from "../forwards/resolved-forward.ts";
 import type { Host } from "../host-interface.ts";
 import type { LogEntry } from "../log/audit-entries.ts";
@@ -63,7 +63,7 @@ export async function removeStaleFlows(
   changes: readonly FamilyChange[],
   state: FlowState,
 ): Promise<Cleaning> {
-  const targets = { before: state.targets, after: portTargets(view.resolution.forwards) };
+  const targets = { before: state.targets, after: toPortTargets(view.resolution.forwards) };
   const results: FamilyResult[] = [];
   for (const each of view.families) {
     const suspects = suspectsOf(state, changes, targets, each.family);

@@ -1,8 +1,8 @@
 import { findEarliest } from "../earliest.ts";
 import { isTaken } from "../identity/candidates.ts";
-import { recentMoves } from "../identity/flapping.ts";
+import { recordMove } from "../identity/flapping.ts";
 import type { Found, Incumbent, LookupContext, LookupResult, Target } from "../identity/lookup.ts";
-import { nextProbeMs, nextRecheck, recheckWakeMs } from "../identity/recheck.ts";
+import { nextProbeMs, scheduleRecheck, recheckWakeMs } from "../identity/recheck.ts";
 import { checkNotOwn } from "../leases/network.ts";
 import type { Guest } from "../config/port-map.ts";
 import { identityText } from "../config/port-map.ts";
@@ -65,7 +65,7 @@ function toFound(
   const { address, mac, expiresAtMs } = target;
   const hasMoved = before !== undefined && before.address !== address;
   // After a move the guest is probed again soon, however old the doubt about its last address was.
-  const recheck = nextRecheck(doubt, hasMoved ? undefined : before?.recheck, nowMs);
+  const recheck = scheduleRecheck(doubt, hasMoved ? undefined : before?.recheck, nowMs);
   const incumbent: Incumbent = {
     guest: guest.name,
     identity: identityText(guest),
@@ -75,7 +75,7 @@ function toFound(
     leaseLostAtMs: undefined,
     recheck,
     previousAddress,
-    recentMovesAtMs: recentMoves(before?.recentMovesAtMs ?? [], hasMoved, nowMs),
+    recentMovesAtMs: recordMove(before?.recentMovesAtMs ?? [], hasMoved, nowMs),
   };
   const wakeAtMs = findEarliest([expiresAtMs, recheck && recheckWakeMs(recheck)]);
   return { target, why: note, incumbent, wakeAtMs };
@@ -84,7 +84,7 @@ function toFound(
 /** The incumbent's address is not confirmed any more: without doubt it would be taken for the guest's without a probe. */
 function toMismatch(why: string, before: Incumbent | undefined, nowMs: number): GuestOutcome {
   if (before === undefined) return { ...pending(why), wakeAtMs: nextProbeMs(nowMs) };
-  const recheck = nextRecheck("ambiguous", before.recheck, nowMs);
+  const recheck = scheduleRecheck("ambiguous", before.recheck, nowMs);
   return { ...pending(why, { ...before, recheck }), wakeAtMs: recheck?.dueAtMs };
 }
 
@@ -107,7 +107,7 @@ function linger(
   incumbent: Incumbent,
   { nowMs, lingerMs }: LookupContext,
 ): GuestOutcome {
-  const recheck = isContested ? nextRecheck("ambiguous", incumbent.recheck, nowMs) : incumbent.recheck;
+  const recheck = isContested ? scheduleRecheck("ambiguous", incumbent.recheck, nowMs) : incumbent.recheck;
   // A clock that was set back must not make it linger for longer.
   const leaseLostAtMs = Math.min(incumbent.leaseLostAtMs ?? nowMs, nowMs);
   const endsAtMs = leaseLostAtMs + lingerMs;

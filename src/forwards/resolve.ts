@@ -10,7 +10,7 @@ import { assignHostAddresses } from "./host-addresses.ts";
 import type { Guest, PortMap } from "../config/port-map.ts";
 import { identityText } from "../config/port-map.ts";
 import { findNicBridges } from "../leases/nic-bridges.ts";
-import { publishedFamilies, resolveForward } from "./resolved-forward.ts";
+import { findPublishedFamilies, resolveForward } from "./resolved-forward.ts";
 import type { ResolvedForward } from "./resolved-forward.ts";
 import { toOutcome } from "./outcome.ts";
 import { limitProbes } from "../identity/probe-budget.ts";
@@ -48,7 +48,7 @@ export function resolveForwards(
   const assignments = assignHostAddresses(portMap, inputs.hostAddresses);
   const context = toContext(portMap, inputs);
   const guests = portMap.guests.flatMap((guest) =>
-    publishedFamilies(guest, assignments).map((family) => {
+    findPublishedFamilies(guest, assignments).map((family) => {
       const incumbent = findIncumbent(guest, family, incumbents);
       const located = locateGuest(guest, family, incumbent, context);
       const outcome = toOutcome(located, incumbent, guest, context);

@@ -19,7 +19,7 @@ export interface ResolvedForward {
 }
 
 /** Families in which a guest's ports are published. */
-export function publishedFamilies(guest: Guest, places: ListenAssignments): readonly Family[] {
+export function findPublishedFamilies(guest: Guest, places: ListenAssignments): readonly Family[] {
   const own = guest.identity.kind === "address" ? familyOf(guest.identity.address) : undefined;
   return ([4, 6] as const).filter(
     (family) =>
@@ -75,7 +75,7 @@ export interface PortTarget {
 }
 
 /** Where the forwards lead now. */
-export function portTargets(forwards: readonly ResolvedForward[]): readonly PortTarget[] {
+export function toPortTargets(forwards: readonly ResolvedForward[]): readonly PortTarget[] {
   return forwards.flatMap(({ family, forward: { protocol, published: range }, target }) =>
     target === undefined ? [] : [{ family, protocol, range, address: target.address }],
   );

@@ -30,7 +30,7 @@ export interface Candidates {
 const RETURN_MS = 60_000;
 
 /** @param leases the live leases of this MAC */
-export function candidatesOf(
+export function collectCandidates(
   mac: Mac,
   leases: readonly Lease[],
   incumbent: Incumbent | undefined,
@@ -42,7 +42,7 @@ export function candidatesOf(
   const older = sorted.filter((each) => !leased.includes(each));
   return {
     leased,
-    former: formerCandidates(mac, leased, incumbent, context),
+    former: findFormerCandidates(mac, leased, incumbent, context),
     inTurn: rotateCandidates(older, context.nowMs),
     leaseCount: sorted.length,
   };
@@ -62,7 +62,7 @@ function toCandidate({ bridge, address, mac, expiresAtMs }: Lease): Candidate {
 }
 
 /** Addresses that the incumbent had and can still have, without those of its live leases. */
-function formerCandidates(
+function findFormerCandidates(
   mac: Mac,
   leased: readonly Candidate[],
   incumbent: Incumbent | undefined,
@@ -88,10 +88,11 @@ function formerCandidates(
         isLive: false,
       })),
     )
-    .filter((each) => canHave(each, context));
+    .filter((each) => isStillFree(each, context));
 }
 
-function canHave(candidate: Candidate, context: LookupContext): boolean {
+/** Whether the NIC is on that network and the address belongs to neither the host nor another MAC. */
+function isStillFree(candidate: Candidate, context: LookupContext): boolean {
   return (
     checkNotOwn(candidate.address, context.ownAddresses) === undefined &&
     checkNicBridge(candidate, context.nicBridges) === undefined &&
@@ -100,9 +101,9 @@ function canHave(candidate: Candidate, context: LookupContext): boolean {
 }
 
 /** The incumbent's address, where its lease vanished before its time; empty where it cannot have it any more. */
-export function formerAddresses(incumbent: Incumbent, context: LookupContext): readonly Candidate[] {
+export function findFormerAddresses(incumbent: Incumbent, context: LookupContext): readonly Candidate[] {
   if (incumbent.mac === undefined) return [];
-  return formerCandidates(incumbent.mac, [], incumbent, context).filter(
+  return findFormerCandidates(incumbent.mac, [], incumbent, context).filter(
     ({ address }) => address === incumbent.address,
   );
 }

@@ -1,8 +1,8 @@
 import type { Mac } from "../net/address.ts";
 import type { NeighbourProbe, LookupResult, Found, Incumbent, Located, LookupContext } from "./lookup.ts";
-import { found } from "./lookup.ts";
+import { createFound } from "./lookup.ts";
 import type { Lease } from "../leases/lease.ts";
-import { answerAt, candidatesOf, isAnsweredByGuest, isShared } from "./candidates.ts";
+import { answerAt, collectCandidates, isAnsweredByGuest, isShared } from "./candidates.ts";
 import type { Candidate, Candidates } from "./candidates.ts";
 import { describeAnswering, describeMismatch, describeSilent } from "./describe-choice.ts";
 import { isFlapping } from "./flapping.ts";
@@ -37,7 +37,7 @@ export function chooseLease(
   incumbent: Incumbent | undefined,
   context: LookupContext,
 ): Located {
-  const candidates = candidatesOf(mac, leases, incumbent, context);
+  const candidates = collectCandidates(mac, leases, incumbent, context);
   const { leased, former } = candidates;
   const [only] = leased;
   if (only === undefined) throw new Error("chooseLease needs a lease");
@@ -72,12 +72,12 @@ function toProbe({ bridge, address }: Candidate): NeighbourProbe {
 function judgeOnly(only: Candidate, incumbent: Incumbent | undefined, context: LookupContext): Located {
   const isIncumbent = incumbent?.mac === only.mac && incumbent.address === only.address;
   const { recheck } = isIncumbent ? incumbent : {};
-  if (isIncumbent && recheck === undefined) return { ...found(only), probes: [] };
+  if (isIncumbent && recheck === undefined) return { ...createFound(only), probes: [] };
   if (recheck?.doubt === "silent" && !isDue(recheck, context.nowMs))
-    return { ...found(only, { doubt: "silent" }), probes: [] };
+    return { ...createFound(only, { doubt: "silent" }), probes: [] };
   const probes = [toProbe(only)];
-  if (answerAt(only, context) === undefined) return { ...found(only, { doubt: "silent" }), probes };
-  if (isAnsweredByGuest(only, context)) return { ...found(only), probes };
+  if (answerAt(only, context) === undefined) return { ...createFound(only, { doubt: "silent" }), probes };
+  if (isAnsweredByGuest(only, context)) return { ...createFound(only), probes };
   return { state: "mac-mismatch", why: describeMismatch(only, context), probes };
 }
 
@@ -86,17 +86,17 @@ function pickAnswering(
   incumbent: Incumbent | undefined,
   context: LookupContext,
 ): Found | undefined {
-  const possible = [...leased.filter((each) => mayHave(each, incumbent, context)), ...former];
+  const possible = [...leased.filter((each) => isEligible(each, incumbent, context)), ...former];
   const answering = possible.filter((each) => isAnsweredByGuest(each, context));
   const current = answering.find(({ address }) => address === incumbent?.address);
   const isMove = current !== undefined && current !== possible[0];
   if (isMove && isFlapping(incumbent?.recentMovesAtMs ?? [], context.nowMs)) {
     const note = `it moves again and again: kept at ${current.address} for a minute, as long as it answers there`;
-    return found(current, { doubt: "ambiguous", note });
+    return createFound(current, { doubt: "ambiguous", note });
   }
   const chosen = answering[0] ?? inTurn.find((each) => isAnsweredByGuest(each, context));
   if (chosen === undefined) return undefined;
-  return found(chosen, { doubt: "ambiguous", note: describeAnswering(chosen, possible, context) });
+  return createFound(chosen, { doubt: "ambiguous", note: describeAnswering(chosen, possible, context) });
 }
 
 function pickSilent(
@@ -104,16 +104,16 @@ function pickSilent(
   incumbent: Incumbent | undefined,
   context: LookupContext,
 ): Found | undefined {
-  const live = leased.filter((each) => mayHave(each, incumbent, context));
+  const live = leased.filter((each) => isEligible(each, incumbent, context));
   const silent = live.filter((each) => answerAt(each, context) === undefined);
   const chosen = silent.find(({ address }) => address === incumbent?.address) ?? silent[0];
   if (chosen === undefined) return undefined;
   const note = describeSilent(chosen, live, leaseCount, context);
-  return found(chosen, { doubt: "ambiguous", note, previousAddress: left?.address });
+  return createFound(chosen, { doubt: "ambiguous", note, previousAddress: left?.address });
 }
 
 /** Whether an address can be this MAC's though another MAC may lease it, too. */
-function mayHave(candidate: Candidate, incumbent: Incumbent | undefined, context: LookupContext): boolean {
+function isEligible(candidate: Candidate, incumbent: Incumbent | undefined, context: LookupContext): boolean {
   if (!isShared(candidate, context)) return true;
   const { address, mac } = candidate;
   return answerAt(candidate, context) === undefined

@@ -12,12 +12,12 @@ const MAX_MOVES_PER_MINUTE = 6;
  * @param before times of earlier moves, epoch ms
  * @param hasMoved whether the guest moves now
  */
-export function recentMoves(before: readonly number[], hasMoved: boolean, nowMs: number): readonly number[] {
+export function recordMove(before: readonly number[], hasMoved: boolean, nowMs: number): readonly number[] {
   const recent = lastMinute(before, nowMs);
   return hasMoved ? [...recent, nowMs].slice(-MAX_MOVES_PER_MINUTE) : recent;
 }
 
 /** Whether a guest with these earlier moves (epoch ms) stays at its address. */
 export function isFlapping(movedAtMs: readonly number[], nowMs: number): boolean {
-  return recentMoves(movedAtMs, false, nowMs).length >= MAX_MOVES_PER_MINUTE;
+  return lastMinute(movedAtMs, nowMs).length >= MAX_MOVES_PER_MINUTE;
 }

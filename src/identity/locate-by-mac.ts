@@ -1,8 +1,8 @@
 import { familyOf } from "../net/address.ts";
 import type { Family, Mac } from "../net/address.ts";
-import { formerAddresses, isAnsweredByGuest } from "./candidates.ts";
+import { findFormerAddresses, isAnsweredByGuest } from "./candidates.ts";
 import { chooseLease } from "./choose-lease.ts";
-import { found } from "./lookup.ts";
+import { createFound } from "./lookup.ts";
 import type { Found, Incumbent, Located, LookupContext, LookupResult, NeighbourProbe } from "./lookup.ts";
 import { isLive } from "../leases/lease.ts";
 import type { DomainMacs, Lease } from "../leases/lease.ts";
@@ -107,10 +107,10 @@ export function keepAnswering(
   note: string,
   context: LookupContext,
 ): { readonly kept: Found | undefined; readonly probes: readonly NeighbourProbe[] } {
-  const former = formerAddresses(incumbent, context);
+  const former = findFormerAddresses(incumbent, context);
   const isThere = former.some((each) => isAnsweredByGuest(each, context));
   return {
-    kept: isThere ? found(incumbent, { doubt: "ambiguous", note }) : undefined,
+    kept: isThere ? createFound(incumbent, { doubt: "ambiguous", note }) : undefined,
     probes: former.map(({ bridge, address }) => ({ bridge, address })),
   };
 }

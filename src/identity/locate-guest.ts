@@ -2,7 +2,7 @@ import type { Family, Ip } from "../net/address.ts";
 import { isAnsweredByGuest } from "./candidates.ts";
 import { nicsOn, locateByMacs, findUnreadableNetwork, keepAnswering } from "./locate-by-mac.ts";
 import type { Search } from "./locate-by-mac.ts";
-import { found } from "./lookup.ts";
+import { createFound } from "./lookup.ts";
 import type { LookupResult, Incumbent, Located, LookupContext } from "./lookup.ts";
 import { isLive } from "../leases/lease.ts";
 import type { Lease } from "../leases/lease.ts";
@@ -69,7 +69,7 @@ function locateAddress(address: Ip, { networks, context }: Search): LookupResult
     ? checkNotOwn(address, context.ownAddresses)
     : `address ${address}: ${refusals.join("; ")}`;
   return why === undefined
-    ? found({ address, mac: undefined, expiresAtMs: undefined })
+    ? createFound({ address, mac: undefined, expiresAtMs: undefined })
     : { state: "network-down", why };
 }
 

@@ -81,7 +81,7 @@ export interface Found {
   readonly previousAddress: Ip | undefined;
 }
 
-export function found(target: Target, more: Partial<Omit<Found, "state" | "target">> = {}): Found {
+export function createFound(target: Target, more: Partial<Omit<Found, "state" | "target">> = {}): Found {
   return {
     state: "found",
     target: { address: target.address, mac: target.mac, expiresAtMs: target.expiresAtMs },

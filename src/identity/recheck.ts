@@ -34,7 +34,11 @@ export function nextProbeMs(nowMs: number, ageMs: number = UNKNOWN_AGE_MS): numb
  * The recheck after a pass.
  * @param before that of the pass before; it stays until it is due
  */
-export function nextRecheck(doubt: Doubt, before: Recheck | undefined, nowMs: number): Recheck | undefined {
+export function scheduleRecheck(
+  doubt: Doubt,
+  before: Recheck | undefined,
+  nowMs: number,
+): Recheck | undefined {
   if (doubt === "none") return undefined;
   const open = before?.doubt === doubt ? before : undefined;
   if (open !== undefined && !isDue(open, nowMs)) return open;

@@ -25,7 +25,7 @@ import {
   resolveInputs,
 } from "../support/build-values.ts";
 import type { Listen } from "../../src/config/values/listen-address.ts";
-import { portTargets } from "../../src/forwards/resolved-forward.ts";
+import { toPortTargets } from "../../src/forwards/resolved-forward.ts";
 
 const HOST: HostAddresses = new Map([
   ["lo", [ip("127.0.0.1"), ip("::1")]],
@@ -250,7 +250,7 @@ function inForce(map: PortMap, family: Family): InForce {
   const { forwards } = resolveForwards(map, [], resolveInputs([UP], HOST));
   const forwarding = { forwards, reach: map.reach, addresses: HOST, networks: [UP] };
   const state = createForwardingState(forwarding, family);
-  const { ports } = allSuspects({ before: [], after: portTargets(forwards) }, family);
+  const { ports } = allSuspects({ before: [], after: toPortTargets(forwards) }, family);
   const find = (lines: readonly string[], clients: readonly string[] = []): readonly StaleFlows[] =>
     findStaleFlows(lines, { ports, formerTargets: new Set(GUESTS), clients: new Set(clients) }, state);
   return {

@@ -7,7 +7,7 @@ import { clientKey, parseFlow } from "../../../src/conntrack/flow.ts";
 import { findStaleFlows } from "../../../src/conntrack/stale-flows.ts";
 import type { StaleFlows } from "../../../src/conntrack/stale-flows.ts";
 import { resolveForwards } from "../../../src/forwards/resolve.ts";
-import { portTargets } from "../../../src/forwards/resolved-forward.ts";
+import { toPortTargets } from "../../../src/forwards/resolved-forward.ts";
 import {
   domain,
   guest,
@@ -47,7 +47,7 @@ function forwarding(more: Partial<Forwarding["reach"]> = {}, allow: readonly str
 }
 
 const all = ({ forwards }: Forwarding): SuspectPorts =>
-  allSuspects({ before: [], after: portTargets(forwards) }, 4);
+  allSuspects({ before: [], after: toPortTargets(forwards) }, 4);
 
 function suspect(protocol: "tcp" | "udp", ports: readonly [number, number][], former: string): SuspectPorts {
   return {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { isDue, nextProbeMs, nextRecheck, recheckWakeMs } from "../../../src/identity/recheck.ts";
+import { isDue, nextProbeMs, scheduleRecheck, recheckWakeMs } from "../../../src/identity/recheck.ts";
 import type { Doubt, Recheck } from "../../../src/identity/recheck.ts";
 import { NOW } from "../../support/build-values.ts";
 
@@ -10,7 +10,7 @@ function probedAtMs(doubt: Doubt, count: number): readonly number[] {
   let nowMs: number | undefined = NOW;
   while (nowMs !== undefined && times.length < count) {
     times.push(nowMs - NOW);
-    recheck = nextRecheck(doubt, recheck, nowMs);
+    recheck = scheduleRecheck(doubt, recheck, nowMs);
     nowMs = recheck === undefined ? undefined : recheckWakeMs(recheck);
   }
   return times;
@@ -35,19 +35,19 @@ describe("the interval between rechecks", () => {
 });
 
 it("keeps a recheck until it is due", () => {
-  const first = nextRecheck("silent", undefined, NOW);
-  expect(nextRecheck("silent", first, NOW + 49)).toBe(first);
-  expect(nextRecheck("silent", first, NOW + 50)).toMatchObject({ sinceMs: NOW, dueAtMs: NOW + 100 });
+  const first = scheduleRecheck("silent", undefined, NOW);
+  expect(scheduleRecheck("silent", first, NOW + 49)).toBe(first);
+  expect(scheduleRecheck("silent", first, NOW + 50)).toMatchObject({ sinceMs: NOW, dueAtMs: NOW + 100 });
 });
 
 it("starts again when the doubt changes", () => {
-  const silent = nextRecheck("silent", undefined, NOW - 10_000);
-  expect(nextRecheck("ambiguous", silent, NOW)).toEqual({
+  const silent = scheduleRecheck("silent", undefined, NOW - 10_000);
+  expect(scheduleRecheck("ambiguous", silent, NOW)).toEqual({
     doubt: "ambiguous",
     sinceMs: NOW,
     dueAtMs: NOW + 50,
   });
-  expect(nextRecheck("none", silent, NOW)).toBeUndefined();
+  expect(scheduleRecheck("none", silent, NOW)).toBeUndefined();
 });
 
 it("is due when the clock was set back", () => {
