@@ -22,7 +22,7 @@ export interface TargetChange {
  * @param changes what it did to the rules; forwards that ended count without it, because another program may have
  *   removed their rules first
  */
-export function suspectsAfter(
+export function findSuspects(
   changes: readonly FamilyChange[],
   targets: TargetChange,
   family: Family,
@@ -41,13 +41,16 @@ export function suspectsAfter(
   };
   // A jump or an exception decides for all ports.
   const isAll = dnatRules.length < rules.length;
-  return mergeSuspects([changed, isAll ? allSuspects(targets, family) : toSuspects(ended(targets, family))]);
+  return mergeSuspects([
+    changed,
+    isAll ? suspectAllPorts(targets, family) : toSuspects(findEnded(targets, family)),
+  ]);
 }
 
 /** Every port that is published now or was before, for a daemon that does not know what happened before its start. */
-export function allSuspects(targets: TargetChange, family: Family): SuspectPorts {
+export function suspectAllPorts(targets: TargetChange, family: Family): SuspectPorts {
   const ports = targets.after.filter((each) => each.family === family);
-  return mergeSuspects([{ ports, formerTargets: new Set() }, toSuspects(ended(targets, family))]);
+  return mergeSuspects([{ ports, formerTargets: new Set() }, toSuspects(findEnded(targets, family))]);
 }
 
 /** @returns all of them, each port once: a check may fail for hours */
@@ -63,7 +66,7 @@ function toSuspects(targets: readonly PortTarget[]): SuspectPorts {
   return { ports: targets, formerTargets: new Set(targets.map(({ address }) => address)) };
 }
 
-function ended({ before, after }: TargetChange, family: Family): readonly PortTarget[] {
+function findEnded({ before, after }: TargetChange, family: Family): readonly PortTarget[] {
   const remaining = new Set(after.map(targetKey));
   return before.filter((each) => each.family === family && !remaining.has(targetKey(each)));
 }

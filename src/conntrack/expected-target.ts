@@ -49,14 +49,14 @@ export function createForwardingState(
 }
 
 /** Where the rules lead a new connection like this one; undefined: no rule redirects it. */
-export function expectedTarget(flow: Flow, state: ForwardingState): ExpectedTarget | undefined {
+export function findExpectedTarget(flow: Flow, state: ForwardingState): ExpectedTarget | undefined {
   if (!passesJump(flow, state)) return undefined;
   const forward = forwardsOf(flow, state).find(({ forward: { allow } }) => admits(allow, flow.source));
   return forward && toExpectedTarget(flow, forward);
 }
 
 /** Where the rules of this address and port lead, whichever clients they admit. */
-export function targetsOfPort(flow: Flow, state: ForwardingState): readonly ExpectedTarget[] {
+export function findTargetsOfPort(flow: Flow, state: ForwardingState): readonly ExpectedTarget[] {
   return forwardsOf(flow, state).map((forward) => toExpectedTarget(flow, forward));
 }
 

@@ -42,7 +42,7 @@ export interface CheckOutcome {
   readonly left: "none" | "client" | "server";
 }
 
-export function newCheck(suspects: SuspectPorts, nowMs: number): PendingCheck {
+export function createCheck(suspects: SuspectPorts, nowMs: number): PendingCheck {
   return { ...suspects, clients: new Set(), dueAtMs: nowMs, sinceMs: undefined, failure: undefined };
 }
 
@@ -53,7 +53,7 @@ export function mergeChecks(checks: readonly Suspects[]): Suspects {
 }
 
 /** @returns the check to be made after this one; undefined after the last */
-export function nextCheck(
+export function planNextCheck(
   check: PendingCheck,
   { removed, left }: CheckOutcome,
   nowMs: number,
@@ -72,7 +72,7 @@ export function nextCheck(
 }
 
 /** All checks that failed are made again as one: conntrack may fail for hours. */
-export function checksAfterFailure(
+export function planRetry(
   checks: readonly PendingCheck[],
   outcome: CheckOutcome,
   failure: string,
@@ -80,7 +80,7 @@ export function checksAfterFailure(
 ): readonly PendingCheck[] {
   const dueAtMs = nowMs + RETRY_MS;
   const retry: PendingCheck = { ...mergeChecks(checks), dueAtMs, sinceMs: undefined, failure };
-  const recheck = nextCheck(retry, outcome, nowMs);
+  const recheck = planNextCheck(retry, outcome, nowMs);
   return recheck === undefined ? [retry] : [retry, recheck];
 }
 

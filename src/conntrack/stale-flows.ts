@@ -1,6 +1,6 @@
 import type { Ip } from "../net/address.ts";
 import type { SuspectPorts } from "./changed-ports.ts";
-import { expectedTarget, isGuestAddress, isHostAddress, targetsOfPort } from "./expected-target.ts";
+import { findExpectedTarget, isGuestAddress, isHostAddress, findTargetsOfPort } from "./expected-target.ts";
 import type { ExpectedTarget, ForwardingState } from "./expected-target.ts";
 import { canBeAnsweredLate, clientKey, isNotRedirected, needsStateFilter, parseFlow } from "./flow.ts";
 import type { Flow } from "./flow.ts";
@@ -113,7 +113,7 @@ function isStale(flow: Flow, suspects: Suspects, state: ForwardingState): boolea
   if (flow.initiator === "server" && !isLateReply(flow, suspects, state)) return false;
   // A connection to an address of another machine: kvmnatd never redirected it.
   if (isNotRedirected(flow) && !isHostAddress(flow.originalDestination, state)) return false;
-  const expected = expectedTarget(flow, state);
+  const expected = findExpectedTarget(flow, state);
   const isCorrect = expected === undefined ? !wasForwarded(flow, suspects, state) : leadsTo(flow, expected);
   // An established login on the host outlives the publication of its port; an unanswered one may be redirected.
   return !isCorrect && (!needsStateFilter(flow) || flow.state === "SYN_SENT");
@@ -132,7 +132,8 @@ function isLateReply(flow: Flow, { clients, formerTargets }: Suspects, state: Fo
 
 function wasForwarded(flow: Flow, { formerTargets }: SuspectPorts, state: ForwardingState): boolean {
   return (
-    formerTargets.has(flow.replySource) || targetsOfPort(flow, state).some((target) => leadsTo(flow, target))
+    formerTargets.has(flow.replySource) ||
+    findTargetsOfPort(flow, state).some((target) => leadsTo(flow, target))
   );
 }
 
@@ -141,7 +142,7 @@ function leadsTo({ replySource, replySourcePort }: Flow, { address, port }: Expe
 }
 
 function guestOf(flow: Flow, state: ForwardingState): string | undefined {
-  return (expectedTarget(flow, state) ?? targetsOfPort(flow, state)[0])?.guest;
+  return (findExpectedTarget(flow, state) ?? findTargetsOfPort(flow, state)[0])?.guest;
 }
 
 /** @param correct {@link commandKey}s of connections that must stay */

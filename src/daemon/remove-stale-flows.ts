@@ -1,10 +1,10 @@
 import type { Family } from "../net/address.ts";
-import { allSuspects, mergeSuspects, suspectsAfter } from "../conntrack/changed-ports.ts";
+import { suspectAllPorts, mergeSuspects, findSuspects } from "../conntrack/changed-ports.ts";
 import type { SuspectPorts, TargetChange } from "../conntrack/changed-ports.ts";
 import { createForwardingState } from "../conntrack/expected-target.ts";
 import type { Forwarding } from "../conntrack/expected-target.ts";
 import { isNotRedirected } from "../conntrack/flow.ts";
-import { checksAfterFailure, mergeChecks, newCheck, nextCheck } from "../conntrack/pending-checks.ts";
+import { planRetry, mergeChecks, createCheck, planNextCheck } from "../conntrack/pending-checks.ts";
 import type { CheckOutcome, PendingCheck } from "../conntrack/pending-checks.ts";
 import { findStaleFlows } from "../conntrack/stale-flows.ts";
 import type { StaleFlows, Suspects } from "../conntrack/stale-flows.ts";
@@ -69,7 +69,7 @@ export async function removeStaleFlows(
     const suspects = suspectsOf(state, changes, targets, each.family);
     const pending = [
       ...(state.pending?.get(each.family) ?? []),
-      ...freshChecks(state, suspects, host.monotonicMs()),
+      ...createChecks(state, suspects, host.monotonicMs()),
     ];
     results.push(await checkFamily(host, view, each, pending));
   }
@@ -117,11 +117,11 @@ function suspectsOf(
   targets: TargetChange,
   family: Family,
 ): SuspectPorts {
-  const changed = suspectsAfter(changes, targets, family);
-  return pending === undefined ? mergeSuspects([changed, allSuspects(targets, family)]) : changed;
+  const changed = findSuspects(changes, targets, family);
+  return pending === undefined ? mergeSuspects([changed, suspectAllPorts(targets, family)]) : changed;
 }
 
-function freshChecks(
+function createChecks(
   { targets, pending }: FlowState,
   suspects: SuspectPorts,
   nowMs: number,
@@ -129,7 +129,7 @@ function freshChecks(
   if (suspects.ports.length === 0) return [];
   // The daemon before may have removed entries right before it ended: late replies to them are still to come.
   const isTakeover = pending === undefined && targets.length > 0;
-  return [{ ...newCheck(suspects, nowMs), sinceMs: isTakeover ? nowMs : undefined }];
+  return [{ ...createCheck(suspects, nowMs), sinceMs: isTakeover ? nowMs : undefined }];
 }
 
 interface FamilyResult {
@@ -157,8 +157,8 @@ async function checkFamily(
   const doneMs = host.monotonicMs();
   const next =
     failure === undefined
-      ? due.flatMap((check) => nextCheck(check, outcome, doneMs) ?? [])
-      : checksAfterFailure(due, outcome, failure.message, doneMs);
+      ? due.flatMap((check) => planNextCheck(check, outcome, doneMs) ?? [])
+      : planRetry(due, outcome, failure.message, doneMs);
   return {
     family,
     entries: counted.map(({ stale, count }) => toEntry(stale, count)),

@@ -3,7 +3,7 @@ import { expect, it } from "vitest";
 import { cidrContains, familyOf, parseCidr } from "../../src/net/address.ts";
 import type { Cidr, Family, Ip, Protocol, HostAddresses } from "../../src/net/address.ts";
 import { buildDesired } from "../../src/rules/desired.ts";
-import { allSuspects } from "../../src/conntrack/changed-ports.ts";
+import { suspectAllPorts } from "../../src/conntrack/changed-ports.ts";
 import { createForwardingState } from "../../src/conntrack/expected-target.ts";
 import { clientKey, parseFlow } from "../../src/conntrack/flow.ts";
 import type { Flow } from "../../src/conntrack/flow.ts";
@@ -250,7 +250,7 @@ function inForce(map: PortMap, family: Family): InForce {
   const { forwards } = resolveForwards(map, [], resolveInputs([UP], HOST));
   const forwarding = { forwards, reach: map.reach, addresses: HOST, networks: [UP] };
   const state = createForwardingState(forwarding, family);
-  const { ports } = allSuspects({ before: [], after: toPortTargets(forwards) }, family);
+  const { ports } = suspectAllPorts({ before: [], after: toPortTargets(forwards) }, family);
   const find = (lines: readonly string[], clients: readonly string[] = []): readonly StaleFlows[] =>
     findStaleFlows(lines, { ports, formerTargets: new Set(GUESTS), clients: new Set(clients) }, state);
   return {

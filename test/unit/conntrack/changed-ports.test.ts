@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { allSuspects, mergeSuspects, suspectsAfter } from "../../../src/conntrack/changed-ports.ts";
+import { suspectAllPorts, mergeSuspects, findSuspects } from "../../../src/conntrack/changed-ports.ts";
 import type { PortTarget } from "../../../src/forwards/resolved-forward.ts";
 import type { FamilyChange } from "../../../src/rules/diff.ts";
 import { ip } from "../../support/build-values.ts";
@@ -49,7 +49,7 @@ interface Case {
   readonly former?: readonly string[];
 }
 
-describe("suspectsAfter", () => {
+describe("findSuspects", () => {
   it.each<[string, Case]>([
     ["nothing changed", { before: [target(1), target(2)], after: [target(1), target(2)], suspects: [] }],
     [
@@ -101,7 +101,7 @@ describe("suspectsAfter", () => {
       { changes: [JUMP], before: [target(1)], after: [], suspects: [1], former: [WEB] },
     ],
   ])("names the ports when %s", (_when, { changes = [], before = [], after = [], suspects, former = [] }) => {
-    expect(suspectsAfter(changes, { before, after }, 4)).toEqual({
+    expect(findSuspects(changes, { before, after }, 4)).toEqual({
       ports: ports(...suspects),
       formerTargets: new Set(former),
     });
@@ -109,18 +109,18 @@ describe("suspectsAfter", () => {
 
   it("ignores changes of the other family", () => {
     const targets = { before: [target(1)], after: [target(1)] };
-    expect(suspectsAfter([JUMP, dnat("add", 1)], targets, 6).ports).toEqual([]);
+    expect(findSuspects([JUMP, dnat("add", 1)], targets, 6).ports).toEqual([]);
   });
 });
 
-it("allSuspects names what is published and what was", () => {
-  expect(allSuspects({ before: [target(1), target(2)], after: [target(2), target(3)] }, 4)).toEqual({
+it("suspectAllPorts names what is published and what was", () => {
+  expect(suspectAllPorts({ before: [target(1), target(2)], after: [target(2), target(3)] }, 4)).toEqual({
     ports: ports(2, 3, 1),
     formerTargets: new Set([WEB]),
   });
 });
 
 it("mergeSuspects names a port once, however often its check failed", () => {
-  const suspects = allSuspects({ before: [], after: [target(1)] }, 4);
+  const suspects = suspectAllPorts({ before: [], after: [target(1)] }, 4);
   expect(mergeSuspects([suspects, suspects]).ports).toEqual(ports(1));
 });

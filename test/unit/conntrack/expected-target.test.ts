@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { createForwardingState, expectedTarget } from "../../../src/conntrack/expected-target.ts";
+import { createForwardingState, findExpectedTarget } from "../../../src/conntrack/expected-target.ts";
 import type { ForwardingState } from "../../../src/conntrack/expected-target.ts";
 import { parseFlow } from "../../../src/conntrack/flow.ts";
 import type { PortMap } from "../../../src/config/port-map.ts";
@@ -64,13 +64,13 @@ function expected(packet: string, state: ForwardingState = stateWith()): string 
     protocol: protocol === "udp" ? "udp" : "tcp",
     state: "ESTABLISHED",
   });
-  const target = expectedTarget(parseFlow(text) ?? expect.fail(text), state);
+  const target = findExpectedTarget(parseFlow(text) ?? expect.fail(text), state);
   return target === undefined ? "-" : `${target.guest} ${target.address}:${target.port}`;
 }
 
 const WEB = "web 192.168.122.11:22";
 
-describe("expectedTarget", () => {
+describe("findExpectedTarget", () => {
   it.each([
     ["any address of the host", "203.0.113.5 -> 192.168.1.100:1122 tcp", WEB],
     ["another address of the host", "203.0.113.5 -> 192.168.1.101:1122 tcp", WEB],

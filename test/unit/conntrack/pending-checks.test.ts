@@ -1,12 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { parseFlow } from "../../../src/conntrack/flow.ts";
 import type { Flow } from "../../../src/conntrack/flow.ts";
-import {
-  checksAfterFailure,
-  mergeChecks,
-  newCheck,
-  nextCheck,
-} from "../../../src/conntrack/pending-checks.ts";
+import { planRetry, mergeChecks, createCheck, planNextCheck } from "../../../src/conntrack/pending-checks.ts";
 import type { CheckOutcome, PendingCheck } from "../../../src/conntrack/pending-checks.ts";
 import { ip } from "../../support/build-values.ts";
 import { HOST, line } from "../../support/conntrack-lines.ts";
@@ -16,7 +11,7 @@ const SUSPECTS = {
   formerTargets: new Set([ip("192.168.122.12")]),
 };
 const START = 1_000_000;
-const CHECK = newCheck(SUSPECTS, START);
+const CHECK = createCheck(SUSPECTS, START);
 const read = (text: string): Flow => parseFlow(text) ?? expect.fail(text);
 const AT_HOST = read(line({ answerer: HOST, answerPort: 5353 }));
 const AT_GUEST = read(line({ answerPort: 5353 }));
@@ -27,21 +22,21 @@ const outcome = (more: Partial<CheckOutcome> = {}): CheckOutcome => ({ removed: 
 /** The ages at which the check is made again, if each has the same outcome. */
 function ages(first: CheckOutcome, later: CheckOutcome): readonly number[] {
   const found: number[] = [];
-  let check: PendingCheck | undefined = nextCheck(CHECK, first, START);
+  let check: PendingCheck | undefined = planNextCheck(CHECK, first, START);
   while (check !== undefined && found.length < 1000) {
     found.push(check.dueAtMs - START);
-    check = nextCheck(check, later, check.dueAtMs);
+    check = planNextCheck(check, later, check.dueAtMs);
   }
   return found;
 }
 
-describe("nextCheck", () => {
+describe("planNextCheck", () => {
   it("ends when nothing was removed", () => {
-    expect(nextCheck(CHECK, outcome(), START)).toBeUndefined();
+    expect(planNextCheck(CHECK, outcome(), START)).toBeUndefined();
   });
 
   it("ends when no late reply can reach the removed clients", () => {
-    expect(nextCheck(CHECK, outcome({ removed: [TRANSLATED] }), START)).toBeUndefined();
+    expect(planNextCheck(CHECK, outcome({ removed: [TRANSLATED] }), START)).toBeUndefined();
   });
 
   it("checks three more times after a removal", () => {
@@ -59,31 +54,31 @@ describe("nextCheck", () => {
   });
 
   it("checks at once while entries are left that clients began, and rechecks after the last of them", () => {
-    const later = nextCheck(CHECK, outcome({ removed: [AT_GUEST], left: "client" }), START + 50);
+    const later = planNextCheck(CHECK, outcome({ removed: [AT_GUEST], left: "client" }), START + 50);
     expect(later?.dueAtMs).toBe(START + 50);
-    const done = nextCheck(later ?? CHECK, outcome(), START + 150);
+    const done = planNextCheck(later ?? CHECK, outcome(), START + 150);
     expect(done?.dueAtMs).toBe(START + 1050);
   });
 
   it("remembers the clients whom the host itself answered, of 10,000 at most", () => {
-    const check = nextCheck(CHECK, outcome({ removed: [AT_HOST, AT_GUEST] }), START);
+    const check = planNextCheck(CHECK, outcome({ removed: [AT_HOST, AT_GUEST] }), START);
     expect([...(check?.clients ?? [])]).toEqual([`udp 198.51.100.2 40000 ${HOST} 5353`]);
     const many = Array.from({ length: 12_000 }, (_, sourcePort) => ({ ...AT_HOST, sourcePort }));
-    const clients = nextCheck(check ?? CHECK, outcome({ removed: many }), START)?.clients;
+    const clients = planNextCheck(check ?? CHECK, outcome({ removed: many }), START)?.clients;
     expect(clients?.size).toBe(10_000);
     expect(clients?.has(`udp 198.51.100.2 11999 ${HOST} 5353`)).toBe(true);
   });
 });
 
-describe("checksAfterFailure", () => {
+describe("planRetry", () => {
   it("checks again after ten seconds, as one check however many failed", () => {
-    expect(checksAfterFailure([CHECK, CHECK], outcome(), "busy", START)).toEqual([
+    expect(planRetry([CHECK, CHECK], outcome(), "busy", START)).toEqual([
       { ...CHECK, dueAtMs: START + 10_000, failure: "busy" },
     ]);
   });
 
   it("rechecks what was removed before the failure", () => {
-    const [retry, recheck] = checksAfterFailure([CHECK], outcome({ removed: [AT_HOST] }), "busy", START);
+    const [retry, recheck] = planRetry([CHECK], outcome({ removed: [AT_HOST] }), "busy", START);
     expect([retry?.dueAtMs, recheck?.dueAtMs]).toEqual([START + 10_000, START + 1000]);
     expect([recheck?.clients.size, recheck?.failure]).toEqual([1, undefined]);
   });

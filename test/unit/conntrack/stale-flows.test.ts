@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { allSuspects } from "../../../src/conntrack/changed-ports.ts";
+import { suspectAllPorts } from "../../../src/conntrack/changed-ports.ts";
 import type { SuspectPorts } from "../../../src/conntrack/changed-ports.ts";
 import { createForwardingState } from "../../../src/conntrack/expected-target.ts";
 import type { Forwarding } from "../../../src/conntrack/expected-target.ts";
@@ -47,7 +47,7 @@ function forwarding(more: Partial<Forwarding["reach"]> = {}, allow: readonly str
 }
 
 const all = ({ forwards }: Forwarding): SuspectPorts =>
-  allSuspects({ before: [], after: toPortTargets(forwards) }, 4);
+  suspectAllPorts({ before: [], after: toPortTargets(forwards) }, 4);
 
 function suspect(protocol: "tcp" | "udp", ports: readonly [number, number][], former: string): SuspectPorts {
   return {
