@@ -17,7 +17,7 @@ export interface SourceLocation {
 export interface Diagnostic<Code extends string = EventCode> {
   /** Stable, kebab-case; for machines and tests. */
   readonly code: Code;
-  /** A `warning` does not reject the input, and leaves every forward working as asked. */
+  /** A `warning` does not reject the input, and leaves every forward working as configured. */
   readonly severity: "error" | "warning";
   /** What is wrong and what to do about it, in one sentence without a trailing period. */
   readonly message: string;

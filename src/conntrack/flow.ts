@@ -70,7 +70,7 @@ export function clientKey({ protocol, source, sourcePort, originalDestination, p
   return [protocol, source, sourcePort, originalDestination, port].join(" ");
 }
 
-/** Whether no rule redirected it: the address that the client asked answers. */
+/** Whether no rule redirected it: the reply comes from the address to which the client sends. */
 export function isNotRedirected({ originalDestination, replySource }: Flow): boolean {
   return originalDestination === replySource;
 }

@@ -95,19 +95,19 @@ function summary(diagnostics: readonly Diagnostic<string>[]): string {
 
 /**
  * Merges what was read of each bridge with what could be read before.
- * @param served the config's `networks`; undefined: all
+ * @param configured the config's `networks`; undefined: all
  */
 export function mergeBridges(
   last: Snapshot | undefined,
   { bridges: files, folder }: LeaseFiles,
   links: Links,
-  served: readonly string[] | undefined,
+  configured: readonly string[] | undefined,
 ): ReadonlyMap<string, LastGood> {
   const merged = new Map<string, LastGood>();
   for (const [bridge, known] of last?.bridges ?? []) {
     // Without files and without a bridge the network was undefined (virsh net-undefine).
     const stays = folder === "unreadable" || links.subnets.has(bridge);
-    if (stays && served?.includes(bridge) !== false) merged.set(bridge, known);
+    if (stays && configured?.includes(bridge) !== false) merged.set(bridge, known);
   }
   for (const { bridge, leases, domains } of files) {
     const known = last?.bridges.get(bridge);

@@ -32,11 +32,11 @@ function findOwnedRules(chains: Chains): readonly RuleText[] {
 
 /** Reads the bridges of the served networks back from kvmnatd's own rules in the kernel. */
 export function readServedBridges(actual: ReadonlyMap<Family, Actual>): ReadonlySet<string> {
-  const served = new Set<string>();
+  const bridges = new Set<string>();
   for (const { tables } of actual.values())
     for (const rule of [...findOwnedRules(tables.filter), ...findOwnedRules(tables.nat)]) {
       const bridge = optionOf(rule, "-o");
-      if (bridge !== undefined && commentOf(rule) === sharedComment(bridge)) served.add(bridge);
+      if (bridge !== undefined && commentOf(rule) === sharedComment(bridge)) bridges.add(bridge);
     }
-  return served;
+  return bridges;
 }

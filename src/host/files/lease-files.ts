@@ -29,25 +29,25 @@ export async function readLeaseFiles(
   bridges: readonly string[] | undefined,
 ): Promise<LeaseFiles> {
   const listing: Listing =
-    bridges === undefined ? await listBridges(folder) : { served: bridges, folder: "read", diagnostics: [] };
-  const { served, ...rest } = listing;
-  return { bridges: await Promise.all(served.map((bridge) => readBridge(folder, bridge))), ...rest };
+    bridges === undefined ? await listBridges(folder) : { names: bridges, folder: "read", diagnostics: [] };
+  const { names, ...rest } = listing;
+  return { bridges: await Promise.all(names.map((bridge) => readBridge(folder, bridge))), ...rest };
 }
 
-type Listing = Omit<LeaseFiles, "bridges"> & { readonly served: readonly string[] };
+type Listing = Omit<LeaseFiles, "bridges"> & { readonly names: readonly string[] };
 
 async function listBridges(folder: string): Promise<Listing> {
   try {
     const names = await readdir(folder);
     const bridges = names.flatMap((name) => BRIDGE_FILE.exec(name)?.[1] ?? []);
-    return { served: [...new Set(bridges)].toSorted(), folder: "read", diagnostics: [] };
+    return { names: [...new Set(bridges)].toSorted(), folder: "read", diagnostics: [] };
   } catch (error) {
     const code = errnoOf(error);
     if (code === undefined) throw error;
-    if (code === "ENOENT") return { served: [], folder: "missing", diagnostics: [] };
+    if (code === "ENOENT") return { names: [], folder: "missing", diagnostics: [] };
     const message = `cannot be read (${code}): what was known of its networks stays in force; kvmnatd needs root or the right to read it`;
     return {
-      served: [],
+      names: [],
       folder: "unreadable",
       diagnostics: [createError("lease-folder", message, { file: folder })],
     };

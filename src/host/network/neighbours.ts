@@ -24,7 +24,7 @@ const MAX_HISTORIES = 4096;
  * `probeNeighbours` makes the kernel ask, by ARP or NDP, which MAC has each address, and reads the answers. What the
  * kernel knew of them is forgotten first: an entry can stay for half a minute after it became wrong. Permanent entries
  * stay and are the answer: an admin makes them as a defence against guests that answer for others. It throws a
- * KvmnatdError when the kernel cannot be asked or its table cannot be read.
+ * KvmnatdError when the kernel cannot send probes or its table cannot be read.
  */
 export function createNeighbours(launcher: Launcher): Pick<Host, "probeNeighbours"> {
   const histories = new Map<string, ProbeHistory>();
