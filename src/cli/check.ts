@@ -10,7 +10,7 @@ import type { PortMap } from "../config/port-map.ts";
 import { checkLoopback } from "../forwards/check-loopback.ts";
 import { findAddressesOutsideNetworks } from "../forwards/check-subnets.ts";
 import type { YamlDocument } from "../config/yaml/document.ts";
-import { mergeBridges, knownBridges } from "../daemon/inputs.ts";
+import { mergeBridges, listNetworks } from "../daemon/inputs.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
 import type { Host, LeaseFiles, Links } from "../host-interface.ts";
 import { createHost } from "../host/create-host.ts";
@@ -73,7 +73,7 @@ async function reportUnchecked(
 }
 
 function findMisplaced(portMap: PortMap, files: LeaseFiles, links: Links): readonly Diagnostic<string>[] {
-  const networks = knownBridges(mergeBridges(undefined, files, links, portMap.networks), links);
+  const networks = listNetworks(mergeBridges(undefined, files, links, portMap.networks), links);
   const unread = files.diagnostics.map((diagnostic): Diagnostic<string> => ({
     ...diagnostic,
     severity: "warning",

@@ -40,7 +40,7 @@ export async function applyPass(host: Host, view: View, before: AppliedBefore): 
   const closing = await closeFirst(host, view);
   const outcomes = await applyAll(host, closing.families, before.repairs);
   const repairs = recordAllRepairs(outcomes, before.repairs, host.now());
-  const guards = overriddenGuards(view, repairs);
+  const guards = findOverriddenGuards(view, repairs);
   const sysctls = await setSysctls(host, view, isInPlace(outcomes), guards);
   const changes = outcomes.flatMap(({ family, outcome }) =>
     outcome.applied.map((change): FamilyChange => ({ family, change })),
@@ -120,7 +120,7 @@ function recordAllRepairs(
   return next;
 }
 
-function overriddenGuards(view: View, repairs: RepairsByFamily): readonly Jump[] {
+function findOverriddenGuards(view: View, repairs: RepairsByFamily): readonly Jump[] {
   return view.families.flatMap(({ family, desired }) =>
     desired.jumps.filter(
       (jump) =>

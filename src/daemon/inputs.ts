@@ -82,10 +82,10 @@ function loadPortMap(file: ConfigFile, host: Pick<Host, "isCron" | "configPath">
 }
 
 function configError(file: string, diagnostics: readonly Diagnostic<string>[], text: string): ConfigError {
-  return new ConfigError(`${file}: ${summary(diagnostics)}`, diagnostics, text);
+  return new ConfigError(`${file}: ${summarizeErrors(diagnostics)}`, diagnostics, text);
 }
 
-function summary(diagnostics: readonly Diagnostic<string>[]): string {
+function summarizeErrors(diagnostics: readonly Diagnostic<string>[]): string {
   const errors = diagnostics.filter((diagnostic) => diagnostic.severity === "error");
   const [first] = errors;
   const place = first?.where?.line === undefined ? "" : `line ${first.where.line}: `;
@@ -117,7 +117,7 @@ export function mergeBridges(
 }
 
 /** @param unlisted bridges assumed to be libvirt networks while the lease folder is unreadable; those that are up count */
-export function knownBridges(
+export function listNetworks(
   bridges: ReadonlyMap<string, LastGood>,
   links: Links,
   unlisted: Iterable<string> = [],

@@ -31,7 +31,7 @@ export interface Reloaded {
   readonly failures: readonly string[];
 }
 
-export function initialState(passState: PassState): LoopState {
+export function createLoopState(passState: PassState): LoopState {
   const inputErrors = { configErrors: [], leaseErrors: [] };
   return { pass: 0, passState, lastCleanView: undefined, portsInUse: [], inputErrors };
 }
@@ -45,7 +45,7 @@ export function startPass(state: LoopState): LoopState {
  * The input of a pass. After a pass without changes, a pass for rules of other programs reads only those rules.
  * @param isMonitored whether events report every change
  */
-export function passInput(
+export function buildPassInput(
   { passState, lastCleanView: view }: LoopState,
   { touchedFamilies: families }: PassRequest,
   { isForRulesOnly }: Schedule,
@@ -64,7 +64,7 @@ export function passInput(
 }
 
 /** The state after a pass. */
-export function nextState(state: LoopState, result: PassResult): LoopState {
+export function updateLoopState(state: LoopState, result: PassResult): LoopState {
   const { view, memory, changed, failed } = result;
   const lastCleanView = changed || failed || view.tool === undefined ? undefined : view;
   return {

@@ -18,7 +18,7 @@ import type { ConfigError } from "../errors.ts";
 import type { Host, Iptables, LeaseFiles, Links } from "../host-interface.ts";
 import { createRulesetReader, FAMILIES } from "./read-rulesets.ts";
 import type { FamilyRulesets } from "./read-rulesets.ts";
-import { mergeBridges, readPortMap, knownBridges } from "./inputs.ts";
+import { mergeBridges, readPortMap, listNetworks } from "./inputs.ts";
 import type { ConfigReading, Snapshot } from "./inputs.ts";
 
 /** One family: what should be, and what the kernel has, or why it cannot be read. */
@@ -117,7 +117,7 @@ async function resolveWithProbes(host: Host, memory: ObservationState, inputs: I
   // While libvirt's folder cannot be read, kvmnatd's own rules show which networks there are.
   const unlisted = files.folder === "read" ? NO_BRIDGES : readServedBridges((await kernel).actual);
   const bridges = mergeBridges(memory.snapshot, files, links, portMap.networks);
-  const networks = knownBridges(bridges, links, unlisted);
+  const networks = listNetworks(bridges, links, unlisted);
   const hostAddresses = links.addresses;
   const resolve = (probeResults: ProbeResults): Resolution =>
     resolveForwards(portMap, incumbents, { networks, hostAddresses, nowMs, probeResults, running });
@@ -147,7 +147,7 @@ function toView(
     configError: config.error,
     leaseDiagnostics: [
       ...files.diagnostics,
-      ...(isFolderMissing ? [missingFolder(host.dnsmasqDir)] : []),
+      ...(isFolderMissing ? [describeMissingFolder(host.dnsmasqDir)] : []),
       ...files.bridges.flatMap((each) => each.diagnostics),
     ],
     unserved: findAddressesOutsideNetworks(portMap, networks, files.folder === "read"),
@@ -171,7 +171,7 @@ async function observeRules(
 }
 
 /** libvirt creates its folder with its first network. Later a missing folder is the wrong folder, or was deleted. */
-function missingFolder(file: string): Diagnostic<"lease-folder"> {
+function describeMissingFolder(file: string): Diagnostic<"lease-folder"> {
   const message =
     "does not exist: what was known of its networks stays in force, and no lease is followed; " +
     "is it libvirt's dnsmasq folder (--dnsmasq-dir)?";

@@ -11,7 +11,14 @@ import type { PassReport } from "../status/metrics.ts";
 import type { DaemonStatus } from "../status/status.ts";
 import type { PassRequest } from "./hints.ts";
 import type { LoopState } from "./loop-state.ts";
-import { initialState, nextState, passInput, reportOf, startPass, toFindings } from "./loop-state.ts";
+import {
+  createLoopState,
+  updateLoopState,
+  buildPassInput,
+  reportOf,
+  startPass,
+  toFindings,
+} from "./loop-state.ts";
 import { reconcile } from "./pass.ts";
 import type { PassResult, PassState } from "./pass.ts";
 import { checkPortsInUse } from "./ports-in-use.ts";
@@ -76,13 +83,13 @@ export function createPassRunner(given: RunnerOptions): PassRunner {
   const options = { ...given, host: withProgress(given.host, given.events.onProgress) };
   const { host, previous, events } = options;
   const publisher = createPublisher({ ...options, onStatus: events.onStatus });
-  let state = initialState({ flows: startFlowState(previous.targets), variants: previous.variants });
+  let state = createLoopState({ flows: startFlowState(previous.targets), variants: previous.variants });
   let startedMs = 0;
 
   async function run(request: PassRequest, schedule: Schedule): Promise<PassOutcome> {
     startedMs = host.monotonicMs();
     state = startPass(state);
-    const input = passInput(state, request, schedule, isMonitored(options, state.lastCleanView));
+    const input = buildPassInput(state, request, schedule, isMonitored(options, state.lastCleanView));
     const outcome = await makePass(options, input, state.pass, request.triggers.join(", "));
     if (outcome.result === undefined) state = { ...state, lastCleanView: undefined };
     return outcome;
@@ -94,11 +101,11 @@ export function createPassRunner(given: RunnerOptions): PassRunner {
     schedule: Schedule,
   ): Promise<void> {
     const before = state;
-    state = nextState(before, result);
+    state = updateLoopState(before, result);
     const isConfigNew = announceConfig(options, before, result);
     publisher.logEntries(result.entries);
     if (isConfigNew || isResync) state = { ...state, portsInUse: await checkPortsInUse(host, result.view) };
-    const others = [...state.portsInUse, ...daemonProblems(options, result, schedule)];
+    const others = [...state.portsInUse, ...collectDaemonProblems(options, result, schedule)];
     await publisher.publish(state.pass, toFindings(result, others), isUnchanged(before, result));
   }
 
@@ -158,7 +165,7 @@ function isUnchanged({ lastCleanView }: LoopState, { view, changed, failed }: Pa
 }
 
 /** Problems of the daemon that a pass does not know. */
-function daemonProblems(
+function collectDaemonProblems(
   { health, logger }: RunnerOptions,
   { view }: PassResult,
   { overwritten }: Schedule,

@@ -22,11 +22,11 @@ import { observe } from "./observe.ts";
 import type { ObservationState, View } from "./observe.ts";
 import {
   describeOverriddenJump,
-  failingGuests,
+  findFailingGuests,
   findWaits,
-  inputProblems,
+  collectInputProblems,
   describeApplyErrors,
-  rejectsElsewhere,
+  checkOtherVariant,
   checkShadowingRules,
   describeOverriddenGuard,
 } from "./problems.ts";
@@ -99,7 +99,7 @@ export async function reconcile(host: Host, state: PassState, request: PassReque
   const { outcomes, changes, failed } = applied;
   const libvirt = checkLibvirtRules(host, state, view);
   const shadowing = checkShadowingRules(view, outcomes);
-  const failing = failingGuests(view, outcomes);
+  const failing = findFailingGuests(view, outcomes);
   const before = state.logged ?? describeIncumbents(view.incumbents);
   const logged = describeFailures(describeGuests(view.resolution.forwards), before, failing);
   const wanted: Wanted = {
@@ -109,7 +109,7 @@ export async function reconcile(host: Host, state: PassState, request: PassReque
   return {
     view,
     memory: {
-      ...nextObservationState(state, view),
+      ...toObservationState(state, view),
       logged,
       ...(failed ? {} : { wanted }),
       flows: applied.flows.state,
@@ -147,7 +147,7 @@ function checkLibvirtRules(host: Host, state: PassState, view: View): LibvirtChe
   return { bridges, flushed: findFlushedBridges(bridges, host.now()) };
 }
 
-function nextObservationState(state: PassState, view: View): ObservationState {
+function toObservationState(state: PassState, view: View): ObservationState {
   const { tool, families } = view;
   // Incumbents are kept when the kernel cannot be read: another guest must not take over their names meanwhile.
   const isKnown = state.incumbents !== undefined || families[0]?.backends.length !== 0;
@@ -167,11 +167,11 @@ function collectProblems(
   found: readonly Diagnostic[],
 ): readonly Diagnostic[] {
   return [
-    ...inputProblems(view),
+    ...collectInputProblems(view),
     ...findWaits(host, view),
     ...view.families.flatMap(({ backends: [used] }) => findMissingJump(used?.actual)),
     ...found,
-    ...view.families.flatMap((each) => rejectsElsewhere(view, each)),
+    ...view.families.flatMap((each) => checkOtherVariant(view, each)),
     ...outcomes.flatMap(describeApplyErrors),
     ...outcomes.flatMap(describeOverriddenJump),
     ...guards.map((guard) => describeOverriddenGuard(guard, outcomes)),

@@ -16,7 +16,7 @@ import type { RulesetOutcome, BackendOutcome } from "./apply.ts";
 import type { FamilyView, View } from "./observe.ts";
 
 /** @returns problems of the config and of libvirt's files */
-export function inputProblems(view: View): readonly Diagnostic[] {
+export function collectInputProblems(view: View): readonly Diagnostic[] {
   const config = view.configError;
   const warnings = view.snapshot.warnings.map((each): Diagnostic => ({ ...each, code: "config-warning" }));
   const found = [...warnings, ...view.unserved, ...view.leaseDiagnostics];
@@ -48,7 +48,7 @@ export function describeApplyErrors({ outcome: { errors } }: BackendOutcome): re
 }
 
 /** @returns rejects in the variant of iptables that is not in use */
-export function rejectsElsewhere(
+export function checkOtherVariant(
   { tool, networks }: View,
   { backends, desired }: FamilyView,
 ): readonly Diagnostic[] {
@@ -95,13 +95,13 @@ export function describeOverriddenGuard(guard: Jump, outcomes: readonly BackendO
 }
 
 /** @returns backed-off moves without which forwards do not pass: all but those of guards */
-function blockingMoves({ backedOff }: RulesetOutcome): readonly Move[] {
+function findBlockingMoves({ backedOff }: RulesetOutcome): readonly Move[] {
   return backedOff.filter(({ rule }) => commentOf(rule) !== GUARD_COMMENT);
 }
 
 /** Another program keeps our jump from its position; the message names its rule. */
 export function describeOverriddenJump({ family, outcome }: BackendOutcome): readonly Diagnostic[] {
-  const [move] = blockingMoves(outcome);
+  const [move] = findBlockingMoves(outcome);
   if (move === undefined) return [];
   const rule = printable(move.blocker ?? "a rule that rejects", 300);
   const message = `IPv${family}: another program puts \`${rule}\` before kvmnatd's jump again and again; ${HOW_JUMP_IS_RESTORED}`;
@@ -113,10 +113,13 @@ const HOW_JUMP_IS_RESTORED =
   "kvmnatd now tries once a minute (docs/rules.md)";
 
 /** @returns why the rules of these guests are not in the kernel, by {@link guestKey}; a shared rule concerns all guests */
-export function failingGuests(view: View, outcomes: readonly BackendOutcome[]): ReadonlyMap<string, string> {
+export function findFailingGuests(
+  view: View,
+  outcomes: readonly BackendOutcome[],
+): ReadonlyMap<string, string> {
   const failing = new Map<string, string>();
   for (const { family, outcome } of outcomes) {
-    if (outcome.errors.length === 0 && blockingMoves(outcome).length === 0) continue;
+    if (outcome.errors.length === 0 && findBlockingMoves(outcome).length === 0) continue;
     // Only surplus rules of ours remain: every forward works.
     if (outcome.remaining.length > 0 && withoutObsoleteForeignChainRules(outcome.remaining).length === 0)
       continue;

@@ -17,7 +17,10 @@ export interface SysctlChange {
   readonly why: string;
 }
 
-/** The kernel treats every value but 0 as on. An administrator writes 1, so 2 marks a bridge that kvmnatd opened. */
+/**
+ * The value of route_localnet on a bridge that kvmnatd opened for 127.0.0.1. The kernel treats every value but 0 as on,
+ * and an administrator writes 1.
+ */
 const OPENED_BY_US = "2";
 
 /**
@@ -26,33 +29,35 @@ const OPENED_BY_US = "2";
  */
 export async function findSysctls(host: Host, view: View): Promise<readonly SysctlChange[]> {
   return [
-    ...(await findClosings(host, interfacesWithAddress(view), desiredOf(view))),
+    ...(await findClosings(host, findInterfacesWithAddress(view), desiredOf(view))),
     ...(await findOpenings(host, view)),
   ];
 }
 
 /**
- * @param contested guards that another program keeps from their position
- * @returns what must be on and is off: routing and, with reach.loopback, route_localnet
+ * @param overridden guards that another program keeps from their position
+ * @returns the sysctls that are 0 and that the forwards need: ip_forward and, with reach.loopback, route_localnet
  */
 async function findOpenings(
   host: Host,
   view: View,
-  contested: readonly Jump[] = [],
+  overridden: readonly Jump[] = [],
 ): Promise<readonly SysctlChange[]> {
   const wanted: SysctlChange[] = [];
   if (isActive(view, 4))
     wanted.push({ path: "net/ipv4/ip_forward", value: "1", why: "without it nothing is forwarded" });
-  const open = guardedBridges(contested);
-  for (const bridge of guardedBridges(desiredOf(view).jumps).filter((each) => !open.includes(each)))
+  const withoutGuard = listGuardedBridges(overridden);
+  for (const bridge of listGuardedBridges(desiredOf(view).jumps).filter(
+    (each) => !withoutGuard.includes(each),
+  ))
     wanted.push({ path: routeLocalnet(bridge), value: OPENED_BY_US, why: "for reach.loopback, guarded" });
   const values = await Promise.all(wanted.map(({ path }) => host.readSysctl(path)));
   return wanted.filter((_, index) => values[index] === "0");
 }
 
 /**
- * Finds bridges that kvmnatd opened for 127.0.0.1 and that must be closed. Their guard may have gone already, and
- * without it guests reach the host's own 127.0.0.1.
+ * Finds bridges that kvmnatd opened for 127.0.0.1 and on which the desired ruleset has no guard. Without the guard,
+ * guests reach the host's own 127.0.0.1.
  * @param bridges to check
  */
 export async function findClosings(
@@ -60,7 +65,7 @@ export async function findClosings(
   bridges: Iterable<string>,
   desired: Desired,
 ): Promise<readonly SysctlChange[]> {
-  const guarded = new Set(guardedBridges(desired.jumps));
+  const guarded = new Set(listGuardedBridges(desired.jumps));
   const paths = [...bridges].filter((bridge) => !guarded.has(bridge)).map(routeLocalnet);
   const values = await Promise.all(paths.map((path) => host.readSysctl(path)));
   return paths
@@ -68,8 +73,8 @@ export async function findClosings(
     .map((path) => ({ path, value: "0", why: "127.0.0.1 is published no more" }));
 }
 
-/** Interfaces without an address, such as the tap of each guest, route nothing and are left out. */
-function interfacesWithAddress({ networks, links }: View): ReadonlySet<string> {
+/** @returns interfaces that can route: the tap of each guest has no address, so the kernel routes nothing on it */
+function findInterfacesWithAddress({ networks, links }: View): ReadonlySet<string> {
   const withAddress = [...links.addresses].flatMap(([name, own]) => (own.length === 0 ? [] : [name]));
   return new Set([...networks.map(({ bridge }) => bridge), ...withAddress]);
 }
@@ -78,7 +83,7 @@ function desiredOf(view: View): Desired {
   return view.families.find(({ family }) => family === 4)?.desired ?? NOTHING_DESIRED;
 }
 
-function guardedBridges(jumps: readonly Jump[]): readonly string[] {
+function listGuardedBridges(jumps: readonly Jump[]): readonly string[] {
   return jumps.flatMap(({ mustPrecedeAcceptsFor: bridge }) => bridge ?? []);
 }
 
@@ -116,9 +121,9 @@ export async function writeSysctls(
   return { entries, error: undefined };
 }
 
-/** Closes bridges before their guards go. After an error the guards must stay. */
+/** Sets route_localnet to 0 on bridges whose guard the pass will remove. After an error the pass must keep the guards. */
 export async function closeLoopback(host: Host, view: View): Promise<SysctlsWritten> {
-  return writeSysctls(host, () => findClosings(host, interfacesWithAddress(view), desiredOf(view)));
+  return writeSysctls(host, () => findClosings(host, findInterfacesWithAddress(view), desiredOf(view)));
 }
 
 export interface SysctlOutcome {
@@ -129,19 +134,20 @@ export interface SysctlOutcome {
 }
 
 /**
- * Closes the bridges of overridden guards, switches on what must be on, and checks the sysctls that kvmnatd never sets.
+ * Sets route_localnet to 0 on bridges with an overridden guard, sets the sysctls that the forwards need, and checks those
+ * that kvmnatd never sets.
  * @param isInPlace whether the rules are in place: a host must not become a router without them
- * @param contested guards that another program keeps from their position: their bridges are closed
+ * @param overridden guards that another program keeps from their position
  */
 export async function setSysctls(
   host: Host,
   view: View,
   isInPlace: boolean,
-  contested: readonly Jump[],
+  overridden: readonly Jump[],
 ): Promise<SysctlOutcome> {
   const { entries, error } = await writeSysctls(host, async () => [
-    ...(await findClosings(host, guardedBridges(contested), NOTHING_DESIRED)),
-    ...(isInPlace ? await findOpenings(host, view, contested) : []),
+    ...(await findClosings(host, listGuardedBridges(overridden), NOTHING_DESIRED)),
+    ...(isInPlace ? await findOpenings(host, view, overridden) : []),
   ]);
   if (error !== undefined) return { entries, problems: [error.toDiagnostic()], failed: true };
   return { entries, ...(await checkForeignSysctls(host, view)) };

@@ -1,6 +1,6 @@
 import type { Family } from "../net/address.ts";
 import { findEarliest } from "../earliest.ts";
-import { rejectedBridges } from "./missing-jump.ts";
+import { findRejectedBridges } from "./missing-jump.ts";
 import type { Actual } from "../rules/ruleset.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createWarning } from "../diagnostic.ts";
@@ -36,10 +36,12 @@ export function trackLibvirtRules(
   nowMs: number,
 ): readonly BridgeWithLibvirtRules[] {
   const seen = [...rulesets].flatMap(([family, actuals]) =>
-    [...new Set(actuals.flatMap(rejectedBridges))].flatMap((bridge): readonly BridgeWithLibvirtRules[] => {
-      const ifindex = up.get(bridge);
-      return ifindex === undefined ? [] : [{ family, bridge, ifindex, goneAtMs: undefined }];
-    }),
+    [...new Set(actuals.flatMap(findRejectedBridges))].flatMap(
+      (bridge): readonly BridgeWithLibvirtRules[] => {
+        const ifindex = up.get(bridge);
+        return ifindex === undefined ? [] : [{ family, bridge, ifindex, goneAtMs: undefined }];
+      },
+    ),
   );
   const missing = before.filter(
     (each) =>

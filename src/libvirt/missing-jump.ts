@@ -15,24 +15,28 @@ export function findMissingJump(actual: Actual | undefined): readonly Diagnostic
   return [
     ...(jumps.includes("LIBVIRT_FWI")
       ? []
-      : describeMissing("LIBVIRT_FWI", "FORWARD", iptablesBridges(actual))),
+      : describeMissing("LIBVIRT_FWI", "FORWARD", findRejectedInIptables(actual))),
     ...(nftJumps.some(({ rule }) => /\bjump guest_input\b/.test(rule))
       ? []
-      : describeMissing("guest_input", "the chain forward of table libvirt_network", nftBridges(actual))),
+      : describeMissing(
+          "guest_input",
+          "the chain forward of table libvirt_network",
+          findRejectedInNft(actual),
+        )),
   ];
 }
 
 /** @returns the bridges for which libvirt rejects new connections from outside, in either of its backends */
-export function rejectedBridges(actual: Actual): readonly string[] {
-  return [...iptablesBridges(actual), ...nftBridges(actual)];
+export function findRejectedBridges(actual: Actual): readonly string[] {
+  return [...findRejectedInIptables(actual), ...findRejectedInNft(actual)];
 }
 
-function iptablesBridges({ tables }: Actual): readonly string[] {
+function findRejectedInIptables({ tables }: Actual): readonly string[] {
   const rejects = tables.filter.get("LIBVIRT_FWI")?.filter((rule) => targetOf(rule) === "REJECT") ?? [];
   return rejects.flatMap((rule) => optionOf(rule, "-o") ?? []);
 }
 
-function nftBridges({ libvirt }: Actual): readonly string[] {
+function findRejectedInNft({ libvirt }: Actual): readonly string[] {
   return readNftBridges(libvirt?.get("guest_input")?.filter(({ rule }) => /\breject\b/.test(rule)));
 }
 
@@ -56,7 +60,7 @@ export function findRejectElsewhere(
 ): readonly Diagnostic[] {
   const jumps = other?.tables.filter.get("FORWARD")?.map((rule) => targetOf(rule)) ?? [];
   if (other === undefined || !jumps.includes("LIBVIRT_FWI")) return [];
-  const rejected = iptablesBridges(other).filter((bridge) => bridges.includes(bridge));
+  const rejected = findRejectedInIptables(other).filter((bridge) => bridges.includes(bridge));
   if (rejected.length === 0) return [];
   const variant = used === "nft" ? "legacy" : "nft";
   const message =
