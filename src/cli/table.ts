@@ -34,7 +34,8 @@ export function renderTable(head: readonly string[], rows: readonly (readonly st
 }
 
 /**
- * Local time, to the second: what journalctl prints beside it.
+ * Local time, to the second: the format of journalctl beside it. `Intl` is not used: its first date takes 16 ms and 10 MB,
+ * and a Node.js that is built with `small-icu` has no locale with this format.
  * @param time ISO 8601, or epoch ms
  */
 export function shortTime(time: string | number): string {
