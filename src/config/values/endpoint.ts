@@ -1,4 +1,4 @@
-import { parseIp, formatHostPort } from "../../net/address.ts";
+import { formatHostPort, LOOPBACK, parseIp } from "../../net/address.ts";
 import type { Ip } from "../../net/address.ts";
 import { invalid } from "./result.ts";
 import type { ParseResult } from "./result.ts";
@@ -11,8 +11,6 @@ export interface Endpoint {
   readonly host: Ip;
   readonly port: number;
 }
-
-const LOOPBACK = "127.0.0.1" as Ip;
 
 /** Parses `HOST:PORT`, `[IPV6]:PORT`, `:PORT` or `PORT`; without HOST it is 127.0.0.1. */
 export function parseEndpoint(text: string): ParseResult<Endpoint> {
