@@ -5,6 +5,7 @@ import { selectHistory } from "../../../src/history/filter.ts";
 import type { Selection } from "../../../src/history/filter.ts";
 import type { JournalEntry } from "../../../src/history/parse-journal.ts";
 import type { DaemonStatus, ForwardStatus } from "../../../src/status/status.ts";
+import { daemonStatus, forwardStatus } from "../../support/status-values.ts";
 
 const MINUTE = 60_000;
 const BOOTS = [
@@ -231,32 +232,11 @@ describe("the history", () => {
 });
 
 describe("a forward that is active now", () => {
-  const forward: ForwardStatus = {
-    guest: "web",
-    protocol: "tcp",
-    published: "1122",
-    target: "22",
-    listen: [],
-    family: 4,
-    state: "active",
-    address: "192.168.122.11",
-    mac: null,
-    why: null,
-    leaseExpires: null,
-  };
-  const status = (more: Partial<ForwardStatus> = {}, minute = 10): DaemonStatus => ({
-    schema: 1,
-    version: "1",
-    pid: 7,
-    startTicks: "1",
-    config: "c",
-    startedAt: "",
-    updatedAt: new Date(minute * MINUTE).toISOString(),
-    pass: 1,
-    iptables: "nft",
-    problems: [],
-    forwards: [{ ...forward, ...more }],
-  });
+  const status = (more: Partial<ForwardStatus> = {}, minute = 10): DaemonStatus =>
+    daemonStatus({
+      updatedAt: new Date(minute * MINUTE).toISOString(),
+      forwards: [forwardStatus(more)],
+    });
 
   it.each<readonly [string, DaemonStatus, readonly (readonly JournalEntry[])[], readonly string[]]>([
     ["was always there when no entry begins it", status(), [], [`web *:1122 -> ${FIRST} ..`]],

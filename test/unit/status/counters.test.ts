@@ -2,21 +2,7 @@ import { describe, expect, it } from "vitest";
 import { parseCounters } from "../../../src/rules/parse-save.ts";
 import { countForwards } from "../../../src/status/counters.ts";
 import type { ForwardStatus } from "../../../src/status/status.ts";
-
-const forward = (more: Partial<ForwardStatus> = {}): ForwardStatus => ({
-  guest: "web",
-  protocol: "tcp",
-  published: "1122",
-  target: "22",
-  listen: [],
-  family: 4,
-  state: "active",
-  address: "192.168.122.11",
-  mac: null,
-  why: null,
-  leaseExpires: null,
-  ...more,
-});
+import { forwardStatus } from "../../support/status-values.ts";
 
 describe("countForwards", () => {
   const counted = (text: string, ...forwards: readonly ForwardStatus[]): readonly (number | null)[] => {
@@ -28,27 +14,27 @@ describe("countForwards", () => {
   const PORT = "-p tcp -m tcp --dport 1122";
 
   it.each<[string, string, readonly ForwardStatus[], readonly (number | null)[]]>([
-    ["one rule", rule(3, PORT), [forward()], [3]],
+    ["one rule", rule(3, PORT), [forwardStatus()], [3]],
     [
       "a rule for each source",
       rule(3, `-s 10.0.0.0/8 ${PORT}`) + rule(4, `-s 192.0.2.0/24 ${PORT}`),
-      [forward()],
+      [forwardStatus()],
       [7],
     ],
-    ["no rule", "", [forward()], [null]],
-    ["no rule of another guest", rule(3, PORT, "db"), [forward()], [null]],
+    ["no rule", "", [forwardStatus()], [null]],
+    ["no rule of another guest", rule(3, PORT, "db"), [forwardStatus()], [null]],
     [
       "the rules of its own address, and of 127.0.0.1",
       rule(1, `-d 198.51.100.1/32 ${PORT}`) +
         rule(2, `-d 198.51.100.9/32 ${PORT}`) +
         rule(4, `-d 127.0.0.1/32 ${PORT}`),
-      [forward({ listen: ["198.51.100.1"] }), forward({ listen: ["198.51.100.9"] })],
+      [forwardStatus({ listen: ["198.51.100.1"] }), forwardStatus({ listen: ["198.51.100.9"] })],
       [5, 2],
     ],
     [
       "the rule of a range",
       rule(6, "-p tcp -m tcp --dport 8000:8010"),
-      [forward({ published: "8000-8010", target: "80-90" })],
+      [forwardStatus({ published: "8000-8010", target: "80-90" })],
       [6],
     ],
   ])("gives a forward the packets of %s", (_, text, forwards, expected) => {

@@ -2,20 +2,9 @@ import { describe, expect, it } from "vitest";
 import { updatePortsInUse } from "../../../src/status/ports-in-use.ts";
 import type { Listener } from "../../../src/status/ports-in-use.ts";
 import type { ForwardStatus, PublishedProblem } from "../../../src/status/status.ts";
+import { forwardStatus } from "../../support/status-values.ts";
 
-const FORWARD: ForwardStatus = {
-  guest: "web",
-  protocol: "tcp",
-  published: "1122-1124",
-  target: "22-24",
-  listen: ["192.168.1.100"],
-  family: 4,
-  state: "active",
-  address: null,
-  mac: null,
-  why: null,
-  leaseExpires: null,
-};
+const FORWARD = forwardStatus({ published: "1122-1124", target: "22-24", listen: ["192.168.1.100"] });
 const OTHER: PublishedProblem = {
   code: "change-monitoring-degraded",
   message: "no nft",

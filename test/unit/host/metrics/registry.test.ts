@@ -4,22 +4,12 @@ import { describe, expect, it } from "vitest";
 import { createRegistry } from "../../../../src/host/metrics/registry.ts";
 import type { CountedForward } from "../../../../src/status/counters.ts";
 import type { PassReport } from "../../../../src/status/metrics.ts";
-import type { DaemonStatus } from "../../../../src/status/status.ts";
+import { daemonStatus, forwardStatus } from "../../../support/status-values.ts";
 
 const DOCS = join(import.meta.dirname, "../../../../docs");
 
 const forward = (more: Partial<CountedForward> = {}): CountedForward => ({
-  guest: "web",
-  protocol: "tcp",
-  published: "1122",
-  target: "22",
-  listen: [],
-  family: 4,
-  state: "active",
-  address: "192.168.122.11",
-  mac: null,
-  why: null,
-  leaseExpires: null,
+  ...forwardStatus(),
   packets: 1,
   bytes: 60,
   ...more,
@@ -37,27 +27,12 @@ const report = (more: Partial<PassReport> = {}): PassReport => ({
   ...more,
 });
 
-const status = (more: Partial<DaemonStatus> = {}): DaemonStatus => ({
-  schema: 1,
-  version: "1.2.3",
-  pid: 1,
-  startTicks: "1",
-  config: "/etc/kvmnatd.yaml",
-  startedAt: "2026-01-02T03:04:05.000Z",
-  updatedAt: "2026-01-02T03:04:06.000Z",
-  pass: 1,
-  iptables: "nft",
-  problems: [],
-  forwards: [],
-  ...more,
-});
-
 /** A page on which every metric has a series. */
 async function renderAll(): Promise<string> {
   const registry = createRegistry();
   registry.countPass(report(), undefined);
   const problems = [{ code: "config-invalid", message: "x", severity: "error" }] as const;
-  registry.setState(status({ problems, forwards: [forward()] }), [forward({ guest: 'a"b\\c' })]);
+  registry.setState(daemonStatus({ problems, forwards: [forward()] }), [forward({ guest: 'a"b\\c' })]);
   return registry.render();
 }
 
@@ -89,7 +64,7 @@ describe("the registry", () => {
     const registry = createRegistry();
     for (let index = 0; index < 1000; index += 1) {
       registry.countPass(report(), undefined);
-      registry.setState(status({ version: `${index}` }), [forward({ guest: `g${index}` })]);
+      registry.setState(daemonStatus({ version: `${index}` }), [forward({ guest: `g${index}` })]);
     }
     const text = await registry.render();
     expect(text.match(/guest=/g)).toHaveLength(2);
@@ -117,7 +92,7 @@ describe("the registry", () => {
 
   it("has no series for counters that could not be read", async () => {
     const registry = createRegistry();
-    registry.setState(status(), [forward({ packets: null, bytes: null })]);
+    registry.setState(daemonStatus(), [forward({ packets: null, bytes: null })]);
     expect(await registry.render()).not.toMatch(/^kvmnatd_forward_/m);
   });
 });
