@@ -1,6 +1,6 @@
 import type { LogEntry } from "../log/audit-entries.ts";
-import { finishCleaning, startFlowState } from "../daemon/remove-stale-flows.ts";
-import { reconcile } from "../daemon/pass.ts";
+import { finishCleaning } from "../daemon/remove-stale-flows.ts";
+import { FIRST_PASS_STATE, reconcile } from "../daemon/pass.ts";
 import { EXIT } from "../errors.ts";
 import { readLiveStatus } from "../host/files/status-file.ts";
 import { createHost } from "../host/create-host.ts";
@@ -17,13 +17,13 @@ export async function apply(context: Context): Promise<number> {
       `${context.style("yellow", "warning")}: kvmnatd runs as process ${daemon.pid} and keeps the rules itself, also what lingers: ` +
         "`kvmnatd reload` makes it look at its config at once",
     );
-  const result = await reconcile(host, {}, { number: 1, trigger: "apply", lingers: false });
+  const result = await reconcile(host, FIRST_PASS_STATE, { number: 1, trigger: "apply", lingers: false });
   await tell(context, result.entries);
   if (!result.failed && result.entries.every(({ event }) => event !== "rule" && event !== "sysctl-set"))
     context.print("no changes: the kernel is as it should be");
   printProblems(context, result.problems);
   await warnPortsInUse(context, host, result.view);
-  const rest = await finishCleaning(host, result.view, result.memory.flows ?? startFlowState());
+  const rest = await finishCleaning(host, result.view, result.memory.flows);
   await tell(context, rest.entries);
   const before = new Set(result.problems.map(({ message }) => message));
   printProblems(

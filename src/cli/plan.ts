@@ -3,7 +3,7 @@ import { buildAuditEntries, describeGuests, describeIncumbents } from "../log/au
 import type { LogEntry } from "../log/audit-entries.ts";
 import { NOTHING_DESIRED } from "../rules/ruleset.ts";
 import { sysctlName } from "../rules/sysctl-name.ts";
-import { observe } from "../daemon/observe.ts";
+import { NOTHING_OBSERVED, observe } from "../daemon/observe.ts";
 import { findWaits, checkShadowingRules } from "../daemon/problems.ts";
 import { findSysctls } from "../daemon/sysctls.ts";
 import type { SysctlChange } from "../daemon/sysctls.ts";
@@ -26,7 +26,7 @@ export async function plan(context: Context, host: Host = createHost(context.pat
     untrusted = file.untrusted;
     return { ...file, untrusted: undefined };
   };
-  const view = await observe({ ...host, readConfig }, {}, false);
+  const view = await observe({ ...host, readConfig }, NOTHING_OBSERVED, false);
   for (const family of view.families) if (family.error !== undefined) throw family.error;
   const changes = view.families.flatMap(({ family, desired, backends }) =>
     backends.flatMap((backend, index) =>

@@ -59,7 +59,7 @@ export function buildPassInput(
     ...passState,
     // After a failure no pass may have read the links since they changed.
     linksAreCurrent: isMonitored && isForRulesOnly,
-    ...(onlyRules === undefined ? {} : { onlyRules }),
+    onlyRules,
   };
 }
 

@@ -44,18 +44,28 @@ export interface View {
 }
 
 export interface ObservationState {
-  readonly snapshot?: Snapshot;
-  /** Absent before the first pass that could read the kernel's rules. */
-  readonly incumbents?: readonly Incumbent[];
+  readonly snapshot: Snapshot | undefined;
+  /** Undefined before the first pass that could read the kernel's rules. */
+  readonly incumbents: readonly Incumbent[] | undefined;
   /** As the pass before read them. */
-  readonly links?: Links;
+  readonly links: Links | undefined;
   /** Variants of iptables that kvmnatd has used: they may still have owned rules. */
-  readonly variants?: ReadonlySet<Variant>;
+  readonly variants: ReadonlySet<Variant>;
   /** No event has reported a change of the links since then. */
-  readonly linksAreCurrent?: boolean;
-  /** Set when only iptables rules can have changed since the pass before. */
-  readonly onlyRules?: RulesChange;
+  readonly linksAreCurrent: boolean;
+  /** Undefined unless only iptables rules can have changed since the pass before. */
+  readonly onlyRules: RulesChange | undefined;
 }
+
+/** Before the first pass. */
+export const NOTHING_OBSERVED: ObservationState = {
+  snapshot: undefined,
+  incumbents: undefined,
+  links: undefined,
+  variants: new Set(),
+  linksAreCurrent: false,
+  onlyRules: undefined,
+};
 
 interface RulesChange {
   /** The view of the pass before, which changed nothing. */
@@ -92,8 +102,8 @@ interface Inputs {
 async function readInputs(host: Host, memory: ObservationState, lingers: boolean): Promise<Inputs> {
   const config = await readPortMap(host, memory.snapshot);
   const portMap = lingers ? config.portMap : { ...config.portMap, lingerMs: 0 };
-  const kernel = readKernel(host, portMap.iptables, memory.variants ?? new Set());
-  const knownLinks = memory.linksAreCurrent === true ? memory.links : undefined;
+  const kernel = readKernel(host, portMap.iptables, memory.variants);
+  const knownLinks = memory.linksAreCurrent ? memory.links : undefined;
   const [files, running, links] = await Promise.all([
     host.readLeaseFiles(portMap.networks),
     host.readRunningDomains(),
@@ -159,7 +169,7 @@ function toView(
 async function observeRules(
   host: Host,
   { view, families }: RulesChange,
-  known: ReadonlySet<Variant> = new Set(),
+  known: ReadonlySet<Variant>,
 ): Promise<View> {
   const { snapshot, resolution, networks, tool } = view;
   if (tool === undefined) return view;

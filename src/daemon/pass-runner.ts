@@ -19,7 +19,7 @@ import {
   startPass,
   toFindings,
 } from "./loop-state.ts";
-import { reconcile } from "./pass.ts";
+import { FIRST_PASS_STATE, reconcile } from "./pass.ts";
 import type { PassResult, PassState } from "./pass.ts";
 import { checkPortsInUse } from "./ports-in-use.ts";
 import { createPublisher } from "./publisher.ts";
@@ -83,7 +83,8 @@ export function createPassRunner(given: RunnerOptions): PassRunner {
   const options = { ...given, host: withProgress(given.host, given.events.onProgress) };
   const { host, previous, events } = options;
   const publisher = createPublisher({ ...options, onStatus: events.onStatus });
-  let state = createLoopState({ flows: startFlowState(previous.targets), variants: previous.variants });
+  const { targets, variants } = previous;
+  let state = createLoopState({ ...FIRST_PASS_STATE, flows: startFlowState(targets), variants });
   let startedMs = 0;
 
   async function run(request: PassRequest, schedule: Schedule): Promise<PassOutcome> {

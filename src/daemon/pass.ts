@@ -1,8 +1,6 @@
 import { isDeepStrictEqual } from "node:util";
-import type { Family } from "../net/address.ts";
 import { findEarliest } from "../earliest.ts";
 import { nextTryMs } from "../rules/repair-limit.ts";
-import type { RepairHistory } from "../rules/repair-limit.ts";
 import { findFlushedBridges, trackLibvirtRules } from "../libvirt/flushed-rules.ts";
 import type { BridgeWithLibvirtRules } from "../libvirt/flushed-rules.ts";
 import { findMissingJump } from "../libvirt/missing-jump.ts";
@@ -18,7 +16,7 @@ import type { ResolvedForward } from "../forwards/resolved-forward.ts";
 import type { Host } from "../host-interface.ts";
 import { startFlowState } from "./remove-stale-flows.ts";
 import type { FlowState } from "./remove-stale-flows.ts";
-import { observe } from "./observe.ts";
+import { NOTHING_OBSERVED, observe } from "./observe.ts";
 import type { ObservationState, View } from "./observe.ts";
 import {
   describeOverriddenJump,
@@ -38,14 +36,24 @@ import { applyPass } from "./apply-pass.ts";
 /** What one pass hands to the next. */
 export interface PassState extends ObservationState {
   /** What the last pass wanted and achieved: when the kernel differs from it, another program has changed the rules. */
-  readonly wanted?: Wanted;
+  readonly wanted: Wanted | undefined;
   /** What the log says of each guest. */
-  readonly logged?: LoggedGuests;
-  readonly flows?: FlowState;
-  readonly repairs?: RepairsByFamily;
+  readonly logged: LoggedGuests | undefined;
+  readonly flows: FlowState;
+  readonly repairs: RepairsByFamily;
   /** Bridges for which libvirt has, or had, rules since this daemon started. */
-  readonly bridgesWithLibvirtRules?: readonly BridgeWithLibvirtRules[];
+  readonly bridgesWithLibvirtRules: readonly BridgeWithLibvirtRules[];
 }
+
+/** Before the first pass. */
+export const FIRST_PASS_STATE: PassState = {
+  ...NOTHING_OBSERVED,
+  wanted: undefined,
+  logged: undefined,
+  flows: startFlowState(),
+  repairs: new Map(),
+  bridgesWithLibvirtRules: [],
+};
 
 interface Wanted {
   readonly variant: Variant | undefined;
@@ -94,8 +102,7 @@ interface PassRequest {
  */
 export async function reconcile(host: Host, state: PassState, request: PassRequest): Promise<PassResult> {
   const view = await observe(host, state, request.lingers);
-  const { repairs = new Map<Family, RepairHistory>(), flows = startFlowState() } = state;
-  const applied = await applyPass(host, view, { repairs, flows });
+  const applied = await applyPass(host, view, state);
   const { outcomes, changes, failed } = applied;
   const libvirt = checkLibvirtRules(host, state, view);
   const shadowing = checkShadowingRules(view, outcomes);
@@ -111,7 +118,7 @@ export async function reconcile(host: Host, state: PassState, request: PassReque
     memory: {
       ...toObservationState(state, view),
       logged,
-      ...(failed ? {} : { wanted }),
+      wanted: failed ? undefined : wanted,
       flows: applied.flows.state,
       repairs: applied.repairs,
       bridgesWithLibvirtRules: libvirt.bridges,
@@ -142,8 +149,7 @@ function checkLibvirtRules(host: Host, state: PassState, view: View): LibvirtChe
   const actual = new Map(
     view.families.map(({ family, backends }) => [family, backends.map((each) => each.actual)]),
   );
-  const before = state.bridgesWithLibvirtRules ?? [];
-  const bridges = trackLibvirtRules(before, actual, view.links.indexes, host.now());
+  const bridges = trackLibvirtRules(state.bridgesWithLibvirtRules, actual, view.links.indexes, host.now());
   return { bridges, flushed: findFlushedBridges(bridges, host.now()) };
 }
 
@@ -154,8 +160,10 @@ function toObservationState(state: PassState, view: View): ObservationState {
   return {
     snapshot: view.snapshot,
     links: view.links,
-    ...(isKnown ? { incumbents: view.resolution.incumbents } : {}),
-    variants: new Set([...(state.variants ?? []), ...(tool === undefined ? [] : [tool.variant])]),
+    incumbents: isKnown ? view.resolution.incumbents : undefined,
+    variants: new Set([...state.variants, ...(tool === undefined ? [] : [tool.variant])]),
+    linksAreCurrent: false,
+    onlyRules: undefined,
   };
 }
 

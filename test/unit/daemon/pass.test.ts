@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { describeDiagnostic } from "../../../src/diagnostic.ts";
-import { reconcile } from "../../../src/daemon/pass.ts";
+import { FIRST_PASS_STATE, reconcile } from "../../../src/daemon/pass.ts";
 import type { PassState, PassResult } from "../../../src/daemon/pass.ts";
 import { lease, MAC_A, MAC_B } from "../../support/build-values.ts";
 import { commandError, createFakeHost } from "../../support/fake-host.ts";
@@ -13,7 +13,7 @@ let host: FakeHost;
 let memory: PassState;
 
 beforeEach(() => {
-  memory = {};
+  memory = FIRST_PASS_STATE;
   host = createFakeHost(CONFIG);
   host.leases = [lease("192.168.122.11", MAC_A)];
   host.domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A] }];
@@ -187,7 +187,7 @@ describe.each(["missing", "unreadable"] as const)("libvirt's folder is %s at sta
     host.leases = [lease("192.168.122.11", MAC_A), lease("192.168.122.12", MAC_B)];
     await pass();
     const before = save();
-    memory = {};
+    memory = FIRST_PASS_STATE;
     host.folder = folder;
     const blind = await pass();
     expect(save()).toEqual(before);
@@ -209,7 +209,7 @@ describe.each(["missing", "unreadable"] as const)("libvirt's folder is %s at sta
 
 it("removes the rules of a network that libvirt no longer has", async () => {
   await pass();
-  memory = {};
+  memory = FIRST_PASS_STATE;
   host.readLeaseFiles = () => Promise.resolve({ bridges: [], folder: "read", diagnostics: [] });
   expect(codes(await pass())).toEqual(["waiting"]);
   expect(dnat()).toEqual([]);

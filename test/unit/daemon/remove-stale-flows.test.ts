@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from "vitest";
-import { reconcile } from "../../../src/daemon/pass.ts";
+import { FIRST_PASS_STATE, reconcile } from "../../../src/daemon/pass.ts";
 import type { PassState, PassResult } from "../../../src/daemon/pass.ts";
 import { finishCleaning, startFlowState } from "../../../src/daemon/remove-stale-flows.ts";
 import type { StaleFlows } from "../../../src/conntrack/stale-flows.ts";
@@ -14,7 +14,7 @@ let host: FakeHost;
 let memory: PassState;
 
 beforeEach(() => {
-  memory = {};
+  memory = FIRST_PASS_STATE;
   host = createFakeHost("guests:\n  web: {ports: [1122:22]}\n");
   host.leases = [lease(WEB, MAC_A)];
   host.domains = [{ bridge: "virbr0", domain: "web", macs: [MAC_A] }];
@@ -32,7 +32,7 @@ const removals = ({ entries }: PassResult): readonly string[] =>
 
 /** When the next check is due; undefined: none is. */
 function nextCheckMs(): number | undefined {
-  const times = [...(memory.flows?.pending?.values() ?? [])].flat().map(({ dueAtMs }) => dueAtMs);
+  const times = [...(memory.flows.pending?.values() ?? [])].flat().map(({ dueAtMs }) => dueAtMs);
   return times.length === 0 ? undefined : Math.min(...times);
 }
 
@@ -87,7 +87,7 @@ it("keeps the problem open until the check succeeds", async () => {
 it("finds at start, from its own changes, where a port led that is no longer published", async () => {
   host.config = "guests:\n  web: {ports: [1122:22, 1180:80]}\n";
   await pass();
-  memory = {};
+  memory = FIRST_PASS_STATE;
   host.flows = [translated(CLIENT, WEB)];
   host.config = "guests:\n  web: {ports: [1180:80]}\n";
   await pass();
@@ -96,7 +96,7 @@ it("finds at start, from its own changes, where a port led that is no longer pub
 
 it("finds it also for the last port, with which the jumps go", async () => {
   await pass();
-  memory = {};
+  memory = FIRST_PASS_STATE;
   host.flows = [translated(CLIENT, WEB)];
   host.config = "guests: {}\n";
   await pass();
@@ -106,13 +106,14 @@ it("finds it also for the last port, with which the jumps go", async () => {
 it("checks again after a start where another daemon may have removed entries before", async () => {
   await pass();
   memory = {
+    ...FIRST_PASS_STATE,
     flows: startFlowState([
       { family: 4, protocol: "tcp", range: { first: 1122, last: 1122 }, address: ip(WEB) },
     ]),
   };
   await pass();
   expect(nextCheckMs()).toBe(host.nowMs + 1000);
-  memory = {};
+  memory = FIRST_PASS_STATE;
   await pass();
   expect(nextCheckMs()).toBeUndefined();
 });
@@ -235,7 +236,7 @@ describe("where a late reply can reach the client", () => {
       expect(codes(result)).toEqual(["conntrack-failed"]);
       expect(removals(result)).toHaveLength(3);
       expect(result.wakeAtMs).toBeLessThanOrEqual(host.nowMs + 1000);
-      expect(memory.flows?.pending?.get(4)?.map(({ dueAtMs }) => dueAtMs - host.nowMs)).toEqual([
+      expect(memory.flows.pending?.get(4)?.map(({ dueAtMs }) => dueAtMs - host.nowMs)).toEqual([
         10_000, 1000,
       ]);
     });
@@ -245,7 +246,7 @@ describe("where a late reply can reach the client", () => {
       const { view } = await pass();
       expect(host.flows).toHaveLength(31);
       const began = host.nowMs;
-      const { entries } = await finishCleaning(host, view, memory.flows ?? startFlowState());
+      const { entries } = await finishCleaning(host, view, memory.flows);
       expect(entries).toHaveLength(30);
       expect(host.flows).toEqual([straight("203.0.113.5")]);
       expect(host.nowMs - began).toBeLessThanOrEqual(5000);
@@ -262,7 +263,7 @@ describe("where a late reply can reach the client", () => {
         return Promise.resolve(family === 4 ? host.flows : []);
       };
       const began = host.monotonicMs();
-      await finishCleaning(host, view, memory.flows ?? startFlowState());
+      await finishCleaning(host, view, memory.flows);
       expect(host.flows).toEqual([straight("203.0.113.5")]);
       expect(host.monotonicMs() - began).toBeLessThanOrEqual(5000);
     });
@@ -286,5 +287,5 @@ it("does not check again where no late reply can reach the client", async () => 
   host.leases = [lease(MOVED, MAC_A)];
   await pass();
   expect(host.removed).toHaveLength(1);
-  expect([...(memory.flows?.pending?.values() ?? [])].flat()).toEqual([]);
+  expect([...(memory.flows.pending?.values() ?? [])].flat()).toEqual([]);
 });
