@@ -242,13 +242,8 @@ export function describeCommands(): readonly CommandSpec[] {
         description,
         ...(typeof defaultValue === "string" ? { default: defaultValue } : {}),
       })),
-    ...choicesOf(command),
+    choices: command.registeredArguments[0]?.argChoices,
   }));
-}
-
-function choicesOf(command: Command): Pick<CommandSpec, "choices"> {
-  const choices = command.registeredArguments[0]?.argChoices;
-  return choices === undefined ? {} : { choices };
 }
 
 /** The help after the commands. The man page has it too. */

@@ -10,16 +10,16 @@ export interface CommandSpec {
     readonly description: string;
     readonly default?: string;
   }[];
-  /** Values of its argument. */
-  readonly choices?: readonly string[];
+  /** Values of its argument; undefined: it has no argument. */
+  readonly choices: readonly string[] | undefined;
 }
 
 export type Shell = "bash" | "zsh" | "fish";
 
 interface Flag {
   readonly names: readonly string[];
-  /** Name of the value that follows; a shell completes only files and folders. */
-  readonly value?: string;
+  /** Name of the value that follows; undefined: none. A shell completes only files and folders. */
+  readonly value: string | undefined;
   readonly description: string;
 }
 
@@ -42,9 +42,9 @@ function flagsOf({ options }: CommandSpec): readonly Flag[] {
   const own = options.map(({ flags, description }): Flag => {
     const names = flags.match(/--?[A-Za-z][\w-]*/g) ?? [];
     const value = /<(\w+)>/.exec(flags)?.[1];
-    return { names, description, ...(value === undefined ? {} : { value }) };
+    return { names, description, value };
   });
-  return [...own, { names: ["-h", "--help"], description: "print this help" }];
+  return [...own, { names: ["-h", "--help"], value: undefined, description: "print this help" }];
 }
 
 function bash(commands: readonly CommandSpec[]): string {
