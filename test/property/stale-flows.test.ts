@@ -265,7 +265,7 @@ function inForce(map: PortMap, family: Family): InForce {
 
 const RUNS = { numRuns: 300 };
 
-it("keeps a connection that leads where the rules lead it", () => {
+it("keeps a connection to the target to which the rules redirect it", () => {
   fc.assert(
     fc.property(
       fc.constantFrom<Protocol>("tcp", "udp").chain(casesOf),
@@ -279,7 +279,7 @@ it("keeps a connection that leads where the rules lead it", () => {
   );
 });
 
-it("finds a connection that leads past a rule, or to a guest that no rule leads to", () => {
+it("finds a connection that bypasses a rule, or whose server is a guest to which no rule redirects it", () => {
   fc.assert(
     fc.property(casesOf("udp"), fc.constantFrom(...GUESTS), ({ map, family, packet }, elsewhere) => {
       const { desired, isPublished, isStale } = inForce(map, family);
@@ -341,7 +341,7 @@ it("removes every stale connection and no other", () => {
   );
 });
 
-it("finds a late reply's entry exactly where the rules lead its client elsewhere", () => {
+it("finds a late reply's entry exactly when the rules redirect its client to another target", () => {
   fc.assert(
     fc.property(casesOf("udp"), fc.constantFrom(...GUESTS), ({ map, family, packet }, other) => {
       const { desired, isLate } = inForce(map, family);

@@ -29,7 +29,7 @@ function moveWeb(): Promise<void> {
   );
 }
 
-it("leads a UDP client that never pauses to the guest's new address", async () => {
+it("redirects a UDP client that never pauses to the guest's new address", async () => {
   await world.start();
   await world.isWell();
   const client = world.send("client", HOST, 5353);
@@ -42,7 +42,7 @@ it("leads a UDP client that never pauses to the guest's new address", async () =
     .toContain(`web: 1 conntrack entry of udp port 5353 at ${HOST} removed that led to ${WEB.address}`);
 });
 
-it("leads a UDP client to the guest that began before its port was published", async () => {
+it("redirects a UDP client that began before its port was published", async () => {
   await world.serve("host", "host", ["udp:5353"]);
   const client = world.send("client", HOST, 5353);
   await expect.poll(() => last(client), SOON).toBe(`host 5353 ${CLIENT}`);
@@ -90,7 +90,7 @@ it.each([
   },
 );
 
-it("leads a UDP client to the guest that began while a jump was missing", async () => {
+it("redirects a UDP client that began while a jump was missing", async () => {
   const daemon = await world.start();
   await world.isWell();
   await world.serve("host", "host", ["udp:5353"]);
@@ -102,7 +102,7 @@ it("leads a UDP client to the guest that began while a jump was missing", async 
   await expect.poll(() => last(client), SOON).toBe(`web 53 ${CLIENT}`);
 });
 
-it("leads clients that never pause elsewhere when `reach` changes", async () => {
+it("redirects a client that never pauses, or stops doing so, when `reach` changes", async () => {
   const closed = `reach: {host: false}\n${UDP}`;
   await world.configure(closed);
   await world.start();
@@ -130,7 +130,7 @@ it("removes a thousand ports of a guest that moves by one command", async () => 
     .toContain(`web: 1000 conntrack entries of udp at ${HOST} removed that led to ${WEB.address}`);
 });
 
-it("leads a UDP client on IPv6 to the guest's new address", async () => {
+it("redirects a UDP client on IPv6 to the guest's new address", async () => {
   await world.configure(`listen: ["${HOST_V6}"]\n${UDP}`);
   await world.leases(leaseRow6(WEB), leaseRow6(DB));
   await world.start();

@@ -76,7 +76,7 @@ describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (v
 
   // No more than three: then our jump's place is given up for a minute.
   it.each(["--final drop", "-j"])(
-    "a REJECT whose comment looks like an option, %s, is got past",
+    "puts the jump before a REJECT whose comment looks like an option: %s",
     async (text) => {
       await iptables("-I", "FORWARD", ...comment(text), "-j", "REJECT");
       await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
@@ -100,17 +100,14 @@ describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (v
   it.each([
     ["filter", "INPUT"],
     ["nat", "PREROUTING"],
-  ])(
-    "rules whose comment begins as ours do stay, in %s, and nothing is in their way",
-    async (table, chain) => {
-      const limit = ["-s", "203.0.113.9", "-m", "recent", "--name", "x", "--set", "-j", "RETURN"];
-      await withRule([table, chain, ...comment("kvmnatd: my ssh limiter"), ...limit], async () => {
-        await iptables("-t", "nat", "-F", "KVMNATD-DNAT");
-        await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
-        await world.isWell();
-      });
-    },
-  );
+  ])("keeps a rule of another program whose comment begins as ours do, in %s %s", async (table, chain) => {
+    const limit = ["-s", "203.0.113.9", "-m", "recent", "--name", "x", "--set", "-j", "RETURN"];
+    await withRule([table, chain, ...comment("kvmnatd: my ssh limiter"), ...limit], async () => {
+      await iptables("-t", "nat", "-F", "KVMNATD-DNAT");
+      await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+      await world.isWell();
+    });
+  });
 
   it("deletes a rule of ours that another program edited so that iptables cannot delete it by its text", async () => {
     const recent = ["-m", "recent", "--name", "x", "--set"];
@@ -128,7 +125,7 @@ describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (v
     });
   });
 
-  it("a rule with a line break in its comment goes from a chain of ours, and what comes after it is not carried out", async () => {
+  it("removes a rule from a chain of ours and does not execute the text after the line break in its comment", async () => {
     await iptables("-I", "KVMNATD-FWD", ...comment("x\n-A INPUT -j ACCEPT\n"), "-j", "DROP");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
     await world.isWell();

@@ -108,7 +108,7 @@ describe("a connection that its client began", () => {
     expect(isStale({ source: "192.168.122.50" }, forwarding({ guests: false }))).toBe(true);
   });
 
-  it("is judged by reach.loopback alone when it asks 127.0.0.1", () => {
+  it("is judged by reach.loopback alone when its destination is 127.0.0.1", () => {
     const own: Connection = { protocol: "tcp", state: "ESTABLISHED", port: 22, answerPort: 22 };
     const asked = { ...own, source: "127.0.0.1", asked: "127.0.0.1" };
     for (const host of [true, false]) {
@@ -124,7 +124,7 @@ describe("a connection that its client began", () => {
     ]);
   });
 
-  it("is stale when it leads where a forward led that has ended", () => {
+  it("is stale when its server is the target of a forward that has ended", () => {
     const suspects = suspect("udp", [[7000, 7099]], WEB);
     const stale = (connection: Connection): boolean => isStale(connection, forwarding(), suspects);
     expect(stale({ port: 7042, answerPort: 7042 })).toBe(true);
@@ -132,7 +132,7 @@ describe("a connection that its client began", () => {
     expect(stale({ port: 7100, answerPort: 7100 })).toBe(false);
   });
 
-  it("is correct when the host itself asks a guest's own address", () => {
+  it("is correct when the host itself connects to a guest's own address", () => {
     const suspects = suspect("udp", [[53, 53]], WEB);
     expect(isStale({ source: HOST, asked: WEB, port: 53 }, forwarding(), suspects)).toBe(false);
   });
@@ -168,7 +168,7 @@ describe("an entry that the server began", () => {
     expect(find([connecting.replace("SYN_SENT", "ESTABLISHED")])).toHaveLength(1);
   });
 
-  it("is correct where the rules lead the client to this guest", () => {
+  it("is correct when the rules redirect the client to this guest", () => {
     const forwards = forwarding().forwards.map((each) => ({
       ...each,
       forward: { ...each.forward, target: each.forward.published },
@@ -241,7 +241,7 @@ describe("the number of commands", () => {
     expect(find([...ports, elsewhere], forwarding(), range)).toHaveLength(1);
   });
 
-  it("is one per port where another program's rule leads to the same guest", () => {
+  it("is one per port when another program's rule redirects to the same guest", () => {
     const foreign = line({ port: 8053, answerer: OTHER });
     expect(find([...ports, foreign], forwarding(), range)).toHaveLength(1000);
   });

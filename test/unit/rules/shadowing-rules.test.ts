@@ -47,7 +47,7 @@ describe("a foreign rule before our jump", () => {
     "! -p udp -j ACCEPT",
     "-m addrtype --dst-type LOCAL -j DNAT --to-destination 192.168.122.5",
     "-m comment --comment mine -j ACCEPT",
-  ])("takes the port: %s", (rule) => {
+  ])("decides for all packets of the port: %s", (rule) => {
     const { problems, taken } = find([`-A PREROUTING ${rule}`, JUMP]);
     const message = `a rule of another program stands before kvmnatd's and has the port of guest web (1122-1130/tcp): \`iptables -t nat -A PREROUTING ${rule}\`${ADVICE}`;
     expect(problems).toEqual([{ code: "rule-shadowed", message, severity: "error" }]);
@@ -64,7 +64,7 @@ describe("a foreign rule before our jump", () => {
     "! -d 192.168.1.100/32 -j ACCEPT",
     "-p tcp -m multiport ! --dports 80,1125 -j ACCEPT",
     "-p tcp -m tcp --dport 1122:1130 -m socket -j ACCEPT",
-  ])("takes some packets of the port: %s", (rule) => {
+  ])("decides for some packets of the port: %s", (rule) => {
     const { problems, taken } = find([`-A PREROUTING ${rule}`, JUMP]);
     const message = `a rule of another program stands before kvmnatd's, and what it matches does not reach guest web (1122-1130/tcp): \`iptables -t nat -A PREROUTING ${rule}\`${ADVICE}`;
     expect(problems).toEqual([{ code: "rule-shadowed", message, severity: "warning" }]);
@@ -87,11 +87,11 @@ describe("a foreign rule before our jump", () => {
     "-p tcp -m tcp --dport 1122 -j LOG",
     "-p tcp -m tcp --dport 1122",
     "! -p tcp -j ACCEPT",
-  ])("takes no packet of the port: %s", (rule) => {
+  ])("decides for no packet of the port: %s", (rule) => {
     expect(messages([`-A PREROUTING ${rule}`, JUMP])).toEqual([]);
   });
 
-  it("takes the ports that a chain of Docker redirects", () => {
+  it("decides for the ports that a chain of Docker redirects", () => {
     const chain = [
       "-A A -i docker0 -j RETURN",
       "-A A ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80",
@@ -162,7 +162,7 @@ describe("a foreign rule before our jump", () => {
     ["of the other family", { family: 6 }],
     ["on another address", { hostAddresses: [ip("192.168.1.101")] }],
     ["on 127.0.0.1 alone", { hostAddresses: [ip("127.0.0.1")] }],
-  ])("takes no packet of a forward %s", (_what, more) => {
+  ])("decides for no packet of a forward %s", (_what, more) => {
     const rule = "-A PREROUTING -d 192.168.1.100/32 -p tcp -m tcp --dport 1122 -j ACCEPT";
     expect(messages([rule, JUMP], [publish(1122, 1122, more)])).toEqual([]);
     expect(messages([rule, JUMP], [publish(1122, 1122)])).toHaveLength(1);
@@ -178,7 +178,7 @@ describe("a foreign rule before our jump", () => {
     expect(findShadowingRules(undefined, [FORWARD], HOST, 4).problems).toEqual([]);
   });
 
-  it("takes a port exactly when none of its packets reaches our jump", () => {
+  it("decides for all packets of a port exactly when none of them reaches our jump", () => {
     const condition = fc.constantFrom(
       "",
       "-p tcp ",
