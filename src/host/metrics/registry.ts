@@ -33,29 +33,26 @@ function createPassMetrics(registers: Registry[]): MetricsRegistry["countPass"] 
   const counter = (name: string, help: string): Counter => new Counter({ name, help, registers });
   const passes = new Counter({
     name: "kvmnatd_passes_total",
-    help: "Passes, by what asked for them first and by what they found.",
+    help: "Passes, by their first trigger and their outcome.",
     labelNames: ["trigger", "outcome"],
     registers,
   });
   const duration = new Histogram({
     name: "kvmnatd_pass_duration_seconds",
-    help: "How long a pass takes.",
+    help: "Duration of a pass.",
     buckets: PASS_BUCKETS,
     registers,
   });
-  const added = counter("kvmnatd_rules_added_total", "Rules that were put into the kernel.");
-  const removed = counter("kvmnatd_rules_removed_total", "Rules that were taken out of it.");
+  const added = counter("kvmnatd_rules_added_total", "Rules and chains added to the kernel.");
+  const removed = counter("kvmnatd_rules_removed_total", "Rules and chains removed from the kernel.");
   const healed = counter(
     "kvmnatd_drift_healed_total",
-    "Changes of rules, of those added and removed, that put right what another program had changed.",
+    "Rules and chains, of those added and removed, that repaired changes of another program.",
   );
-  const configErrors = counter(
-    "kvmnatd_config_errors_total",
-    "Times that the config turned out to be unusable.",
-  );
+  const configErrors = counter("kvmnatd_config_errors_total", "Times that kvmnatd rejected the config.");
   const leaseErrors = counter(
     "kvmnatd_lease_errors_total",
-    "Times that a lease file, or a row of one, turned out to be unusable.",
+    "Times that kvmnatd rejected a lease file, or a row in it.",
   );
   return (report, before) => {
     passes.inc({ trigger: triggerKind(report.triggers), outcome: report.outcome });
@@ -98,13 +95,13 @@ function createForwardStates(registers: Registry[]): SetState {
 function createProblems(registers: Registry[]): SetState {
   const problems = new Gauge({
     name: "kvmnatd_problems",
-    help: "What an admin should act on, by kind; `kvmnatd status` has the text.",
+    help: "Problems that need an admin, by kind; `kvmnatd status` has the text.",
     labelNames: ["code", "severity"],
     registers,
   });
   const isReloaded = new Gauge({
     name: "kvmnatd_config_last_reload_successful",
-    help: "1 when the config on disk is the one in force, 0 when it has faults.",
+    help: "1 if the config on disk is in force, 0 if kvmnatd rejected it.",
     registers,
   });
   return (status) => {

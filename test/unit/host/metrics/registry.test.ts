@@ -39,6 +39,7 @@ async function renderAll(): Promise<string> {
 interface Metric {
   readonly name: string;
   readonly type: string;
+  readonly help: string;
   readonly labels: readonly string[];
 }
 
@@ -46,7 +47,8 @@ interface Metric {
 function parseMetrics(page: string): readonly Metric[] {
   return Array.from(page.matchAll(/^# TYPE (\w+) (\w+)$/gm), ([, name = "", type = ""]) => {
     const series = new RegExp(`^${name}(?:_count)?(?:\\{(.*)\\})? `, "m").exec(page)?.[1] ?? "";
-    return { name, type, labels: Array.from(series.matchAll(/(\w+)="/g), ([, label = ""]) => label) };
+    const help = new RegExp(`^# HELP ${name} (.*)$`, "m").exec(page)?.[1] ?? "";
+    return { name, type, help, labels: Array.from(series.matchAll(/(\w+)="/g), ([, label = ""]) => label) };
   });
 }
 
@@ -58,6 +60,14 @@ describe("the registry", () => {
     expect(METRICS).toHaveLength(14);
     for (const { name } of METRICS) expect(PAGE).toMatch(new RegExp(`^${name}(_count)?({| )`, "m"));
     expect(PAGE).toContain('kvmnatd_forward_packets_total{guest="a\\"b\\\\c",');
+  });
+
+  it.each(METRICS)("explains $name in a sentence: $help", ({ help }) => {
+    expect(help).toMatch(/^[A-Z0-9][^.]*\.$/);
+    expect(help.split(" ").length).toBeGreaterThanOrEqual(4);
+    expect(help.split(" ").length).toBeLessThanOrEqual(25);
+    // The description of another metric, copied.
+    expect(METRICS.filter((each) => each.help === help)).toHaveLength(1);
   });
 
   it("removes the series of removed forwards and keeps the count of passes", async () => {
