@@ -2,19 +2,23 @@ import { findEarliest } from "../earliest.ts";
 import { isTaken } from "../identity/candidates.ts";
 import { recordMove } from "../identity/flapping.ts";
 import type { Found, Incumbent, LookupContext, LookupResult, Target } from "../identity/lookup.ts";
+import { createReason } from "../identity/reason.ts";
+import type { Reason } from "../identity/reason.ts";
 import { nextProbeMs, scheduleRecheck, recheckWakeMs } from "../identity/recheck.ts";
 import { checkNotOwn } from "../leases/network.ts";
 import type { Guest } from "../config/port-map.ts";
 import { identityText } from "../config/port-map.ts";
 
 /*
- *   lookup result | forward                                  | incumbent
- *   found         | to the address                           | the address
- *   mac-mismatch  | pending; probed again                    | stays
- *   network-down  | pending                                  | stays: its name must not become free
- *   unreadable    | as before                                | stays
- *   lease-missing | as before for linger                     | stays for linger
- *   absent        | the same                                 | the same
+ *   lookup result   | forward                                  | incumbent
+ *   found           | to the address                           | the address
+ *   mac-mismatch    | pending; probed again                    | stays
+ *   network-down    | pending                                  | stays: its name must not become free
+ *   address-refused | the same                                 | the same
+ *   name-conflict   | the same                                 | the same
+ *   unreadable      | as before                                | stays
+ *   lease-missing   | as before for linger                     | stays for linger
+ *   absent          | the same                                 | the same
  *
  * In the last three an address that cannot stay (canStay) makes the forward pending and drops the incumbent.
  */
@@ -24,7 +28,7 @@ export interface GuestOutcome {
   /** Undefined: pending. */
   readonly target: Target | undefined;
   /** Why it is pending, or what an admin should know of it. */
-  readonly why: string | undefined;
+  readonly why: Reason | undefined;
   readonly incumbent: Incumbent | undefined;
   /** When time alone changes the outcome, epoch ms. */
   readonly wakeAtMs: number | undefined;
@@ -43,6 +47,8 @@ export function toOutcome(
     case "mac-mismatch":
       return toMismatch(lookup.why, incumbent, context.nowMs);
     case "network-down":
+    case "address-refused":
+    case "name-conflict":
       return pending(lookup.why, incumbent);
     case "unreadable":
       if (incumbent === undefined || !canStay(incumbent, context)) return pending(lookup.why);
@@ -82,13 +88,13 @@ function toFound(
 }
 
 /** The incumbent's address is not confirmed any more: without doubt it would be taken for the guest's without a probe. */
-function toMismatch(why: string, before: Incumbent | undefined, nowMs: number): GuestOutcome {
+function toMismatch(why: Reason, before: Incumbent | undefined, nowMs: number): GuestOutcome {
   if (before === undefined) return { ...pending(why), wakeAtMs: nextProbeMs(nowMs) };
   const recheck = scheduleRecheck("ambiguous", before.recheck, nowMs);
   return { ...pending(why, { ...before, recheck }), wakeAtMs: recheck?.dueAtMs };
 }
 
-function pending(why: string, incumbent?: Incumbent): GuestOutcome {
+function pending(why: Reason, incumbent?: Incumbent): GuestOutcome {
   return { target: undefined, why, incumbent, wakeAtMs: undefined };
 }
 
@@ -97,12 +103,13 @@ function canStay(incumbent: Incumbent, context: LookupContext): boolean {
   return checkNotOwn(incumbent.address, context.ownAddresses) === undefined && !isTaken(incumbent, context);
 }
 
-function keepUnreadable(why: string, incumbent: Incumbent): GuestOutcome {
-  return { target: toTarget(incumbent), incumbent, why: `kept as it was: ${why}`, wakeAtMs: undefined };
+function keepUnreadable({ text }: Reason, incumbent: Incumbent): GuestOutcome {
+  const why = createReason(`kept as it was: ${text}`);
+  return { target: toTarget(incumbent), incumbent, why, wakeAtMs: undefined };
 }
 
 function linger(
-  why: string,
+  why: Reason,
   isContested: boolean,
   incumbent: Incumbent,
   { nowMs, lingerMs }: LookupContext,
@@ -114,7 +121,7 @@ function linger(
   if (nowMs >= endsAtMs) return { ...pending(why), wakeAtMs: isContested ? nextProbeMs(nowMs) : undefined };
   return {
     target: toTarget(incumbent),
-    why: `${why}; lingers`,
+    why: { ...why, text: `${why.text}; lingers` },
     incumbent: { ...incumbent, leaseLostAtMs, recheck },
     wakeAtMs: findEarliest([endsAtMs, isContested ? recheck?.dueAtMs : undefined]),
   };

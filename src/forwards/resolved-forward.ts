@@ -1,6 +1,8 @@
 import { familyOf } from "../net/address.ts";
 import type { Family, Ip, PortRange } from "../net/address.ts";
 import type { Target } from "../identity/lookup.ts";
+import { createReason } from "../identity/reason.ts";
+import type { Reason } from "../identity/reason.ts";
 import type { GuestOutcome } from "./outcome.ts";
 import { describeTaken } from "./host-addresses.ts";
 import type { ListenAssignments } from "./host-addresses.ts";
@@ -15,7 +17,7 @@ export interface ResolvedForward {
   /** Undefined: pending. */
   readonly target: Target | undefined;
   /** Why it is pending, or what an admin should know of an active one. */
-  readonly why: string | undefined;
+  readonly why: Reason | undefined;
 }
 
 /** Families in which a guest's ports are published. */
@@ -39,27 +41,29 @@ export function resolveForward(
   const place = own[family];
   if (place === undefined) return [];
   const { any, addresses, notes } = place;
-  const taken = place.taken.map(describeTaken);
+  const taken = place.taken.map((each) => createReason(describeTaken(each)));
   const pending = { forward, family, hostAddresses: any ? [] : addresses, target: undefined };
   if (!letsIn(forward, family)) {
     const other = family === 4 ? 6 : 4;
     const isElsewhere = own[other] !== undefined && letsIn(forward, other);
-    return isElsewhere ? [] : [{ ...pending, why: `\`allow\` has no IPv${family} source` }];
+    return isElsewhere ? [] : [{ ...pending, why: createReason(`\`allow\` has no IPv${family} source`) }];
   }
   if (outcome.target === undefined) {
     // An interface's IPv6 address alone promises nothing: no line for a guest that has only IPv4.
     const isImplied = family === 6 && forward.listen.every((listen) => listen.kind === "interface");
     if (isImplied && own[4] !== undefined) return [];
-    return [{ ...pending, why: joinNotes([outcome.why, ...taken]) }];
+    return [{ ...pending, why: joinReasons([outcome.why, ...taken]) }];
   }
   const isPublished = any || addresses.length > 0;
-  const why = joinNotes([...taken, ...notes, outcome.why]);
+  const why = joinReasons([...taken, ...notes.map(createReason), outcome.why]);
   return [{ ...pending, target: isPublished ? outcome.target : undefined, why }];
 }
 
-function joinNotes(notes: readonly (string | undefined)[]): string | undefined {
-  const known = notes.filter((note) => note !== undefined);
-  return known.length === 0 ? undefined : known.join("; ");
+/** @param reasons the most important first: its kind is that of all */
+function joinReasons(reasons: readonly (Reason | undefined)[]): Reason | undefined {
+  const known = reasons.filter((each) => each !== undefined);
+  const [first] = known;
+  return first && { ...first, text: known.map(({ text }) => text).join("; ") };
 }
 
 function letsIn({ allow }: Forward, family: Family): boolean {

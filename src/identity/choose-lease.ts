@@ -6,6 +6,7 @@ import { answerAt, collectCandidates, isAnsweredByGuest, isShared } from "./cand
 import type { Candidate, Candidates } from "./candidates.ts";
 import { describeAnswering, describeMismatch, describeSilent } from "./describe-choice.ts";
 import { isFlapping } from "./flapping.ts";
+import { createReason } from "./reason.ts";
 import { isDue } from "./recheck.ts";
 
 /*
@@ -91,8 +92,8 @@ function pickAnswering(
   const current = answering.find(({ address }) => address === incumbent?.address);
   const isMove = current !== undefined && current !== possible[0];
   if (isMove && isFlapping(incumbent?.recentMovesAtMs ?? [], context.nowMs)) {
-    const note = `it moves again and again: kept at ${current.address} for a minute, as long as it answers there`;
-    return createFound(current, { doubt: "ambiguous", note });
+    const text = `it moves again and again: kept at ${current.address} for a minute, as long as it answers there`;
+    return createFound(current, { doubt: "ambiguous", note: createReason(text) });
   }
   const chosen = answering[0] ?? inTurn.find((each) => isAnsweredByGuest(each, context));
   if (chosen === undefined) return undefined;
@@ -130,7 +131,7 @@ function explainMismatch(
   incumbent: Incumbent | undefined,
   context: LookupContext,
 ): LookupResult {
-  const why = newest === undefined ? "no lease" : describeMismatch(newest, context);
+  const why = newest === undefined ? createReason("no lease") : describeMismatch(newest, context);
   return former.some(({ address }) => address === incumbent?.address)
     ? { state: "lease-missing", why, isContested: true }
     : { state: "mac-mismatch", why };

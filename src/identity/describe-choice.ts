@@ -2,13 +2,17 @@ import { answerAt, isShared } from "./candidates.ts";
 import type { Candidate } from "./candidates.ts";
 import type { LookupContext } from "./lookup.ts";
 import { MAX_NEWEST_LEASES } from "./probe-budget.ts";
+import { createConflict, createReason } from "./reason.ts";
+import type { Reason } from "./reason.ts";
 
 /** Why a candidate at which another MAC answers is not chosen. */
-export function describeMismatch(candidate: Candidate, context: LookupContext): string {
+export function describeMismatch(candidate: Candidate, context: LookupContext): Reason {
   const { address, mac } = candidate;
   if (isShared(candidate, context)) return describeConflict(candidate, context);
   const answer = answerAt(candidate, context) ?? "no neighbour";
-  return `${address} is leased to ${mac}, but ${answer} answers there; a guest that answers with another MAC than it leases with needs \`address\``;
+  return createReason(
+    `${address} is leased to ${mac}, but ${answer} answers there; a guest that answers with another MAC than it leases with needs \`address\``,
+  );
 }
 
 /**
@@ -19,17 +23,19 @@ export function describeAnswering(
   chosen: Candidate,
   candidates: readonly Candidate[],
   context: LookupContext,
-): string | undefined {
+): Reason | undefined {
   if (isShared(chosen, context)) return describeConflict(chosen, context);
   const { mac } = chosen;
   if (!chosen.isLive) {
     const live = candidates.filter((each) => each.isLive);
-    return `its lease vanished, but ${mac} still answers there, and not at ${listAddresses(live)}`;
+    return createReason(
+      `its lease vanished, but ${mac} still answers there, and not at ${listAddresses(live)}`,
+    );
   }
   const index = candidates.indexOf(chosen);
   const passed = index === -1 ? candidates : candidates.slice(0, index);
   if (passed.length === 0) return undefined;
-  return `newer lease of ${listAddresses(passed)} passed over: ${mac} does not answer there`;
+  return createReason(`newer lease of ${listAddresses(passed)} passed over: ${mac} does not answer there`);
 }
 
 /**
@@ -42,26 +48,30 @@ export function describeSilent(
   live: readonly Candidate[],
   leaseCount: number,
   context: LookupContext,
-): string | undefined {
+): Reason | undefined {
   const { address, mac } = chosen;
   if (isShared(chosen, context)) return describeConflict(chosen, context);
   const refused = live.filter((each) => answerAt(each, context) !== undefined);
   if (refused.length > 0) {
     const answers = [...new Set(refused.map((each) => answerAt(each, context)))];
     const answering = answers.length === 1 ? `${answers.join("")} answers` : "others answer";
-    return `unverified: ${mac} does not answer at ${address}; ${listAddresses(refused)} passed over: ${answering} there`;
+    return createReason(
+      `unverified: ${mac} does not answer at ${address}; ${listAddresses(refused)} passed over: ${answering} there`,
+    );
   }
   if (live.length < 2) return undefined;
   const which = leaseCount > MAX_NEWEST_LEASES ? `none of the ${MAX_NEWEST_LEASES} newest` : "none";
-  return `unverified: ${mac} has ${leaseCount} live leases and answers at ${which}`;
+  return createReason(`unverified: ${mac} has ${leaseCount} live leases and answers at ${which}`);
 }
 
-function describeConflict(candidate: Candidate, context: LookupContext): string {
+function describeConflict(candidate: Candidate, context: LookupContext): Reason {
   const { address, mac } = candidate;
   const others = context.leases.at(candidate).filter((each) => each.mac !== mac);
   const macs = others.map((each) => each.mac).toSorted();
   const answer = answerAt(candidate, context) ?? "no neighbour";
-  return `conflict: ${address} is leased to ${mac} and to ${macs.join(", ")}, and ${answer} answers there`;
+  return createConflict(
+    `${address} is leased to ${mac} and to ${macs.join(", ")}, and ${answer} answers there`,
+  );
 }
 
 function listAddresses(candidates: readonly Candidate[]): string {

@@ -4,6 +4,8 @@ import { findFormerAddresses, isAnsweredByGuest } from "./candidates.ts";
 import { chooseLease } from "./choose-lease.ts";
 import { createFound } from "./lookup.ts";
 import type { Found, Incumbent, Located, LookupContext, LookupResult, NeighbourProbe } from "./lookup.ts";
+import { createConflict, createReason } from "./reason.ts";
+import type { Reason } from "./reason.ts";
 import { isLive } from "../leases/lease.ts";
 import type { DomainMacs, Lease } from "../leases/lease.ts";
 import { networksOf } from "../leases/network.ts";
@@ -52,7 +54,7 @@ export function locateByMacs(nics: readonly GuestNics[], wanted: Search): Locate
   if (incumbent?.mac === undefined || !macs.includes(incumbent.mac)) return chosen;
   // Another guest may have released its lease.
   const note = `its lease vanished, but ${incumbent.mac} still answers there: kept, though the guest has ${describeLeases(usable)}`;
-  const { kept, probes } = keepAnswering(incumbent, note, context);
+  const { kept, probes } = keepAnswering(incumbent, createReason(note), context);
   return { ...(kept ?? chosen), probes: [...probes, ...chosen.probes] };
 }
 
@@ -94,7 +96,7 @@ function chooseNic(leases: readonly Lease[], { incumbent, context }: Search): Lo
 
 function noteAway(located: Located, away: readonly Lease[]): Located {
   if (located.state !== "found" || away.length === 0) return located;
-  const note = `conflict: ${describeLeases(away)}, on another network, changes nothing`;
+  const note = createConflict(`${describeLeases(away)}, on another network, changes nothing`);
   return { ...located, note: located.note ?? note };
 }
 
@@ -104,7 +106,7 @@ function noteAway(located: Located, away: readonly Lease[]): Located {
  */
 export function keepAnswering(
   incumbent: Incumbent,
-  note: string,
+  note: Reason,
   context: LookupContext,
 ): { readonly kept: Found | undefined; readonly probes: readonly NeighbourProbe[] } {
   const former = findFormerAddresses(incumbent, context);
@@ -121,11 +123,13 @@ function explainAbsence(
 ): LookupResult {
   const unread = findUnreadableNetwork(networks, incumbent, "leases");
   if (unread !== undefined)
-    return { state: "unreadable", why: `the lease file of ${unread.bridge} cannot be read` };
+    return { state: "unreadable", why: createReason(`the lease file of ${unread.bridge} cannot be read`) };
   // A guest that got another NIC has not merely lost its lease.
   const isSameNic = incumbent?.mac !== undefined && macs.includes(incumbent.mac);
-  const explain = (why: string): LookupResult =>
-    isSameNic ? { state: "lease-missing", why, isContested: false } : { state: "absent", why };
+  const explain = (text: string): LookupResult => {
+    const why = createReason(text);
+    return isSameNic ? { state: "lease-missing", why, isContested: false } : { state: "absent", why };
+  };
   for (const lease of macs.flatMap((mac) => context.leases.rowsOf(mac))) {
     const network = networks.find((each) => each.bridge === lease.bridge);
     if (network === undefined || familyOf(lease.address) !== family) continue;
@@ -134,7 +138,7 @@ function explainAbsence(
     if (isLive(lease, context.nowMs)) continue;
     const why = `the lease of ${lease.address} has expired`;
     // An expired lease of another address can be forged, and does not concern the incumbent's.
-    return lease.address === incumbent?.address ? { state: "absent", why } : explain(why);
+    return lease.address === incumbent?.address ? { state: "absent", why: createReason(why) } : explain(why);
   }
   const names = macs.length === 0 ? "a guest without network card" : macs.join(", ");
   return explain(`no live ${family === 6 ? "IPv6 " : ""}lease of ${names}`);

@@ -4,6 +4,7 @@ import { nicsOn, locateByMacs, findUnreadableNetwork, keepAnswering } from "./lo
 import type { Search } from "./locate-by-mac.ts";
 import { createFound } from "./lookup.ts";
 import type { LookupResult, Incumbent, Located, LookupContext } from "./lookup.ts";
+import { createConflict, createReason } from "./reason.ts";
 import { isLive } from "../leases/lease.ts";
 import type { Lease } from "../leases/lease.ts";
 import { checkGuestAddress, checkNotOwn, networksOf } from "../leases/network.ts";
@@ -27,10 +28,10 @@ export function locateGuest(
     (each) => guest.network === undefined || each.bridge === guest.network,
   );
   const up = networks.filter((network) => network.subnets.length > 0);
-  if (up.length === 0) return withoutProbes("network-down", describeAllDown(networks, guest));
+  if (up.length === 0) return toNetworkDown(describeAllDown(networks, guest));
   const located = locateByIdentity(guest, networks, { family, networks: up, incumbent, context });
   if (located.state !== "lease-missing" || incumbent === undefined) return located;
-  const note = `its lease vanished, but ${incumbent.mac} still answers there: kept`;
+  const note = createReason(`its lease vanished, but ${incumbent.mac} still answers there: kept`);
   const { kept, probes } = keepAnswering(incumbent, note, context);
   return { ...(kept ?? located), probes: [...probes, ...located.probes] };
 }
@@ -48,8 +49,12 @@ function locateByIdentity({ identity }: Guest, networks: readonly Network[], sea
   }
 }
 
-function withoutProbes(state: "absent" | "unreadable" | "network-down", why: string): Located {
-  return { state, why, probes: [] };
+function withoutProbes(state: "absent" | "unreadable", why: string): Located {
+  return { state, why: createReason(why), probes: [] };
+}
+
+function toNetworkDown(text: string): Located {
+  return { state: "network-down", why: { kind: "network-down", text }, probes: [] };
 }
 
 function describeAllDown(networks: readonly Network[], { network }: Guest): string {
@@ -70,7 +75,7 @@ function locateAddress(address: Ip, { networks, context }: Search): LookupResult
     : `address ${address}: ${refusals.join("; ")}`;
   return why === undefined
     ? createFound({ address, mac: undefined, expiresAtMs: undefined })
-    : { state: "network-down", why };
+    : { state: "address-refused", why: createReason(why) };
 }
 
 /** @param all the guest's networks, those that are down as well */
@@ -81,7 +86,7 @@ function locateDomain(domain: string, all: readonly Network[], search: Search): 
   const rows = up.flatMap((network) => network.domains ?? []).filter((row) => row.domain === domain);
   if (rows.length === 0) {
     const down = all.find((network) => network.subnets.length === 0 && isListed(network));
-    if (down !== undefined) return withoutProbes("network-down", `network ${down.bridge} is down`);
+    if (down !== undefined) return toNetworkDown(`network ${down.bridge} is down`);
     const unread = findUnreadableNetwork(up, incumbent, "domains");
     if (unread !== undefined)
       return withoutProbes("unreadable", `libvirt's list of domains on ${unread.bridge} cannot be read`);
@@ -109,7 +114,7 @@ function demandAnswer(located: Located, domain: string, { networks, context }: S
   if (mac !== undefined && own.some((place) => isAnsweredByGuest({ ...place, mac }, context)))
     return { ...located, probes };
   const why = `guest is off: libvirt still lists domain "${printable(domain)}" here, but does not run it`;
-  return { state: "absent", why, probes };
+  return { state: "absent", why: createReason(why), probes };
 }
 
 /** dnsmasq gives a name to the guest that requested it last: the incumbent keeps the forward while it has a lease. */
@@ -125,16 +130,16 @@ function locateHostname(hostname: string, search: Search): Located {
   if (unread !== undefined)
     return withoutProbes("unreadable", `the lease file of ${unread.bridge} cannot be read`);
   const down = context.networks.find((network) => isDownWith(network, incumbent, context.nowMs));
-  if (down !== undefined) return withoutProbes("network-down", `network ${down.bridge} is down`);
+  if (down !== undefined) return toNetworkDown(`network ${down.bridge} is down`);
   if (named.length === 0) {
     const why = `no live lease with hostname "${printable(hostname)}"`;
-    return { state: "lease-missing", why, isContested: false, probes: [] };
+    return { state: "lease-missing", why: createReason(why), isContested: false, probes: [] };
   }
   const claimed = locateClaimant(named, search);
   if (incumbent === undefined) return claimed;
   // Another guest may have released the incumbent's lease to get the name.
-  const note = `conflict: its lease vanished, but ${incumbent.mac} still answers; the name is also claimed by ${describeLeases(named)}, which changes nothing`;
-  const { kept, probes } = keepAnswering(incumbent, note, context);
+  const note = `its lease vanished, but ${incumbent.mac} still answers; the name is also claimed by ${describeLeases(named)}, which changes nothing`;
+  const { kept, probes } = keepAnswering(incumbent, createConflict(note), context);
   return { ...(kept ?? claimed), probes: [...probes, ...claimed.probes] };
 }
 
@@ -146,15 +151,15 @@ function locateIncumbent(
   const located = locateByMacs(nicsOn(search.networks, [mac]), search);
   const rivals = named.filter((lease) => lease.mac !== mac);
   if (located.state !== "found" || rivals.length === 0) return located;
-  const note = `conflict: the name is also claimed by ${describeLeases(rivals)}, which changes nothing`;
+  const note = createConflict(`the name is also claimed by ${describeLeases(rivals)}, which changes nothing`);
   return { ...located, note };
 }
 
 function locateClaimant(named: readonly Lease[], search: Search): Located {
   const macs = [...new Set(named.map(({ mac }) => mac))];
   if (macs.length === 1) return locateByMacs(nicsOn(search.networks, macs), search);
-  const why = `conflict: ${describeLeases(named)} claim this name; use \`mac\` or \`domain\` instead`;
-  return withoutProbes("network-down", why);
+  const why = createConflict(`${describeLeases(named)} claim this name; use \`mac\` or \`domain\` instead`);
+  return { state: "name-conflict", why, probes: [] };
 }
 
 /** Whether the incumbent has a lease on a network that is down now. */

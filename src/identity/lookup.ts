@@ -1,6 +1,7 @@
 import type { Ip, Mac } from "../net/address.ts";
 import type { LeaseIndex, NetworkAddress } from "../leases/lease-index.ts";
 import type { LeaseContext } from "../leases/usable-leases.ts";
+import type { Reason } from "./reason.ts";
 import type { Doubt, Recheck } from "./recheck.ts";
 
 /** The MAC and address that a guest's forwards lead to now, in one family. Read back from the kernel at start. */
@@ -54,27 +55,32 @@ export interface LookupContext extends LeaseContext {
 /**
  * What is known of a guest in one family.
  *
- *   found          the forwards lead to its address
- *   lease-missing  the incumbent's lease vanished: lingers
- *   absent         the guest is off, or its lease expired: lingers
- *   unreadable     libvirt's files cannot be read: the incumbent stays
- *   network-down   no forward, at once; the incumbent is remembered
- *   mac-mismatch   another MAC answers at its lease: no forward, at once; probed again
+ *   found            the forwards lead to its address
+ *   lease-missing    the incumbent's lease vanished: lingers
+ *   absent           the guest is off, or its lease expired: lingers
+ *   unreadable       libvirt's files cannot be read: the incumbent stays
+ *   network-down     no forward, at once; the incumbent is remembered
+ *   address-refused  the config gives an address that cannot be a guest's: the same
+ *   name-conflict    several guests claim its host name: the same
+ *   mac-mismatch     another MAC answers at its lease: no forward, at once; probed again
  */
 export type LookupResult =
   | Found
   | {
       readonly state: "lease-missing";
-      readonly why: string;
+      readonly why: Reason;
       /** Another MAC answers at the guest's other leases: probed again. */
       readonly isContested: boolean;
     }
-  | { readonly state: "absent" | "unreadable" | "network-down" | "mac-mismatch"; readonly why: string };
+  | { readonly state: WithoutAddress; readonly why: Reason };
+
+type WithoutAddress =
+  "absent" | "unreadable" | "network-down" | "address-refused" | "name-conflict" | "mac-mismatch";
 
 export interface Found {
   readonly state: "found";
   readonly target: Target;
-  readonly note: string | undefined;
+  readonly note: Reason | undefined;
   /** What the probes have not settled. */
   readonly doubt: Doubt;
   /** See {@link Incumbent.previousAddress}. */

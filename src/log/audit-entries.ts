@@ -29,7 +29,12 @@ interface LoggedGuest {
   readonly family: Family;
   readonly guest: string;
   readonly address: Ip | undefined;
-  readonly why: string | undefined;
+  readonly why: LoggedReason | undefined;
+}
+
+interface LoggedReason {
+  readonly kind: NonNullable<ResolvedForward["why"]>["kind"] | "degraded";
+  readonly text: string;
 }
 
 /** By {@link guestKey}. */
@@ -61,7 +66,8 @@ export function describeFailures(
     [...now].map(([key, logged]) => {
       const failure = failing.get(key);
       if (failure === undefined || logged.address === undefined) return [key, logged];
-      return [key, { ...logged, address: before.get(key)?.address, why: `degraded: ${failure}` }];
+      const why: LoggedReason = { kind: "degraded", text: `degraded: ${failure}` };
+      return [key, { ...logged, address: before.get(key)?.address, why }];
     }),
   );
 }
@@ -109,7 +115,7 @@ function describeGuest(
     return before?.address === undefined && changes === 0
       ? undefined
       : { level: "info", event: "guest-removed", message: `${name}: no longer published ${because}` };
-  const note = now.why === undefined ? "" : `; ${now.why}`;
+  const note = now.why === undefined ? "" : `; ${now.why.text}`;
   if (before?.address !== now.address) {
     if (now.address === undefined)
       return {
@@ -129,13 +135,13 @@ function describeGuest(
       event: "rules-changed",
       message: `${name}: rules brought up to date${note} ${because}`,
     };
-  if (before?.why === now.why) return undefined;
+  if (before?.why?.text === now.why?.text) return undefined;
   const state = now.address === undefined ? "pending" : `forwarded to ${now.address}`;
   const message = `${name}: ${state}${note} ${because}`;
-  if (now.why?.startsWith("conflict") === true)
+  if (now.why?.kind === "conflict")
     return { level: "warn", event: "forward-conflict", message, limitKey: `forward-conflict ${name}` };
   // A network that is down, or a kernel that takes no rules, has one line of its own, not one for each guest.
-  const level = /^(network |no network |degraded: )/.test(now.why ?? "") ? "debug" : "info";
+  const level = now.why?.kind === "network-down" || now.why?.kind === "degraded" ? "debug" : "info";
   return { level, event: "guest-status-changed", message, limitKey: `forward-state ${name}` };
 }
 

@@ -78,7 +78,7 @@ export function toForwardStatus(resolved: ResolvedForward, failure: string | und
     state: target === undefined ? "pending" : failure === undefined ? "active" : "degraded",
     address: target?.address ?? null,
     mac: target?.mac ?? null,
-    why: (target === undefined ? why : (failure ?? why)) ?? null,
+    why: (target === undefined ? why?.text : (failure ?? why?.text)) ?? null,
     // Beyond the year 275760 a Date has no text.
     leaseExpires: expires === undefined || expires > 8.64e15 ? null : new Date(expires).toISOString(),
   };

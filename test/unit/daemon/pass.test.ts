@@ -223,7 +223,7 @@ describe("a guest whose address is outside every network", () => {
   const leadsTo = (address: string): boolean => dnat().join().includes(`--to-destination ${address}:9100`);
   const PENDING = [
     { target: { address: "192.168.122.11" } },
-    { why: expect.stringMatching(/outside virbr0's/) as string },
+    { why: { text: expect.stringMatching(/outside virbr0's/) as string } },
   ];
 
   it("is pending with a warning in a new config, and the other guests are served", async () => {

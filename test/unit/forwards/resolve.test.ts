@@ -64,7 +64,7 @@ function answersAt(
 /** `address` or `pending`, and why. */
 function outcome(resolution: Resolution, index = 0): { readonly at: string; readonly why: string } {
   const forward = resolution.forwards[index];
-  return { at: forward?.target?.address ?? "pending", why: forward?.why ?? "" };
+  return { at: forward?.target?.address ?? "pending", why: forward?.why?.text ?? "" };
 }
 
 describe("domain", () => {
@@ -753,7 +753,7 @@ describe("host addresses", () => {
       const host: HostAddresses = new Map([["lo", [ip("127.0.0.1"), ip("127.0.0.2"), ip("::1")]]]);
       const { forwards } = resolveMap(map, [up], [], { hostAddresses: host });
       expect(
-        forwards.map((each) => [each.family, each.hostAddresses, each.target?.address, each.why]),
+        forwards.map((each) => [each.family, each.hostAddresses, each.target?.address, each.why?.text]),
       ).toEqual([[4, addresses, target, why]]);
     },
   );
@@ -782,7 +782,7 @@ describe("host addresses", () => {
       );
       const map = portMap(guests, { reach: { guests: true, host: true, loopback } });
       return resolveMap(map, [both], [], { hostAddresses: host }).forwards.map(
-        ({ hostAddresses, target, why }) => [target === undefined ? ["pending"] : hostAddresses, why],
+        ({ hostAddresses, target, why }) => [target === undefined ? ["pending"] : hostAddresses, why?.text],
       );
     };
 
@@ -875,7 +875,7 @@ describe("host addresses", () => {
     const later = guest("web", domain("web"), [{ listen: [{ kind: "interface", name }] }]);
     const addresses = new Map([...HOST, ["eth1", []]]);
     const { forwards } = resolve([later], [up], [], { hostAddresses: addresses });
-    expect(forwards.map((each) => each.why)).toEqual([why]);
+    expect(forwards.map((each) => each.why?.text)).toEqual([why]);
   });
 
   it("is pending with the reason on an address that the host does not have yet", () => {

@@ -149,6 +149,6 @@ it("names the lease on another network that changes nothing", () => {
     probes: [],
   });
   expect(located).toMatchObject({
-    note: `conflict: ${MAC_B} at ${FAR}, on another network, changes nothing`,
+    note: { kind: "conflict", text: `conflict: ${MAC_B} at ${FAR}, on another network, changes nothing` },
   });
 });
