@@ -1,6 +1,5 @@
 import { LOOPBACK } from "../net/address.ts";
 import { findMissingOnHost } from "../forwards/check-host.ts";
-import { formatDiagnostic } from "../config/code-frame.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createWarning } from "../diagnostic.ts";
 import { describePortInUse, findPortsInUse } from "../status/ports-in-use.ts";
@@ -15,6 +14,7 @@ import { EXIT, KvmnatdError } from "../errors.ts";
 import type { Host, LeaseFiles, Links } from "../host-interface.ts";
 import { createHost } from "../host/create-host.ts";
 import type { Context } from "./context.ts";
+import { printDiagnostics } from "./print.ts";
 
 /** `kvmnatd check`: reports every fault of the config with its place. */
 export async function check(context: Context, host: Host = createHost(context.paths)): Promise<number> {
@@ -30,14 +30,6 @@ export async function check(context: Context, host: Host = createHost(context.pa
   const forwards = value?.guests.reduce((sum, guest) => sum + guest.forwards.length, 0) ?? 0;
   context.print(`${paths.config}: valid (guests ${value?.guests.length ?? 0}, forwards ${forwards})`);
   return EXIT.ok;
-}
-
-export function printDiagnostics(
-  { complain, color }: Context,
-  diagnostics: readonly Diagnostic<string>[],
-  text: string,
-): void {
-  for (const diagnostic of diagnostics) complain(formatDiagnostic(diagnostic, text, { color }));
 }
 
 /** Checks the config against this host. A check that fails is reported and does not stop the others. */

@@ -11,10 +11,9 @@ import { EXIT } from "../errors.ts";
 import type { ConfigFile, Host } from "../host-interface.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import { createHost } from "../host/create-host.ts";
-import { printDiagnostics } from "./check.ts";
 import type { Context } from "./context.ts";
 import { printJson } from "./context.ts";
-import { printProblems, printEntries, warnPortsInUse } from "./print.ts";
+import { printDiagnostics, printProblems, printEntries, warnPortsInUse } from "./print.ts";
 import type { FamilyChange } from "../rules/diff.ts";
 
 /** `kvmnatd plan`: shows what `apply` would do. */
