@@ -109,6 +109,8 @@ describe("a forward follows its guest", () => {
     address = await guest.takeLease("192.168.122.77");
     expect(address).toBe("192.168.122.77");
     await reaches(address);
+    const isRule = ({ event }: LogLine): boolean => event === "rule";
+    await until("the log has the move", () => stage.log().slice(before).filter(isRule).length >= 4);
     await stage.becomes("active");
 
     const news = stage.log().slice(before);
@@ -117,7 +119,7 @@ describe("a forward follows its guest", () => {
     const moved = news.findIndex(tellsMove);
     expect(news[moved]).toMatchObject({ guest: "devstack", event: "forward-moved" });
     expect(news[moved]?.msg).toContain("devstack");
-    const rules = news.filter(({ event }) => event === "rule");
+    const rules = news.filter(isRule);
     // The why-line comes first and nothing comes between.
     expect(news.slice(moved + 1, moved + 1 + rules.length)).toEqual(rules);
     const rule = (verb: string, port: number, to: string): unknown =>

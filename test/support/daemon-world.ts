@@ -18,6 +18,8 @@ interface ShownStatus extends DaemonStatus {
 export interface DaemonWorld extends World {
   readonly config: string;
   start(env?: Readonly<Record<string, string>>): Promise<Daemon>;
+  /** Returns when the config on disk is in force, or refused, after a whole pass. */
+  reload(): Promise<void>;
   /** Overwrites the config in place. */
   configure(text: string): Promise<void>;
   /** Both guests have their leases, or rows like these. */
@@ -50,8 +52,6 @@ export interface DaemonWorld extends World {
 const SECOND_LOOK_MS = 250;
 /** Interval without a pass after which none is pending: passes for rules of others are at most 950 ms apart. */
 const QUIET_MS = 1100;
-/** Interval in which the daemon has seen what a test did last, unless the machine is slow: `settles` waits for that, too. */
-const EVENT_MS = 150;
 /** The last retry of a failure is made up to 30 s after the one before it. */
 const WELL_MS = 80_000;
 
@@ -103,12 +103,8 @@ export async function createDaemonWorld(
       untilStatus(`problem ${code} like ${String(message)}`, lab, ({ problems }: DaemonStatus) =>
         problems.some((problem) => problem.code === code && message.test(problem.message)),
       ),
-    isWell: async () => {
-      const wait = (): Promise<void> => untilStatus("no problem is left", lab, isWell, WELL_MS);
-      await wait();
-      await new Promise((done) => setTimeout(done, EVENT_MS));
-      await wait();
-    },
+    isWell: () => untilStatus("no problem is left", lab, isWell, WELL_MS),
+    reload: () => reload(lab),
     settles: () => settle(lab),
     idles: () => idle(lab),
     web: () => world.ask("client", "tcp", HOST, 1122),
@@ -125,17 +121,21 @@ function isWell({ problems, forwards }: DaemonStatus): boolean {
   );
 }
 
+async function reload(lab: Lab): Promise<void> {
+  await askDaemon(join(lab.dir, "run"), "reload");
+}
+
 /** `reload` returns after a whole pass. When nothing is pending, no other pass is made between two of them. */
 async function settle(lab: Lab): Promise<void> {
-  const reload = async (): Promise<number | undefined> => {
-    await askDaemon(join(lab.dir, "run"), "reload");
+  const reloadedBy = async (): Promise<number | undefined> => {
+    await reload(lab);
     return (await readStatusFile(lab))?.pass;
   };
-  let last = await reload();
+  let last = await reloadedBy();
   await until("the daemon has no pass pending", async () => {
     await new Promise((done) => setTimeout(done, SECOND_LOOK_MS));
     const before = last;
-    last = await reload();
+    last = await reloadedBy();
     return before !== undefined && last === before + 1;
   });
 }

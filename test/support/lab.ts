@@ -254,8 +254,12 @@ export async function until<T>(
   }
 }
 
+/** Interval in which the daemon has published what the test did before, unless the machine is slow. */
+const PUBLISHED_MS = 150;
+
 /**
- * Waits for a status of the running daemon.
+ * Waits for a status of the running daemon that stays: the first may be from before the test's last step. A test that must
+ * not meet that one waits for the step's effect in the status or the log first.
  * @throws with `what`, and the last status, when it does not hold in time
  */
 export async function untilStatus(
@@ -265,11 +269,16 @@ export async function untilStatus(
   timeoutMs?: number,
 ): Promise<void> {
   let last: DaemonStatus | undefined;
+  const holdsNow = async (): Promise<boolean> => {
+    last = await readStatusFile(lab);
+    return last !== undefined && holds(last);
+  };
   await until(
     () => `${what}; last status: ${JSON.stringify(last)}`,
     async () => {
-      last = await readStatusFile(lab);
-      return last !== undefined && holds(last);
+      if (!(await holdsNow())) return false;
+      await new Promise((done) => setTimeout(done, PUBLISHED_MS));
+      return holdsNow();
     },
     timeoutMs,
   );

@@ -29,6 +29,7 @@ afterEach(async () => {
   await rm(world.config, { recursive: true, force: true });
   await world.configure(GUESTS);
   await chmod(world.config, 0o600);
+  await world.reload();
   await world.isWell();
   expect(await world.web()).toBe(WEB_ANSWERS);
 });

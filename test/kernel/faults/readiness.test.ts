@@ -31,6 +31,7 @@ it("a forward is pending with the reason while its host address is missing", asy
   expect(await world.ask("client", "tcp", HOST, 1123)).toBe(`web 22 ${CLIENT}`);
   await sh(`ip address add ${LATER}/24 dev lan0`);
   await expect.poll(() => world.ask("client", "tcp", LATER, 1122), SOON).toBe(`web 22 ${CLIENT}`);
+  await world.becomes("web", "active");
   await sh(`ip address del ${LATER}/24 dev lan0`);
   await expect.poll(() => why("1122"), SOON).toBe(`address ${LATER}: not on this host (yet)`);
   expect(await world.rules("nat")).not.toContain(LATER);
