@@ -103,46 +103,38 @@ export function buildAuditEntries(
   return entries;
 }
 
+type Headline = Pick<LogEntry, "level" | "message" | "event" | "limitKey">;
+
+/** @returns undefined when there is nothing new */
 function describeGuest(
   before: LoggedGuest | undefined,
   now: LoggedGuest | undefined,
   changes: number,
   trigger: string,
-): Pick<LogEntry, "level" | "message" | "event" | "limitKey"> | undefined {
+): Headline | undefined {
   const name = printable(now?.guest ?? before?.guest ?? "");
-  const because = `(${trigger})`;
+  const note = now?.why === undefined ? "" : `; ${now.why.text}`;
+  const report = (event: EventCode, text: string): Headline => ({
+    level: "info",
+    event,
+    message: `${name}: ${text}${note} (${trigger})`,
+  });
+  const [from, to] = [before?.address, now?.address];
   if (now === undefined)
-    return before?.address === undefined && changes === 0
-      ? undefined
-      : { level: "info", event: "guest-removed", message: `${name}: no longer published ${because}` };
-  const note = now.why === undefined ? "" : `; ${now.why.text}`;
-  if (before?.address !== now.address) {
-    if (now.address === undefined)
-      return {
-        level: "info",
-        event: "forward-pending",
-        message: `${name}: ${before?.address} -> none${note} ${because}`,
-      };
-    const moved = before?.address !== undefined;
-    const message = moved
-      ? `${name}: ${before.address} -> ${now.address}${note} ${because}`
-      : `${name}: forwarded to ${now.address}${note} ${because}`;
-    return { level: "info", event: moved ? "forward-moved" : "forward-active", message };
+    return from === undefined && changes === 0 ? undefined : report("guest-removed", "no longer published");
+  if (from !== to) {
+    if (to === undefined) return report("forward-pending", `${from} -> none`);
+    if (from === undefined) return report("forward-active", `forwarded to ${to}`);
+    return report("forward-moved", `${from} -> ${to}`);
   }
-  if (changes > 0)
-    return {
-      level: "info",
-      event: "rules-changed",
-      message: `${name}: rules brought up to date${note} ${because}`,
-    };
+  if (changes > 0) return report("rules-changed", "rules brought up to date");
   if (before?.why?.text === now.why?.text) return undefined;
-  const state = now.address === undefined ? "pending" : `forwarded to ${now.address}`;
-  const message = `${name}: ${state}${note} ${because}`;
+  const state = to === undefined ? "pending" : `forwarded to ${to}`;
   if (now.why?.kind === "conflict")
-    return { level: "warn", event: "forward-conflict", message, limitKey: `forward-conflict ${name}` };
+    return { ...report("forward-conflict", state), level: "warn", limitKey: `forward-conflict ${name}` };
   // A network that is down, or a kernel that takes no rules, has one line of its own, not one for each guest.
   const level = now.why?.kind === "network-down" || now.why?.kind === "degraded" ? "debug" : "info";
-  return { level, event: "guest-status-changed", message, limitKey: `forward-state ${name}` };
+  return { ...report("guest-status-changed", state), level, limitKey: `forward-state ${name}` };
 }
 
 function describeShared(

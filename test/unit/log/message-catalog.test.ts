@@ -26,7 +26,7 @@ describe("explanations", () => {
       for (const text of Object.values(texts)) expect(text).toMatch(/^[\w@`].*[\w@.`]$/s);
       // As an entry's event, a problem's or an issue's code, or that of a KvmnatdError or of an error derived from it.
       const use = new RegExp(
-        String.raw`(?:event: (?:\w+ \? )?|code: |(?:Error|Warning)\(\s*|super\(\s*|refuse\(\s*|: |return )"${code}"`,
+        String.raw`(?:event: (?:\w+ \? )?|code: |(?:Error|Warning)\(\s*|super\(\s*|refuse\(\s*|report\(|: |return )"${code}"`,
       );
       expect(source, "is logged somewhere").toMatch(use);
     },
