@@ -3,7 +3,7 @@ import { commandOf } from "../rules/restore.ts";
 import { NOTHING_DESIRED } from "../rules/ruleset.ts";
 import type { Variant } from "../rules/ruleset.ts";
 import { removeOwnedRules } from "../daemon/apply.ts";
-import { createRulesetReader } from "../daemon/read-rulesets.ts";
+import { readKernel } from "../daemon/read-rulesets.ts";
 import { findClosings, writeSysctls } from "../daemon/sysctls.ts";
 import type { SysctlsWritten } from "../daemon/sysctls.ts";
 import { CommandError, EXIT } from "../errors.ts";
@@ -23,7 +23,8 @@ interface TeardownResult {
 
 /**
  * Removes every rule, chain and jump of ours, of both families and both of iptables' variants.
- * Needs no config, so that a broken one does not prevent it. If a part cannot be read, the rest is still removed.
+ * Needs no config, so that a broken one does not prevent it. If a part cannot be read or removed, kvmnatd still removes
+ * the rest.
  * @param known variants that kvmnatd has used: only root can read which others exist
  * @param onRemoved called for each removal
  */
@@ -32,12 +33,12 @@ export async function removeOwned(
   known: ReadonlySet<Variant>,
   onRemoved: (entry: LogEntry) => void,
 ): Promise<TeardownResult> {
-  const tool = await host.chooseIptables("auto");
   const closed = await closeBridges(host);
   const failures: KvmnatdError[] = closed.error === undefined ? [] : [closed.error];
   for (const entry of closed.entries) onRemoved(entry);
   let count = closed.entries.length;
-  for (const { family, backends, error: unread } of await createRulesetReader(host, tool, known).readAll()) {
+  const { families } = await readKernel(host, "auto", known);
+  for (const { family, backends, error: unread } of families) {
     // A host without IPv6 has no ip6tables, and nothing of ours there.
     const isAbsent = family === 6 && unread instanceof CommandError && unread.isMissing;
     if (unread !== undefined && !isAbsent) failures.push(unread);
@@ -53,7 +54,8 @@ export async function removeOwned(
       failures.push(...errors);
     }
   }
-  return { count, failures };
+  // Without the variant in use, both families fail for the same reason.
+  return { count, failures: [...new Set(failures)] };
 }
 
 /** Closes all bridges that kvmnatd opened for 127.0.0.1. */

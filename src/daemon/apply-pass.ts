@@ -3,7 +3,6 @@ import { isBackedOff, NO_REPAIRS, recordRepairs } from "../rules/repair-limit.ts
 import type { RepairHistory } from "../rules/repair-limit.ts";
 import type { LogEntry } from "../log/audit-entries.ts";
 import type { Jump } from "../rules/ruleset.ts";
-import { KvmnatdError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import { removeStaleFlows } from "./remove-stale-flows.ts";
 import type { FlowState } from "./remove-stale-flows.ts";
@@ -95,17 +94,11 @@ async function applyFamily(
   if (error !== undefined) return [{ family, outcome: notApplied(error) }];
   const [used, ...others] = view.backends;
   const outcomes: BackendOutcome[] = [];
-  try {
-    if (used !== undefined)
-      outcomes.push({ family, outcome: await applyRuleset(host, used, desired, repairs) });
-    // Our rules in the other variant are left from before a change of the config. They stay until the new ones work.
-    const isThere = outcomes.every(({ outcome }) => outcome.errors.length === 0);
-    if (isThere)
-      for (const other of others) outcomes.push({ family, outcome: await removeOwnedRules(host, other) });
-  } catch (failure) {
-    if (!(failure instanceof KvmnatdError)) throw failure;
-    outcomes.push({ family, outcome: notApplied(failure) });
-  }
+  if (used !== undefined)
+    outcomes.push({ family, outcome: await applyRuleset(host, used, desired, repairs) });
+  // Our rules in the other variant are left from before a change of the config. They stay until the new ones work.
+  if (outcomes.some(({ outcome }) => outcome.errors.length > 0)) return outcomes;
+  for (const other of others) outcomes.push({ family, outcome: await removeOwnedRules(host, other) });
   return outcomes;
 }
 

@@ -73,7 +73,6 @@ export function notApplied(error: KvmnatdError): RulesetOutcome {
 /**
  * Makes the rules of one variant what is desired.
  * @param history repairs of the last minute
- * @throws KvmnatdError when the rules cannot be read back
  */
 export async function applyRuleset(
   host: Host,
@@ -90,6 +89,7 @@ export async function applyRuleset(
     desired,
     missing: missing(actual),
   }));
+  if (after instanceof KvmnatdError) return { ...NOTHING_DONE, errors: [...failures, after], backedOff };
   const remaining = missing(after);
   const applied = subtract(diff, remaining);
   // The other program may have moved the rule again by now: a repair that was made counts, a failed one does not.
@@ -110,26 +110,41 @@ const RETRIES: readonly ((rest: Rest) => Diff)[] = [
   ({ missing, desired }) => removeByPlace(rewriteOwnChains(missing, desired)),
 ];
 
+interface Attempt {
+  readonly failures: readonly KvmnatdError[];
+  /** What the kernel has afterwards, or why that cannot be read. */
+  readonly after: Actual | KvmnatdError;
+}
+
 /** @param restAfter what is still to be done, given what the kernel has */
 async function runWithRetries(
   host: Host,
   backend: BackendRuleset,
   diff: Diff,
   restAfter: (actual: Actual) => Rest,
-): Promise<{ readonly failures: readonly KvmnatdError[]; readonly after: Actual }> {
-  let failures = await runOperations(host, backend, diff);
-  let after = await rereadRules(host, backend);
+): Promise<Attempt> {
+  let attempt = await runAndReread(host, backend, diff);
   for (const retry of RETRIES) {
-    if (!failures.some(isRestoreRejected)) return { failures, after };
-    failures = await runOperations(host, backend, retry(restAfter(after)));
-    after = await rereadRules(host, backend);
+    if (attempt.after instanceof KvmnatdError || !attempt.failures.some(isRestoreRejected)) return attempt;
+    attempt = await runAndReread(host, backend, retry(restAfter(attempt.after)));
   }
+  const { failures, after } = attempt;
+  if (after instanceof KvmnatdError || !failures.some(isRestoreRejected)) return attempt;
   const { missing, desired } = restAfter(after);
-  if (failures.some(isRestoreRejected) && findObsoleteForeignChainRules(missing).length > 0) {
-    await runOperations(host, backend, rewriteOwnChains(withoutObsoleteForeignChainRules(missing), desired));
-    after = await rereadRules(host, backend);
+  if (findObsoleteForeignChainRules(missing).length === 0) return attempt;
+  const rest = rewriteOwnChains(withoutObsoleteForeignChainRules(missing), desired);
+  // What is left out stays rejected, whatever becomes of the rest.
+  return { ...(await runAndReread(host, backend, rest)), failures };
+}
+
+async function runAndReread(host: Host, backend: BackendRuleset, diff: Diff): Promise<Attempt> {
+  const failures = await runOperations(host, backend, diff);
+  try {
+    return { failures, after: await rereadRules(host, backend) };
+  } catch (error) {
+    if (!(error instanceof KvmnatdError)) throw error;
+    return { failures, after: error };
   }
-  return { failures, after };
 }
 
 /** @returns why changes remain; nothing when none does */

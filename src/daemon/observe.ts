@@ -10,14 +10,13 @@ import type { Network } from "../leases/network.ts";
 import type { PortMap } from "../config/port-map.ts";
 import { resolveForwards } from "../forwards/resolve.ts";
 import type { Resolution } from "../forwards/resolve.ts";
-import type { Actual, Desired, Variant } from "../rules/ruleset.ts";
+import type { Desired, Variant } from "../rules/ruleset.ts";
 import { NOTHING_DESIRED } from "../rules/ruleset.ts";
 import { findAddressesOutsideNetworks } from "../forwards/check-subnets.ts";
-import { KvmnatdError } from "../errors.ts";
 import type { ConfigError } from "../errors.ts";
 import type { Host, Iptables, LeaseFiles, Links } from "../host-interface.ts";
-import { createRulesetReader, FAMILIES } from "./read-rulesets.ts";
-import type { FamilyRulesets } from "./read-rulesets.ts";
+import { createRulesetReader, readKernel } from "./read-rulesets.ts";
+import type { FamilyRulesets, Kernel } from "./read-rulesets.ts";
 import { mergeBridges, readPortMap, listNetworks } from "./inputs.ts";
 import type { ConfigReading, Snapshot } from "./inputs.ts";
 
@@ -186,32 +185,6 @@ function describeMissingFolder(file: string): Diagnostic<"lease-folder"> {
     "does not exist: what was known of its networks stays in force, and no lease is followed; " +
     "is it libvirt's dnsmasq folder (--dnsmasq-dir)?";
   return createError("lease-folder", message, { file });
-}
-
-interface Kernel {
-  readonly tool: Iptables | undefined;
-  readonly families: readonly FamilyRulesets[];
-  readonly actual: ReadonlyMap<Family, Actual>;
-}
-
-async function readKernel(
-  host: Host,
-  setting: Variant | "auto",
-  known: ReadonlySet<Variant>,
-): Promise<Kernel> {
-  let tool: Iptables;
-  try {
-    tool = await host.chooseIptables(setting);
-  } catch (error) {
-    if (!(error instanceof KvmnatdError)) throw error;
-    const families = FAMILIES.map((family): FamilyRulesets => ({ family, backends: [], error }));
-    return { tool: undefined, families, actual: new Map() };
-  }
-  const families = await createRulesetReader(host, tool, known).readAll();
-  const actual = families.flatMap(({ family, backends: [used] }) =>
-    used === undefined ? [] : [[family, used.actual] as const],
-  );
-  return { tool, families, actual: new Map(actual) };
 }
 
 function toFamilyView(

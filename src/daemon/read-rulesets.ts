@@ -10,7 +10,7 @@ export interface BackendRuleset {
   readonly actual: Actual;
 }
 
-export const FAMILIES: readonly Family[] = [4, 6];
+const FAMILIES: readonly Family[] = [4, 6];
 
 /** The rulesets of one family. */
 export interface FamilyRulesets {
@@ -66,6 +66,39 @@ export function createRulesetReader(
         }),
       ),
   };
+}
+
+/** The rulesets of both families in the variant in use, and in the other one if it has rules. */
+export interface Kernel {
+  /** Undefined when it cannot be found out; then no family is read. */
+  readonly tool: Iptables | undefined;
+  readonly families: readonly FamilyRulesets[];
+  /** The rules of the variant in use. */
+  readonly actual: ReadonlyMap<Family, Actual>;
+}
+
+/**
+ * Finds the variant in use and reads the rules. Every failure is in the result.
+ * @param usedVariants variants that kvmnatd has used before
+ */
+export async function readKernel(
+  host: Host,
+  setting: Variant | "auto",
+  usedVariants: ReadonlySet<Variant>,
+): Promise<Kernel> {
+  let tool: Iptables;
+  try {
+    tool = await host.chooseIptables(setting);
+  } catch (error) {
+    if (!(error instanceof KvmnatdError)) throw error;
+    const families = FAMILIES.map((family): FamilyRulesets => ({ family, backends: [], error }));
+    return { tool: undefined, families, actual: new Map() };
+  }
+  const families = await createRulesetReader(host, tool, usedVariants).readAll();
+  const actual = families.flatMap(({ family, backends: [used] }) =>
+    used === undefined ? [] : [[family, used.actual] as const],
+  );
+  return { tool, families, actual: new Map(actual) };
 }
 
 /** Where rules are read from. */
