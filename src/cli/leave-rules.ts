@@ -1,6 +1,8 @@
 import { setTimeout } from "node:timers/promises";
 import type { PortMap } from "../config/port-map.ts";
 import type { KvmnatdError } from "../errors.ts";
+import type { UnverifiedChanges } from "../daemon/apply.ts";
+import type { LogEntry } from "../log/audit-entries.ts";
 import type { Host, Logger } from "../host-interface.ts";
 import type { Variant } from "../rules/ruleset.ts";
 import { removeOwned } from "./teardown.ts";
@@ -38,14 +40,17 @@ async function removeRules(
   usedVariants: ReadonlySet<Variant>,
 ): Promise<readonly KvmnatdError[]> {
   let isAnnounced = false;
+  let unverified: readonly UnverifiedChanges[] = [];
+  const logRemoval = (entry: LogEntry): void => {
+    const message = "all rules of kvmnatd: removed (on_stop: remove)";
+    if (!isAnnounced) logger.log({ level: "info", event: "rules-removed", message });
+    isAnnounced = true;
+    logger.log(entry);
+  };
   for (let attempt = 1; ; attempt += 1) {
-    const { failures } = await removeOwned(host, usedVariants, (entry) => {
-      const message = "all rules of kvmnatd: removed (on_stop: remove)";
-      if (!isAnnounced) logger.log({ level: "info", event: "rules-removed", message });
-      isAnnounced = true;
-      logger.log(entry);
-    });
-    if (failures.length === 0 || attempt === MAX_ATTEMPTS) return failures;
+    const result = await removeOwned(host, usedVariants, logRemoval, unverified);
+    if (result.failures.length === 0 || attempt === MAX_ATTEMPTS) return result.failures;
+    ({ unverified } = result);
     await setTimeout(RETRY_MS);
   }
 }

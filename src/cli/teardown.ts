@@ -2,7 +2,9 @@ import type { LogEntry } from "../log/audit-entries.ts";
 import { commandOf } from "../rules/restore.ts";
 import { NOTHING_DESIRED } from "../rules/ruleset.ts";
 import type { Variant } from "../rules/ruleset.ts";
-import { removeOwnedRules } from "../daemon/apply.ts";
+import type { FamilyChange } from "../rules/diff.ts";
+import { removeOwnedRules, verifyEarlier } from "../daemon/apply.ts";
+import type { UnverifiedChanges } from "../daemon/apply.ts";
 import { readKernel } from "../daemon/read-rulesets.ts";
 import { findClosings, writeSysctls } from "../daemon/sysctls.ts";
 import type { SysctlsWritten } from "../daemon/sysctls.ts";
@@ -19,6 +21,8 @@ interface TeardownResult {
   readonly count: number;
   /** Why rules of kvmnatd may be left. */
   readonly failures: readonly KvmnatdError[];
+  /** Removals whose result could not be read. */
+  readonly unverified: readonly UnverifiedChanges[];
 }
 
 /**
@@ -27,17 +31,22 @@ interface TeardownResult {
  * the rest.
  * @param known variants that kvmnatd has used: only root can read which others exist
  * @param onRemoved called for each removal
+ * @param unverified those of the attempt before
  */
 export async function removeOwned(
   host: Host,
   known: ReadonlySet<Variant>,
   onRemoved: (entry: LogEntry) => void,
+  unverified: TeardownResult["unverified"] = [],
 ): Promise<TeardownResult> {
   const closed = await closeBridges(host);
   const failures: KvmnatdError[] = closed.error === undefined ? [] : [closed.error];
-  for (const entry of closed.entries) onRemoved(entry);
-  let count = closed.entries.length;
   const { families } = await readKernel(host, "auto", known);
+  const earlier = verifyEarlier(unverified, families);
+  const left = [...earlier.unverified];
+  const removed = [...closed.entries, ...earlier.taken.map(toEntry)];
+  for (const entry of removed) onRemoved(entry);
+  let count = removed.length;
   for (const { family, backends, error: unread } of families) {
     // A host without IPv6 has no ip6tables, and nothing of ours there.
     const isAbsent = family === 6 && unread instanceof CommandError && unread.isMissing;
@@ -45,17 +54,20 @@ export async function removeOwned(
     // The rule that guards 127.0.0.1 must not go before what it guards is closed.
     if (family === 4 && closed.error !== undefined) continue;
     for (const backend of backends) {
-      const { applied, errors } = await removeOwnedRules(host, backend);
-      for (const change of applied) {
-        const rule = commandOf(family, change);
-        onRemoved({ level: "info", event: "rule", message: `- ${rule}`, rule, action: "remove" });
-      }
-      count += applied.length;
-      failures.push(...errors);
+      const outcome = await removeOwnedRules(host, backend);
+      for (const change of outcome.applied) onRemoved(toEntry({ family, change }));
+      count += outcome.applied.length;
+      failures.push(...outcome.errors);
+      if (outcome.unverified !== undefined) left.push(outcome.unverified);
     }
   }
   // Without the variant in use, both families fail for the same reason.
-  return { count, failures: [...new Set(failures)] };
+  return { count, failures: [...new Set(failures)], unverified: left };
+}
+
+function toEntry({ family, change }: FamilyChange): LogEntry {
+  const rule = commandOf(family, change);
+  return { level: "info", event: "rule", message: `- ${rule}`, rule, action: "remove" };
 }
 
 /** Closes all bridges that kvmnatd opened for 127.0.0.1. */

@@ -6,18 +6,19 @@ import type { Jump } from "../rules/ruleset.ts";
 import type { Host } from "../host-interface.ts";
 import { removeStaleFlows } from "./remove-stale-flows.ts";
 import type { FlowState } from "./remove-stale-flows.ts";
-import { applyRuleset, notApplied, removeOwnedRules } from "./apply.ts";
+import { applyRuleset, notApplied, removeOwnedRules, verifyEarlier } from "./apply.ts";
 import type { FamilyView, View } from "./observe.ts";
 import { closeLoopback, setSysctls } from "./sysctls.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import type { FamilyChange } from "../rules/diff.ts";
-import type { BackendOutcome } from "./apply.ts";
+import type { BackendOutcome, UnverifiedChanges } from "./apply.ts";
 
 /** What a pass did to the host. */
 export interface Applied {
   readonly outcomes: readonly BackendOutcome[];
-  /** Changes of the rules that the kernel has taken. */
+  /** Changes of the rules that the kernel has taken, those of a pass before that could not verify them as well. */
   readonly changes: readonly FamilyChange[];
+  readonly unverified: readonly UnverifiedChanges[];
   readonly repairs: RepairsByFamily;
   /** Guards of 127.0.0.1 that another program keeps from their position. */
   readonly overriddenGuards: readonly Jump[];
@@ -30,6 +31,7 @@ export interface Applied {
 
 /** What the last pass hands to {@link applyPass}. */
 interface AppliedBefore {
+  readonly unverified: readonly UnverifiedChanges[];
   readonly repairs: RepairsByFamily;
   readonly flows: FlowState;
 }
@@ -41,13 +43,16 @@ export async function applyPass(host: Host, view: View, before: AppliedBefore): 
   const repairs = recordAllRepairs(outcomes, before.repairs, host.now());
   const guards = findOverriddenGuards(view, repairs);
   const sysctls = await setSysctls(host, view, isInPlace(outcomes), guards);
-  const changes = outcomes.flatMap(({ family, outcome }) =>
+  const earlier = verifyEarlier(before.unverified, view.families);
+  const applied = outcomes.flatMap(({ family, outcome }) =>
     outcome.applied.map((change): FamilyChange => ({ family, change })),
   );
+  const changes = [...earlier.taken, ...applied];
   const flows = await removeStaleFlows(host, view, changes, before.flows);
   return {
     outcomes,
     changes,
+    unverified: [...earlier.unverified, ...outcomes.flatMap(({ outcome }) => outcome.unverified ?? [])],
     repairs,
     overriddenGuards: guards,
     flows,

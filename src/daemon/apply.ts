@@ -2,7 +2,7 @@ import type { Family } from "../net/address.ts";
 import { findBackedOffMoves, findMoves, NO_REPAIRS, withoutMoves } from "../rules/repair-limit.ts";
 import type { Move, RepairHistory } from "../rules/repair-limit.ts";
 import { diffRulesets } from "../rules/diff.ts";
-import type { Change, Diff } from "../rules/diff.ts";
+import type { Change, Diff, FamilyChange } from "../rules/diff.ts";
 import { LIBVIRT_TABLE } from "../rules/libvirt-table.ts";
 import {
   commandOf,
@@ -13,11 +13,11 @@ import {
   withoutObsoleteForeignChainRules,
 } from "../rules/restore.ts";
 import { NOTHING_DESIRED, ruleKey } from "../rules/ruleset.ts";
-import type { Actual, Desired } from "../rules/ruleset.ts";
+import type { Actual, Desired, Variant } from "../rules/ruleset.ts";
 import { CommandError, KvmnatdError, VerifyError } from "../errors.ts";
 import type { Host } from "../host-interface.ts";
 import { rereadRules } from "./read-rulesets.ts";
-import type { BackendRuleset } from "./read-rulesets.ts";
+import type { BackendRuleset, FamilyRulesets } from "./read-rulesets.ts";
 
 /*
  * Goals, in this order:
@@ -44,6 +44,8 @@ export interface RulesetOutcome {
   readonly errors: readonly KvmnatdError[];
   /** The rules afterwards; undefined when there was nothing to do. */
   readonly after: Actual | undefined;
+  /** What was written and could not be read back. */
+  readonly unverified: UnverifiedChanges | undefined;
   /** Rules that were moved back to their position. */
   readonly repositioned: readonly Move[];
   /** Rules that were not moved because of the repair limit. */
@@ -56,11 +58,21 @@ export interface BackendOutcome {
   readonly outcome: RulesetOutcome;
 }
 
+/** Changes that kvmnatd wrote without being able to read the result: the next reading shows which the kernel has taken. */
+export interface UnverifiedChanges {
+  readonly family: Family;
+  readonly variant: Variant;
+  readonly diff: Diff;
+  /** The rules that the diff leads to. */
+  readonly desired: Desired;
+}
+
 const NOTHING_DONE: RulesetOutcome = {
   applied: [],
   remaining: [],
   errors: [],
   after: undefined,
+  unverified: undefined,
   repositioned: [],
   backedOff: [],
 };
@@ -89,13 +101,16 @@ export async function applyRuleset(
     desired,
     missing: missing(actual),
   }));
-  if (after instanceof KvmnatdError) return { ...NOTHING_DONE, errors: [...failures, after], backedOff };
+  if (after instanceof KvmnatdError) {
+    const unverified = { family: backend.family, variant: backend.tool.variant, diff, desired };
+    return { ...NOTHING_DONE, errors: [...failures, after], unverified, backedOff };
+  }
   const remaining = missing(after);
   const applied = subtract(diff, remaining);
   // The other program may have moved the rule again by now: a repair that was made counts, a failed one does not.
   const repositioned = findMoves(failures.length === 0 ? diff : applied);
   const errors = toApplyErrors(backend.family, failures, remaining);
-  return { applied, remaining, errors, after, repositioned, backedOff };
+  return { applied, remaining, errors, after, unverified: undefined, repositioned, backedOff };
 }
 
 /** What is still to be done after an attempt, and what it leads to. */
@@ -202,6 +217,27 @@ async function runOperations(
 /** Removes every rule, chain and jump that kvmnatd owns from one variant. */
 export function removeOwnedRules(host: Host, backend: BackendRuleset): Promise<RulesetOutcome> {
   return applyRuleset(host, backend, NOTHING_DESIRED);
+}
+
+/**
+ * Verifies changes that could not be read back when they were written.
+ * @param rulesets the rules as they were read since; empty for a family that cannot be read
+ * @returns the changes that the kernel has taken, and those that still cannot be verified
+ */
+export function verifyEarlier(
+  earlier: readonly UnverifiedChanges[],
+  rulesets: readonly FamilyRulesets[],
+): { readonly taken: readonly FamilyChange[]; readonly unverified: readonly UnverifiedChanges[] } {
+  const backends = rulesets.flatMap((each) => each.backends);
+  const taken = earlier.flatMap(({ family, variant, diff, desired }) => {
+    const backend = backends.find((each) => each.family === family && each.tool.variant === variant);
+    const applied = backend === undefined ? [] : subtract(diff, diffRulesets(desired, backend.actual));
+    return applied.map((change): FamilyChange => ({ family, change }));
+  });
+  return {
+    taken,
+    unverified: earlier.filter(({ family }) => backends.every((each) => each.family !== family)),
+  };
 }
 
 /** @returns the changes of `diff` that are not in `remaining` */

@@ -30,6 +30,7 @@ import {
 } from "./problems.ts";
 import type { Diagnostic } from "../diagnostic.ts";
 import type { FamilyChange } from "../rules/diff.ts";
+import type { UnverifiedChanges } from "./apply.ts";
 import type { Applied, RepairsByFamily } from "./apply-pass.ts";
 import { applyPass } from "./apply-pass.ts";
 
@@ -41,6 +42,7 @@ export interface PassState extends ObservationState {
   readonly logged: LoggedGuests | undefined;
   readonly flows: FlowState;
   readonly repairs: RepairsByFamily;
+  readonly unverified: readonly UnverifiedChanges[];
   /** Bridges for which libvirt has, or had, rules since this daemon started. */
   readonly bridgesWithLibvirtRules: readonly BridgeWithLibvirtRules[];
 }
@@ -52,6 +54,7 @@ export const FIRST_PASS_STATE: PassState = {
   logged: undefined,
   flows: startFlowState(),
   repairs: new Map(),
+  unverified: [],
   bridgesWithLibvirtRules: [],
 };
 
@@ -121,6 +124,7 @@ export async function reconcile(host: Host, state: PassState, request: PassReque
       wanted: failed ? undefined : wanted,
       flows: applied.flows.state,
       repairs: applied.repairs,
+      unverified: applied.unverified,
       bridgesWithLibvirtRules: libvirt.bridges,
     },
     entries: [...buildAuditEntries({ before, now: logged, changes }, request), ...applied.entries],

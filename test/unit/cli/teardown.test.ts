@@ -1,6 +1,8 @@
 import { beforeEach, describe, expect, it } from "vitest";
+import { leaveRules } from "../../../src/cli/leave-rules.ts";
 import { removeOwned } from "../../../src/cli/teardown.ts";
 import type { Family } from "../../../src/net/address.ts";
+import type { LogEntry } from "../../../src/log/audit-entries.ts";
 import type { Iptables } from "../../../src/host-interface.ts";
 import type { Variant } from "../../../src/rules/ruleset.ts";
 import { commandError, createFakeHost } from "../../support/fake-host.ts";
@@ -53,7 +55,7 @@ const rulesLeft = (): readonly string[] =>
 
 describe("removeOwned", () => {
   it("removes the rules of both families and variants", async () => {
-    expect(await attempt()).toEqual({ count: 8, failures: [] });
+    expect(await attempt()).toEqual({ count: 8, failures: [], unverified: [] });
     expect(rulesLeft()).toEqual([]);
     expect(removed).toHaveLength(8);
   });
@@ -63,6 +65,18 @@ describe("removeOwned", () => {
     const { failures } = await attempt();
     expect(failures.map(({ message }) => message)).toEqual(["iptables-save: killed"]);
     expect(rulesLeft()).toEqual([]);
+  });
+
+  it("reports removals that could not be read back as soon as they can be read", async () => {
+    unreadable = "nft 4";
+    const logger = {
+      log: ({ message }: LogEntry) => removed.push(message),
+      setLevel: () => undefined,
+      problem: () => undefined,
+    };
+    expect(await leaveRules(host, logger, "remove", new Set())).toBe("rules removed");
+    expect(removed).toHaveLength(1 + 8);
+    expect(removed.filter((message) => message.startsWith("- iptables "))).toHaveLength(4);
   });
 
   it("closes 127.0.0.1 and reports one failure when the variant in use is unknown", async () => {

@@ -155,6 +155,32 @@ it("keeps the incumbents when a pass cannot read the kernel", async () => {
   expect(dnat().join()).toContain("--to-destination 192.168.122.11:22");
 });
 
+it("logs rules that could not be read back as soon as the kernel shows them", async () => {
+  const rulesOf = ({ entries }: PassResult): readonly string[] =>
+    entries.flatMap(({ event, action }) => (event === "rule" && action !== undefined ? [action] : []));
+  const failReadBack = (): void => {
+    const { restoreRules } = { restoreRules: host.restoreRules.bind(host) };
+    host.restoreRules = async (...args) => {
+      await restoreRules(...args);
+      host.failing.set("readRules", commandError("iptables-save", "killed"));
+    };
+  };
+  await pass();
+  const before = dnat();
+  host.leases = [lease(MOVED, MAC_A)];
+  failReadBack();
+  const unverified = await pass();
+  expect([unverified.failed, codes(unverified), rulesOf(unverified)]).toEqual([true, ["command-failed"], []]);
+  expect(dnat()).not.toEqual(before);
+  // It is still unreadable.
+  expect(rulesOf(await pass())).toEqual([]);
+  host.failing.clear();
+  const verified = await pass();
+  expect(rulesOf(verified)).toEqual(["remove", "add"]);
+  expect(verified.entries.map(({ message }) => message)).toContain(`web: 192.168.122.11 -> ${MOVED} (test)`);
+  expect(rulesOf(await pass())).toEqual([]);
+});
+
 it("does not count a failed repair towards the limit", async () => {
   await pass();
   host.rules.restore("*filter\n-I FORWARD 1 -o virbr0 -j REJECT\nCOMMIT\n");

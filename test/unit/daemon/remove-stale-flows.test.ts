@@ -75,6 +75,24 @@ it("checks again after ten seconds when conntrack failed", async () => {
   expect(host.removed).toHaveLength(1);
 });
 
+it("removes connections past a new forward when only the next pass can verify its rule", async () => {
+  const { config } = host;
+  host.config = "guests: {}\n";
+  await pass();
+  host.config = config;
+  host.flows = [translated(CLIENT, "198.51.100.1").replace("ESTABLISHED", "SYN_SENT")];
+  const { restoreRules } = { restoreRules: host.restoreRules.bind(host) };
+  host.restoreRules = async (...args) => {
+    await restoreRules(...args);
+    host.failing.set("readRules", commandError("iptables-save", "killed"));
+  };
+  await pass();
+  expect(host.removed).toEqual([]);
+  host.failing.clear();
+  await pass();
+  expect(host.removed).toMatchObject([{ flow: { port: 1122 } }]);
+});
+
 it("keeps the problem open until the check succeeds", async () => {
   host.failing.set("listFlows", commandError("conntrack", "busy"));
   expect(codes(await pass())).toEqual(["conntrack-failed"]);
