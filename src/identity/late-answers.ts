@@ -1,4 +1,5 @@
 import type { Mac } from "../net/address.ts";
+import type { ProbeResults } from "./lookup.ts";
 
 /*
  * A probe makes the kernel forget the answer to the probe before. The answers of a guest that always answers a little
@@ -16,9 +17,14 @@ import type { Mac } from "../net/address.ts";
 const VALID_MS = 5000;
 /** Maximum time after an unanswered probe in which an answer can belong to it. */
 const OVERDUE_MS = 1000;
+/**
+ * Maximum number of histories. Addresses that never answer have one for ever, and a hostile guest can take any number of
+ * leases. The number is above that of the entries in the kernel's neighbour table.
+ */
+const MAX_HISTORIES = 4096;
 
 /** What is remembered of the probes of one address. Times are of one monotonic clock, in ms. */
-export interface ProbeHistory {
+interface ProbeHistory {
   /** End of the last probe; undefined when it had an answer. */
   readonly silentSinceMs: number | undefined;
   /** The last answer that was late. It is the result of a probe without an answer. */
@@ -30,23 +36,49 @@ interface LateAnswer {
   readonly endsAtMs: number;
 }
 
-/** One probe of an address. */
-export interface Probe {
-  /** The MAC in the kernel's table before the probe. */
-  readonly earlier: Mac | undefined;
-  readonly answer: Mac | undefined;
-  /** Whether the answer was read after the time to answer was over. */
+/**
+ * The histories of addresses that had no answer or a late one, by networkAddressKey. The address that was probed last is
+ * the last one.
+ */
+export type ProbeHistories = ReadonlyMap<string, ProbeHistory>;
+
+/** The probes of one pass. */
+export interface ProbeRound {
+  /** The MACs in the kernel's table before the probes, of addresses whose last probe had no answer. */
+  readonly earlier: ProbeResults;
+  readonly answers: ProbeResults;
+  /** Whether the answers were read after the time to answer was over. */
   readonly isReadLate: boolean;
-  /** End of the probe. */
+  /** End of the probes. */
   readonly endMs: number;
+}
+
+/** Adds the probes of one pass to the histories. @returns the results of the probes too, late answers included */
+export function recordProbes(
+  histories: ProbeHistories,
+  round: ProbeRound,
+): { readonly histories: ProbeHistories; readonly results: ProbeResults } {
+  const { answers, endMs } = round;
+  const probed = [...answers.keys()].map(
+    (key) => [key, recordProbe(histories.get(key) ?? NOTHING, key, round)] as const,
+  );
+  const isNeeded = ([, { silentSinceMs, late }]: readonly [string, ProbeHistory]): boolean =>
+    silentSinceMs !== undefined || (late !== undefined && late.endsAtMs >= endMs);
+  const others = [...histories].filter(([key]) => !answers.has(key)).filter(isNeeded);
+  const kept = [...others, ...probed.filter(isNeeded)];
+  return {
+    histories: new Map(kept.slice(-Math.max(MAX_HISTORIES, probed.length))),
+    results: new Map(probed.map(([key, { late }]) => [key, answers.get(key) ?? late?.mac])),
+  };
 }
 
 const NOTHING: ProbeHistory = { silentSinceMs: undefined, late: undefined };
 
-/** Adds a probe to the history of its address. */
-export function recordProbe(history: ProbeHistory = NOTHING, probe: Probe): ProbeHistory {
-  const { answer, isReadLate, endMs } = probe;
-  const late = findLateAnswer(history, probe);
+/** @returns the history of one address with its probe of this round */
+function recordProbe(history: ProbeHistory, key: string, round: ProbeRound): ProbeHistory {
+  const { isReadLate, endMs } = round;
+  const answer = round.answers.get(key);
+  const late = findLateAnswer(history, round.earlier.get(key), endMs);
   if (answer === undefined) return { silentSinceMs: endMs, late };
   const isOverdue = history.silentSinceMs !== undefined && endMs - history.silentSinceMs < OVERDUE_MS;
   // An answer in time does not make a guest quick that was late before: it can be just within the limit.
@@ -57,7 +89,8 @@ export function recordProbe(history: ProbeHistory = NOTHING, probe: Probe): Prob
 /** The late answer that counts when a probe ends. */
 function findLateAnswer(
   { silentSinceMs, late }: ProbeHistory,
-  { earlier, endMs }: Probe,
+  earlier: Mac | undefined,
+  endMs: number,
 ): LateAnswer | undefined {
   if (silentSinceMs !== undefined && earlier !== undefined) return toLateAnswer(earlier, endMs);
   return late !== undefined && late.endsAtMs >= endMs ? late : undefined;

@@ -2,8 +2,8 @@ import { setTimeout } from "node:timers/promises";
 import { familyOf, parseIp, parseMac } from "../../net/address.ts";
 import type { Mac } from "../../net/address.ts";
 import type { ProbeResults, NeighbourProbe } from "../../identity/lookup.ts";
-import { recordProbe } from "../../identity/late-answers.ts";
-import type { ProbeHistory } from "../../identity/late-answers.ts";
+import { recordProbes } from "../../identity/late-answers.ts";
+import type { ProbeHistories, ProbeRound } from "../../identity/late-answers.ts";
 import { networkAddressKey } from "../../leases/lease-index.ts";
 import { CommandError } from "../../errors.ts";
 import { readIpJson } from "./ip-json.ts";
@@ -15,19 +15,17 @@ import type { Host } from "../../host-interface.ts";
 const ANSWER_MS = 5;
 /** Interval between readings of the kernel's neighbour table. */
 const POLL_MS = 1;
-/** Maximum number of histories. The kernel's table does not hold more addresses. */
-const MAX_HISTORIES = 4096;
 
 /**
  * The kernel's neighbour table, with the history of the probes.
  *
- * `probeNeighbours` makes the kernel ask, by ARP or NDP, which MAC has each address, and reads the answers. What the
- * kernel knew of them is forgotten first: an entry can stay for half a minute after it became wrong. Permanent entries
- * stay and are the answer: an admin makes them as a defence against guests that answer for others. It throws a
- * KvmnatdError when the kernel cannot send probes or its table cannot be read.
+ * `probeNeighbours` makes the kernel send an ARP or NDP probe for each address, and reads the MACs that answer. The kernel
+ * first forgets its entries of these addresses: an entry can stay for half a minute after it became wrong. It keeps
+ * permanent entries, and such an entry is the result. An administrator sets them as a defence against guests that answer
+ * for others. `probeNeighbours` throws a KvmnatdError when the kernel cannot send probes or its table cannot be read.
  */
 export function createNeighbours(launcher: Launcher): Pick<Host, "probeNeighbours"> {
-  const histories = new Map<string, ProbeHistory>();
+  let histories: ProbeHistories = new Map();
   return {
     async probeNeighbours(probes) {
       const before = await readEntries(launcher, probes);
@@ -35,34 +33,30 @@ export function createNeighbours(launcher: Launcher): Pick<Host, "probeNeighbour
       const silent = keys.filter((key) => histories.get(key)?.silentSinceMs !== undefined);
       const earlier = await confirm(launcher, pickMacs(before, silent), probes);
       await askKernel(launcher, probes, before);
-      const { results, isReadLate } = await readResults(launcher, probes);
-      const endMs = performance.now();
-      if (histories.size > MAX_HISTORIES) histories.clear();
-      for (const [key, answer] of results) {
-        const probe = { earlier: earlier.get(key), answer, isReadLate, endMs };
-        histories.set(key, recordProbe(histories.get(key), probe));
-      }
-      return new Map([...results].map(([key, mac]) => [key, mac ?? histories.get(key)?.late?.mac]));
+      const answered = await readAnswers(launcher, probes);
+      const recorded = recordProbes(histories, { earlier, ...answered, endMs: performance.now() });
+      ({ histories } = recorded);
+      return recorded.results;
     },
   };
 }
 
 /** Reads the table until each probe has a confirmed answer, or the time to answer is over. */
-async function readResults(
+async function readAnswers(
   launcher: Launcher,
   probes: readonly NeighbourProbe[],
-): Promise<{ readonly results: ProbeResults; readonly isReadLate: boolean }> {
+): Promise<Pick<ProbeRound, "answers" | "isReadLate">> {
   const keys = probes.map(networkAddressKey);
-  const isComplete = (results: ProbeResults): boolean => keys.every((key) => results.get(key) !== undefined);
+  const isComplete = (answers: ProbeResults): boolean => keys.every((key) => answers.get(key) !== undefined);
   const endsAtMs = performance.now() + ANSWER_MS;
   for (;;) {
     // kvmnatd itself may be late: then it is unknown whether the answers were.
     const isReadLate = performance.now() > endsAtMs;
     const entries = await readEntries(launcher, probes);
-    const results = pickMacs(entries, keys);
-    if (isReadLate || isComplete(results)) {
-      const confirmed = await confirm(launcher, results, probes);
-      if (isReadLate || isComplete(confirmed)) return { results: confirmed, isReadLate };
+    const answers = pickMacs(entries, keys);
+    if (isReadLate || isComplete(answers)) {
+      const confirmed = await confirm(launcher, answers, probes);
+      if (isReadLate || isComplete(confirmed)) return { answers: confirmed, isReadLate };
     }
     await setTimeout(POLL_MS);
   }

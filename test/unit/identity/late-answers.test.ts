@@ -1,11 +1,12 @@
-import { expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { parseMac } from "../../../src/net/address.ts";
 import type { Mac } from "../../../src/net/address.ts";
-import { recordProbe } from "../../../src/identity/late-answers.ts";
-import type { ProbeHistory } from "../../../src/identity/late-answers.ts";
+import { recordProbes } from "../../../src/identity/late-answers.ts";
+import type { ProbeHistories } from "../../../src/identity/late-answers.ts";
 
 const WEB = parseMac("52:54:00:6c:3c:01");
 const DB = parseMac("52:54:00:6c:3c:02");
+const DB_PLACE = "virbr0 192.168.122.12";
 
 /** Probes one address at these times. `heard` is the kernel's entry before the probe, `answer` what comes in time. */
 function probe(
@@ -16,10 +17,12 @@ function probe(
     readonly isReadLate?: boolean;
   }[]
 ): readonly (Mac | undefined)[] {
-  let history: ProbeHistory | undefined;
+  let histories: ProbeHistories = new Map();
   return probes.map(({ atMs, heard, answer, isReadLate = false }) => {
-    history = recordProbe(history, { earlier: heard, answer, isReadLate, endMs: atMs + 5 });
-    return answer ?? history.late?.mac;
+    const maps = { earlier: new Map([[DB_PLACE, heard]]), answers: new Map([[DB_PLACE, answer]]) };
+    const recorded = recordProbes(histories, { ...maps, isReadLate, endMs: atMs + 5 });
+    ({ histories } = recorded);
+    return recorded.results.get(DB_PLACE);
   });
 }
 
@@ -94,4 +97,50 @@ it("forgets a late answer after five seconds", () => {
     DB,
     undefined,
   ]);
+});
+
+describe("the histories", () => {
+  /** Probes these addresses in one pass. */
+  function probeAll(
+    histories: ProbeHistories,
+    atMs: number,
+    { silent = [], answered = [] }: { silent?: readonly string[]; answered?: readonly string[] },
+  ): ProbeHistories {
+    const answers = new Map([
+      ...silent.map((key) => [key, undefined] as const),
+      ...answered.map((key) => [key, WEB] as const),
+    ]);
+    return recordProbes(histories, { earlier: new Map(), answers, isReadLate: false, endMs: atMs }).histories;
+  }
+  const keys = (histories: ProbeHistories): readonly string[] => [...histories.keys()];
+  const many = Array.from({ length: 4096 }, (_, at) => `virbr0 ${at}`);
+
+  it("have no address that answered in time", () => {
+    expect(keys(probeAll(new Map(), 0, { silent: ["a"], answered: ["b"] }))).toEqual(["a"]);
+    const silent = probeAll(new Map(), 0, { silent: ["a"] });
+    expect(keys(probeAll(silent, 2000, { answered: ["a"] }))).toEqual([]);
+  });
+
+  it("have no late answer that no longer counts", () => {
+    const late = probeAll(probeAll(new Map(), 0, { silent: ["a"] }), 100, { answered: ["a"] });
+    expect(keys(probeAll(late, 5100, { silent: ["b"] }))).toEqual(["a", "b"]);
+    expect(keys(probeAll(late, 5101, { silent: ["b"] }))).toEqual(["b"]);
+  });
+
+  it("lose the addresses that were not probed for longest when there are too many", () => {
+    const full = probeAll(new Map(), 0, { silent: many });
+    const again = probeAll(full, 100, { silent: ["virbr0 0", "new"] });
+    expect(again.size).toBe(4096);
+    expect(keys(again).slice(-2)).toEqual(["virbr0 0", "new"]);
+    expect(again.has("virbr0 1")).toBe(false);
+  });
+
+  it("still count for the results of the pass in which there are too many", () => {
+    const full = probeAll(new Map(), 0, { silent: many });
+    const earlier = new Map([["virbr0 1", DB]]);
+    const answers = new Map([...many, "new"].map((key) => [key, undefined]));
+    const { histories, results } = recordProbes(full, { earlier, answers, isReadLate: false, endMs: 100 });
+    expect(results.get("virbr0 1")).toBe(DB);
+    expect(histories.size).toBe(4097);
+  });
 });
