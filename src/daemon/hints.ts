@@ -45,18 +45,24 @@ export interface PassRequest {
 export interface Hints {
   /** @param family of `rules`: the family whose iptables rules have changed; undefined: any rules */
   add(trigger: string, kind?: HintKind, family?: Family): void;
-  /**
-   * Takes the hints for a pass that starts. Without a hint since the last pass, it has the triggers of the files that are
-   * still to be read a second time.
-   * @param isLastLook no second pass follows
-   */
-  take(isLastLook: boolean): PassRequest;
+  /** Takes the hints for a pass that starts. */
+  take(look: Look): PassRequest;
+}
+
+/** What a pass reads again. If no hint requested the pass, its triggers are those of the pass that read it first. */
+interface Look {
+  /** No second pass for a changed file follows. */
+  readonly isLast: boolean;
+  /** The pass before did not use the config on disk, which may have been incomplete. */
+  readonly isForConfig: boolean;
 }
 
 export function createHints(first: string): Hints {
   const triggers = new Set([first]);
   /** Triggers whose second pass is still to come. */
   const secondLooks = new Set<string>();
+  /** Triggers of the pass before. */
+  let lastTriggers: readonly string[] = [];
   let isResync = false;
   let touchedFamilies: ReadonlySet<Family> | undefined = new Set();
   return {
@@ -69,11 +75,13 @@ export function createHints(first: string): Hints {
       isResync ||= HINT_RULES[kind].isResync;
       if (HINT_RULES[kind].hasSecondLook) secondLooks.add(trigger);
     },
-    take: (isLastLook) => {
-      const taken = triggers.size === 0 ? [...secondLooks] : [...triggers];
-      const request = { triggers: taken.length === 0 ? ["timer"] : taken, isResync, touchedFamilies };
+    take: ({ isLast, isForConfig }) => {
+      const repeated = isForConfig ? lastTriggers : isLast ? [...secondLooks] : [];
+      const taken = triggers.size > 0 ? [...triggers] : repeated;
+      lastTriggers = taken.length > 0 ? taken : ["timer"];
+      const request = { triggers: lastTriggers, isResync, touchedFamilies };
       triggers.clear();
-      if (isLastLook) secondLooks.clear();
+      if (isLast) secondLooks.clear();
       isResync = false;
       touchedFamilies = new Set();
       return request;

@@ -36,6 +36,8 @@ export function createLoop(options: LoopOptions): Loop {
   let schedule = onHint(IDLE, host.now());
   let reloads: ((reloaded: Reloaded) => void)[] = [];
   let sleep = new AbortController();
+  /** The last pass did not use the config on disk, which may still be being written. */
+  let isConfigOpen = false;
 
   function hint(trigger: string, kind: HintKind = "plain", family?: Family): void {
     hints.add(trigger, kind, family);
@@ -69,15 +71,15 @@ export function createLoop(options: LoopOptions): Loop {
 
   async function runPass(): Promise<void> {
     schedule = passStarted(schedule, host.now());
-    const request = hints.take(schedule.secondLookAtMs === undefined);
+    const request = hints.take({ isLast: schedule.secondLookAtMs === undefined, isForConfig: isConfigOpen });
     const waiting = reloads;
     reloads = [];
     const outcome = await runner.run(request, schedule);
     if (hasFailed(outcome)) hints.add("retry");
+    isConfigOpen = outcome.result?.view.lookAgainAtMs !== undefined;
     schedule = passEnded(schedule, host.now(), outcome);
     await runner.publish(outcome, request, schedule);
-    // The pass did not read a config that may still be being written.
-    if (outcome.result?.view.lookAgainAtMs !== undefined) reloads.push(...waiting);
+    if (isConfigOpen) reloads.push(...waiting);
     else for (const answer of waiting) answer(describeOutcome(outcome));
   }
 

@@ -103,6 +103,27 @@ it("the pass that puts a changed config in force reports the config as its trigg
   expect(triggers).toEqual([["config"], ["config"], ["config"]]);
 });
 
+it("the pass for a config that is written until the last look reports the config as its trigger", async () => {
+  loop.hint("config", "file");
+  await host.advance(60);
+  host.config = "guests: {}";
+  host.configChangedAtMs = host.nowMs;
+  await settle();
+  expect(status.forwards).toEqual([]);
+  expect(triggers).toEqual([["config"], ["config"], ["config"]]);
+});
+
+it("the pass for the end of a lease reports the timer as its trigger, also just after a file hint", async () => {
+  host.leases = [lease("192.168.122.11", MAC_A, { expiresAtMs: host.nowMs + 3000 })];
+  loop.hint("virbr0.status", "file");
+  await host.advance(2900);
+  triggers = [];
+  loop.hint("address or link changed", "file");
+  await settle();
+  const changed = ["address or link changed"];
+  expect(triggers.slice(0, 3)).toEqual([changed, ["timer"], changed]);
+});
+
 it("keeps the forwards active while the config on disk has an error", async () => {
   host.config = "guests: [";
   loop.hint("config", "file");
