@@ -1,6 +1,6 @@
 import type { Family } from "../net/address.ts";
 import { createHints, scheduleHint } from "./hints.ts";
-import type { HintKind } from "./hints.ts";
+import type { HintKind, PassRequest } from "./hints.ts";
 import { toReloaded } from "./loop-state.ts";
 import type { Reloaded } from "./loop-state.ts";
 import { createPassRunner } from "./pass-runner.ts";
@@ -75,7 +75,7 @@ export function createLoop(options: LoopOptions): Loop {
     const waiting = reloads;
     reloads = [];
     const outcome = await runner.run(request, schedule);
-    if (hasFailed(outcome)) hints.add("retry");
+    if (hasFailed(outcome)) hints.add("retry", isResyncOpen(outcome, request) ? "resync" : "plain");
     isConfigOpen = outcome.result?.view.lookAgainAtMs !== undefined;
     schedule = passEnded(schedule, host.now(), outcome);
     await runner.publish(outcome, request, schedule);
@@ -88,6 +88,11 @@ export function createLoop(options: LoopOptions): Loop {
 
 function hasFailed({ result }: PassOutcome): boolean {
   return result === undefined || result.failed;
+}
+
+/** Whether the pass ended before it read the ports in use. */
+function isResyncOpen({ result }: PassOutcome, { isResync }: PassRequest): boolean {
+  return isResync && result === undefined;
 }
 
 function passEnded(schedule: Schedule, nowMs: number, { result, wakeAtMs }: PassOutcome): Schedule {

@@ -65,6 +65,7 @@ const COSTLY: Readonly<Record<string, string>> = {
   readRules: "rules",
   readLibvirtTables: "libvirt",
   restoreRules: "restore",
+  readListeners: "ports in use",
   writeStatus: "status",
 };
 
@@ -122,6 +123,16 @@ it("the pass for the end of a lease reports the timer as its trigger, also just 
   await settle();
   const changed = ["address or link changed"];
   expect(triggers.slice(0, 3)).toEqual([changed, ["timer"], changed]);
+});
+
+it("reads the ports in use after a resync that could read nothing", async () => {
+  host.failing.set("readLinks", commandError("ip", "no memory"));
+  loop.hint("resync", "resync");
+  await host.advance(50);
+  expect(calls).not.toContain("ports in use");
+  host.failing.clear();
+  await settle();
+  expect(calls).toContain("ports in use");
 });
 
 it("keeps the forwards active while the config on disk has an error", async () => {
