@@ -59,11 +59,11 @@ export function resolveForward(
   return [{ ...pending, target: isPublished ? outcome.target : undefined, why }];
 }
 
-/** @param reasons the most important first: its kind is that of all */
+/** Joins the texts in their order. A conflict among them makes the whole a conflict; else the first one has the kind. */
 function joinReasons(reasons: readonly (Reason | undefined)[]): Reason | undefined {
   const known = reasons.filter((each) => each !== undefined);
-  const [first] = known;
-  return first && { ...first, text: known.map(({ text }) => text).join("; ") };
+  const decisive = known.find(({ kind }) => kind === "conflict") ?? known[0];
+  return decisive && { ...decisive, text: known.map(({ text }) => text).join("; ") };
 }
 
 function letsIn({ allow }: Forward, family: Family): boolean {

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Guest } from "../../../src/config/port-map.ts";
+import type { Listen } from "../../../src/config/values/listen-address.ts";
 import { resolveForwards } from "../../../src/forwards/resolve.ts";
 import type { Incumbent } from "../../../src/identity/lookup.ts";
 import type { Network } from "../../../src/leases/network.ts";
@@ -27,6 +28,7 @@ const AT = "192.168.122.11";
 const HOST = new Map([["eth0", [ip("198.51.100.1")]]]);
 const REQUEST = { number: 1, trigger: "test" };
 const laptop = guest("laptop", { kind: "hostname", hostname: "laptop" });
+const at = (address: string): Listen => ({ kind: "address", address: ip(address) });
 const printer = guest("printer", { kind: "address", address: ip("192.168.22.50") });
 const named = (address: string, mac: typeof MAC_A): ReturnType<typeof lease> =>
   lease(address, mac, { hostname: "laptop" });
@@ -73,6 +75,14 @@ describe("a guest whose address did not change", () => {
       [held],
       { level: "warn", event: "forward-conflict" },
       /^laptop: forwarded to 192\.168\.122\.11; conflict: the name is also claimed/,
+    ],
+    [
+      "is a warning about that name also while the host lacks an address that its port is published on",
+      guest("laptop", laptop.identity, [{ listen: [at("198.51.100.1"), at("198.51.100.9")] }]),
+      network({ leases: [named(AT, MAC_A), named("192.168.122.12", MAC_B)] }),
+      [held],
+      { level: "warn", event: "forward-conflict" },
+      /^laptop: forwarded to 192\.168\.122\.11; address 198\.51\.100\.9: .*; conflict: the name/,
     ],
   ])("%s", (_what, who, on, incumbents, entry, message) => {
     const before = describeIncumbents(incumbents);
