@@ -14,16 +14,16 @@ describe("the Debian package", () => {
   beforeAll(async () => {
     machine = await createMachine();
     [before, now] = await Promise.all([
-      machine.bring(packageFile("before", ".deb")),
-      machine.bring(packageFile("now", ".deb")),
+      machine.bring(await packageFile("before", ".deb")),
+      machine.bring(await packageFile("now", ".deb")),
     ]);
   });
   afterAll(() => machine.lab.close());
   const said = async (script: string): Promise<string> => (await machine.sh(script)).stdout.trim();
 
-  it("passes lintian", () => {
+  it("passes lintian", async () => {
     // How the words in Node.js are spelt is not for us to mend, and takes half of the time.
-    const args = ["--no-cfg", "--allow-root", "-X", "binaries/spelling", packageFile("now", ".deb")];
+    const args = ["--no-cfg", "--allow-root", "-X", "binaries/spelling", await packageFile("now", ".deb")];
     const { stdout } = spawnSync("lintian", args, { encoding: "utf8" });
     expect(stdout).toBe("");
   }, 400_000);

@@ -12,8 +12,8 @@ describe("the rpm", () => {
   beforeAll(async () => {
     machine = await createMachine();
     [before, now] = await Promise.all([
-      machine.bring(packageFile("before", ".rpm")),
-      machine.bring(packageFile("now", ".rpm")),
+      machine.bring(await packageFile("before", ".rpm")),
+      machine.bring(await packageFile("now", ".rpm")),
     ]);
   });
   afterAll(() => machine.lab.close());

@@ -27,8 +27,8 @@ describe.each([
   let now: string;
   beforeAll(async () => {
     machine = await createMachine();
-    before = await machine.bring(packageFile("before", kind));
-    now = await machine.bring(packageFile("now", kind));
+    before = await machine.bring(await packageFile("before", kind));
+    now = await machine.bring(await packageFile("now", kind));
     await machine.sh(PLAY);
     machine.lab.spawn(["socat", "UNIX-LISTEN:/run/kvmnatd/control,fork", `SYSTEM:${DAEMON}`]);
   });
@@ -86,7 +86,7 @@ describe("the rules", () => {
       "/usr/local/lib/kvmnatd/uninstall.sh",
     ],
   ] as const)("go when %s", async (_what, kind, install, remove) => {
-    const file = await machine.bring(packageFile("now", kind));
+    const file = await machine.bring(await packageFile("now", kind));
     await machine.sh(install(file));
     await machine.sh(`iptables -t nat -N ${CHAIN}; iptables -t nat -A PREROUTING -j ACCEPT`);
     await machine.shAsHost(remove);

@@ -10,7 +10,7 @@ describe("the tarball", () => {
   beforeAll(async () => {
     machine = await createMachine();
     folder = join(machine.lab.dir, "unpacked");
-    const archive = packageFile("now", ".tar.gz");
+    const archive = await packageFile("now", ".tar.gz");
     await machine.lab.exec([
       "sh",
       "-ec",

@@ -1,32 +1,50 @@
-import { execFileSync } from "node:child_process";
-import { readdirSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { copyFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
-import { createLab } from "./lab.ts";
+import { createLab, until } from "./lab.ts";
 import type { ExecResult, Lab } from "./lab.ts";
 import { mountTree } from "./tree.ts";
 
 const TOP = resolve(import.meta.dirname, "../..");
-const FOLDERS = { before: "dist/test-packages/before", now: "dist/test-packages/now" };
+const FOLDER = "dist/test-packages";
+type Version = "before" | "now";
 const BUILT = "KVMNATD_TEST_PACKAGES_BUILT";
 const MACHINE = process.arch === "arm64" ? "arm64" : "amd64";
+/** The exit code appears in one step, when all files are there. */
+const BUILD = `
+build() { # VERSION OPTION...
+  version=$1; shift
+  npm run --silent package -- --fast ${MACHINE} --out ${FOLDER}/$version "$@" >${FOLDER}/$version.log 2>&1
+  echo $? >${FOLDER}/$version.new && mv ${FOLDER}/$version.new ${FOLDER}/$version.code
+}
+build before --version 0.0.1
+build now`;
+const BUILD_MS = 240_000;
 
-/** vitest's global set-up: the packages that users install, and a version before them. */
-export function setup(): void {
+/**
+ * vitest's global set-up: begins to build the packages that users install, and a version before them. Other tests run
+ * meanwhile; {@link packageFile} waits for the packages.
+ */
+export function setup(): (() => void) | undefined {
   // Two of vitest's projects want them.
-  if (process.env[BUILT] !== undefined) return;
+  if (process.env[BUILT] !== undefined) return undefined;
   process.env[BUILT] = "yes";
-  const build = (...options: readonly string[]): void =>
-    void execFileSync("npm", ["run", "--silent", "package", "--", "--fast", MACHINE, ...options], {
-      cwd: TOP,
-    });
-  build("--out", FOLDERS.now);
-  build("--out", FOLDERS.before, "--version", "0.0.1");
+  rmSync(join(TOP, FOLDER), { recursive: true, force: true });
+  mkdirSync(join(TOP, FOLDER), { recursive: true });
+  // In its own process group, so that all of it ends when the tests end before it.
+  const build = spawn("sh", ["-c", BUILD], { cwd: TOP, stdio: "ignore", detached: true });
+  return () => {
+    if (build.exitCode === null && build.pid !== undefined) process.kill(-build.pid, "SIGTERM");
+  };
 }
 
-/** @param ending of its name */
-export function packageFile(which: keyof typeof FOLDERS, ending: ".deb" | ".rpm" | ".tar.gz"): string {
-  const folder = join(TOP, FOLDERS[which]);
+/** @param ending of its name. @throws with the output of the build when it failed */
+export async function packageFile(which: Version, ending: ".deb" | ".rpm" | ".tar.gz"): Promise<string> {
+  const folder = join(TOP, FOLDER, which);
+  const [code, log] = [`${folder}.code`, `${folder}.log`];
+  await until(`the packages "${which}" are built; see ${log}`, () => existsSync(code), BUILD_MS);
+  if (readFileSync(code, "utf8").trim() !== "0") throw new Error(readFileSync(log, "utf8"));
   const name = readdirSync(folder).find((each) => each.endsWith(ending));
   if (name === undefined) throw new Error(`no ${ending} in ${folder}`);
   return join(folder, name);

@@ -121,7 +121,7 @@ export async function createServiceHost(root = "/"): Promise<ServiceHost> {
  * @param which the version of this checkout, or one before it
  */
 export async function install(host: BootedHost, which: "before" | "now" = "now"): Promise<void> {
-  const file = packageFile(which, ".deb");
+  const file = await packageFile(which, ".deb");
   const target = join(host.dir, basename(file));
   await copyFile(file, target);
   const command = ["apt-get", "install", "-y", "-q", target];
