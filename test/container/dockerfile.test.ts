@@ -7,7 +7,7 @@ import type { Podman } from "../support/podman.ts";
 const IMAGE = "kvmnatd-test";
 const INSTALLED = "node_modules/.kvmnatd-lock";
 /** Some of each kind; all of them would take as long as the run that this is part of. */
-const SOME = ["test/unit/config", "test/unit/rules", "test/scenarios", "test/kernel/commands/co"];
+const SOME = ["test/unit/config/schema", "test/property/dnat", "test/scenarios", "test/kernel/commands/co"];
 const LONG_MS = 15 * 60_000;
 
 describe("Dockerfile.test", { timeout: LONG_MS }, () => {
