@@ -4,7 +4,7 @@ import { createStyle } from "./cli/style.ts";
 import { describeCommands, parseArguments } from "./cli/arguments.ts";
 import type { Invocation } from "./cli/arguments.ts";
 import type { Context } from "./cli/context.ts";
-import { printDiagnostics } from "./cli/print.ts";
+import { printDiagnostics } from "./cli/print-diagnostics.ts";
 import { ConfigError, EXIT, KvmnatdError } from "./errors.ts";
 import { runtimeFolder } from "./host/files/status-file.ts";
 
@@ -33,7 +33,7 @@ function createContext(invocation: Invocation): Context {
   };
 }
 
-/** Each command loads only its own code: most of them start in half the time that all of it takes. */
+/** Loads the code of a command and runs it. Most commands need half of the time that loading all code would take. */
 async function execute({ request }: Invocation, context: Context): Promise<number> {
   switch (request.command) {
     case "run":
@@ -88,12 +88,13 @@ async function printSchema(context: Context, subject: "config" | "status"): Prom
   return EXIT.ok;
 }
 
+async function explainConfigError({ diagnostics, source }: ConfigError, context: Context): Promise<number> {
+  await printDiagnostics(context, diagnostics, source);
+  context.complain("kvmnatd: the config cannot be used; nothing was changed");
+  return EXIT.config;
+}
+
 function explainFailure(error: unknown, context: Context): number {
-  if (error instanceof ConfigError) {
-    printDiagnostics(context, error.diagnostics, error.source);
-    context.complain("kvmnatd: the config cannot be used; nothing was changed");
-    return EXIT.config;
-  }
   if (error instanceof KvmnatdError) {
     context.complain(`kvmnatd: ${error.message}`);
     return EXIT.failed;
@@ -113,7 +114,9 @@ async function main(): Promise<number> {
   try {
     return await execute(invocation, context);
   } catch (error) {
-    return explainFailure(error, context);
+    return error instanceof ConfigError
+      ? await explainConfigError(error, context)
+      : explainFailure(error, context);
   }
 }
 

@@ -14,7 +14,7 @@ import { EXIT, KvmnatdError } from "../errors.ts";
 import type { Host, LeaseFiles, Links } from "../host-interface.ts";
 import { createHost } from "../host/create-host.ts";
 import type { Context } from "./context.ts";
-import { printDiagnostics } from "./print.ts";
+import { printDiagnostics } from "./print-diagnostics.ts";
 
 /** `kvmnatd check`: reports every fault of the config with its place. */
 export async function check(context: Context, host: Host = createHost(context.paths)): Promise<number> {
@@ -24,7 +24,7 @@ export async function check(context: Context, host: Host = createHost(context.pa
   const found = file.untrusted === undefined ? [...diagnostics] : [file.untrusted, ...diagnostics];
   if (value !== undefined && document !== undefined)
     found.push(...checkLoopback(value), ...(await checkAgainstHost(host, value, document)));
-  printDiagnostics(context, found, file.text);
+  await printDiagnostics(context, found, file.text);
   const errors = found.filter((diagnostic) => diagnostic.severity === "error").length;
   if (errors > 0) return EXIT.config;
   const forwards = value?.guests.reduce((sum, guest) => sum + guest.forwards.length, 0) ?? 0;

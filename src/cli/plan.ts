@@ -13,7 +13,8 @@ import type { Diagnostic } from "../diagnostic.ts";
 import { createHost } from "../host/create-host.ts";
 import type { Context } from "./context.ts";
 import { printJson } from "./context.ts";
-import { printDiagnostics, printProblems, printEntries, warnPortsInUse } from "./print.ts";
+import { printDiagnostics } from "./print-diagnostics.ts";
+import { printProblems, printEntries, warnPortsInUse } from "./print.ts";
 import type { FamilyChange } from "../rules/diff.ts";
 
 /** `kvmnatd plan`: shows what `apply` would do. */
@@ -44,8 +45,8 @@ export async function plan(context: Context, host: Host = createHost(context.pat
     ...(await findSysctls(host, view)).map(toEntry),
   ];
   const steps = entries.filter(({ action }) => action !== undefined);
-  printDiagnostics(context, untrusted === undefined ? [] : [untrusted], view.snapshot.configText);
-  printDiagnostics(context, [...view.snapshot.warnings, ...view.unserved], view.snapshot.configText);
+  await printDiagnostics(context, untrusted === undefined ? [] : [untrusted], view.snapshot.configText);
+  await printDiagnostics(context, [...view.snapshot.warnings, ...view.unserved], view.snapshot.configText);
   printProblems(context, [
     ...view.leaseDiagnostics,
     ...findWaits(host, view),

@@ -1,4 +1,3 @@
-import { formatDiagnostic } from "../config/code-frame.ts";
 import { describeDiagnostic } from "../diagnostic.ts";
 import type { LogEntry } from "../log/audit-entries.ts";
 import type { View } from "../daemon/observe.ts";
@@ -13,15 +12,6 @@ export function printEntries({ print, style }: Context, entries: readonly LogEnt
     if (action === undefined) print(style("bold", message));
     else print(`  ${action === "add" ? style("green", message) : style("red", message)}`);
   }
-}
-
-/** @param text of the config in which they were found */
-export function printDiagnostics(
-  { complain, color }: Context,
-  diagnostics: readonly Diagnostic<string>[],
-  text: string,
-): void {
-  for (const diagnostic of diagnostics) complain(formatDiagnostic(diagnostic, text, { color }));
 }
 
 /** Problems, a line each. */

@@ -1,3 +1,4 @@
+import { formatDiagnostics } from "../config/code-frame.ts";
 import type { DaemonStatus } from "../status/status.ts";
 import type { DaemonIdentity } from "../daemon/publisher.ts";
 import { ConfigError, EXIT, KvmnatdError } from "../errors.ts";
@@ -11,7 +12,7 @@ import { createServiceManager, inheritSockets } from "../host/systemd/notify.ts"
 import { VERSION } from "../version.ts";
 import type { Context } from "./context.ts";
 import { leaveRules } from "./leave-rules.ts";
-import { formatConfigError, startServices } from "./services.ts";
+import { startServices } from "./services.ts";
 import type { Services, Surroundings } from "./services.ts";
 import { setProcessName } from "../host/exec/process-name.ts";
 
@@ -62,7 +63,8 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
 function logStartFailure(error: unknown, format: LogFormat, { logger, manager }: Surroundings): number {
   // On a terminal `main` prints the code frame.
   if (!(error instanceof ConfigError) || format === "pretty") throw error;
-  const message = `${formatConfigError(error)}\nkvmnatd ends; rules that are there stay`;
+  const text = formatDiagnostics(error.diagnostics, error.source, { color: false });
+  const message = `${text}\nkvmnatd ends; rules that are there stay`;
   logger.log({ level: "error", event: "config-invalid", message });
   manager.status(error.message);
   // Standard error of a service goes to the journal too, where the error must not be repeated.

@@ -1,11 +1,10 @@
-import { formatDiagnostic } from "../config/code-frame.ts";
+import { formatDiagnostics } from "../config/code-frame.ts";
 import type { PortMap } from "../config/port-map.ts";
 import { createLoop } from "../daemon/loop.ts";
 import type { Loop } from "../daemon/loop.ts";
 import type { Reloaded } from "../daemon/loop-state.ts";
 import type { DaemonIdentity } from "../daemon/publisher.ts";
 import { EXIT, KvmnatdError } from "../errors.ts";
-import type { ConfigError } from "../errors.ts";
 import { serveControl } from "../host/control-socket.ts";
 import type { Answer } from "../host/control-socket.ts";
 import type { LocalHost } from "../host/create-host.ts";
@@ -154,14 +153,10 @@ async function startControl(
 
 function toAnswer({ configError, failures }: Reloaded): Answer {
   if (configError !== undefined) {
-    const text = `${formatConfigError(configError)}\nthe config read before stays in force`;
-    return { exitCode: EXIT.config, text };
+    const { diagnostics, source } = configError;
+    const text = formatDiagnostics(diagnostics, source, { color: false });
+    return { exitCode: EXIT.config, text: `${text}\nthe config read before stays in force` };
   }
   if (failures.length > 0) return { exitCode: EXIT.failed, text: failures.join("\n") };
   return { exitCode: EXIT.ok, text: "" };
-}
-
-/** Every diagnostic with its place in the file. */
-export function formatConfigError({ diagnostics, source }: ConfigError): string {
-  return diagnostics.map((diagnostic) => formatDiagnostic(diagnostic, source, { color: false })).join("\n");
 }

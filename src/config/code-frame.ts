@@ -2,6 +2,15 @@ import { codeFrameColumns } from "@babel/code-frame";
 import type { Diagnostic } from "../diagnostic.ts";
 import { printable } from "../sanitize.ts";
 
+/** Renders diagnostics like {@link formatDiagnostic}, one below the other. */
+export function formatDiagnostics(
+  diagnostics: readonly Diagnostic<string>[],
+  sourceText: string,
+  options: { readonly color: boolean },
+): string {
+  return diagnostics.map((each) => formatDiagnostic(each, sourceText, options)).join("\n");
+}
+
 /**
  * Renders a diagnostic for a terminal: `FILE:LINE:COL: message`, then the lines around it and a caret.
  * @param sourceText the text that the place is in; empty gives the first line only
