@@ -44,7 +44,7 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
     logger.log({ level: "info", event: "stop", message: `kvmnatd stops; ${left}` });
     return EXIT.ok;
   } catch (error) {
-    return logStartFailure(error, format, surroundings);
+    return handleFailure(error, format, surroundings);
   } finally {
     process.off("SIGHUP", onHangup);
     // The log is written even when a service cannot be stopped.
@@ -57,10 +57,10 @@ export async function run(context: Context, signal: AbortSignal): Promise<number
 }
 
 /**
- * Logs a config error.
+ * Handles any failure of `run`: logs a config error.
  * @throws the error again where `main` must print it: every other error, and a config error that the log does not show
  */
-function logStartFailure(error: unknown, format: LogFormat, { logger, manager }: Surroundings): number {
+function handleFailure(error: unknown, format: LogFormat, { logger, manager }: Surroundings): number {
   // On a terminal `main` prints the code frame.
   if (!(error instanceof ConfigError) || format === "pretty") throw error;
   const text = formatDiagnostics(error.diagnostics, error.source, { color: false });
