@@ -2,7 +2,7 @@ import { formatCidr, formatHostPort, formatPorts, parsePorts } from "../net/addr
 import type { Family, PortRange } from "../net/address.ts";
 import type { Boot, JournalEntry } from "./parse-journal.ts";
 import { groupPasses } from "./rule-changes.ts";
-import type { Reason, RuleChange } from "./rule-changes.ts";
+import type { HoldingReason, RuleChange } from "./rule-changes.ts";
 import { encodeOwnerName } from "../rules/ownership.ts";
 import type { DaemonStatus } from "../status/status.ts";
 
@@ -36,8 +36,8 @@ export interface Holding extends PortClaim {
   readonly fromMs: number | undefined;
   /** Epoch ms; undefined: it lasts. */
   readonly toMs: number | undefined;
-  readonly began: Reason | undefined;
-  readonly ended: Reason | undefined;
+  readonly began: HoldingReason | undefined;
+  readonly ended: HoldingReason | undefined;
 }
 
 /** Any other message about a guest. */
@@ -64,8 +64,8 @@ interface Track {
   readonly allow: Set<string>;
   fromMs: number | undefined;
   toMs: number | undefined;
-  began: Reason | undefined;
-  ended: Reason | undefined;
+  began: HoldingReason | undefined;
+  ended: HoldingReason | undefined;
 }
 
 interface Tracks {

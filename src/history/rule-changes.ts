@@ -5,8 +5,8 @@ import { ruleKey } from "../rules/ruleset.ts";
 import type { JournalEntry } from "./parse-journal.ts";
 import { printable } from "../sanitize.ts";
 
-/** Why something began or ended, in the log's words. */
-export interface Reason {
+/** Why a holding began or ended, in the log's words. */
+export interface HoldingReason {
   readonly why: string;
   /** What caused the pass; null when the entry has no fields. */
   readonly trigger: string | null;
@@ -21,7 +21,7 @@ export interface RuleChange {
   /** Equal for all texts of the same rule. */
   readonly key: string;
   readonly action: "add" | "remove";
-  readonly reason: Reason;
+  readonly reason: HoldingReason;
 }
 
 const RULE = /^([+-]) (ip6?tables) -t nat -[AID] KVMNATD-DNAT\S* (?:\d+ )?(-.*)$/;
@@ -74,7 +74,7 @@ function toRuleChange(entry: JournalEntry, headlines: readonly JournalEntry[]): 
 }
 
 /** Removes the guest's name and the trigger from the message, because both are printed beside it. */
-function toReason(headline: JournalEntry | undefined, guest: string): Reason {
+function toReason(headline: JournalEntry | undefined, guest: string): HoldingReason {
   if (headline === undefined) return { why: "the log does not say", trigger: null };
   const prefix = `${printable(guest)}: `;
   const text = headline.message.startsWith(prefix) ? headline.message.slice(prefix.length) : headline.message;
