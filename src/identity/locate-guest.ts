@@ -4,7 +4,7 @@ import { nicsOn, locateByMacs, findUnreadableNetwork, keepAnswering } from "./lo
 import type { Search } from "./locate-by-mac.ts";
 import { createFound } from "./lookup.ts";
 import type { LookupResult, Incumbent, Located, LookupContext } from "./lookup.ts";
-import { createConflict, createReason } from "./reason.ts";
+import { createConflict, createNetworkDown, createReason } from "./reason.ts";
 import { isLive } from "../leases/lease.ts";
 import type { Lease } from "../leases/lease.ts";
 import { checkGuestAddress, checkNotOwn, networksOf } from "../leases/network.ts";
@@ -54,7 +54,7 @@ function withoutProbes(state: "absent" | "unreadable", why: string): Located {
 }
 
 function toNetworkDown(text: string): Located {
-  return { state: "network-down", why: { kind: "network-down", text }, probes: [] };
+  return { state: "network-down", why: createNetworkDown(text), probes: [] };
 }
 
 function describeAllDown(networks: readonly Network[], { network }: Guest): string {

@@ -18,3 +18,7 @@ export function createReason(text: string): Reason {
 export function createConflict(text: string): Reason {
   return { kind: "conflict", text: `conflict: ${text}` };
 }
+
+export function createNetworkDown(text: string): Reason {
+  return { kind: "network-down", text };
+}
