@@ -1,10 +1,9 @@
 import { writeFile } from "node:fs/promises";
-import { join } from "node:path";
-import { askDaemon } from "../../src/host/control-socket.ts";
 import type { CountedForward } from "../../src/status/counters.ts";
 import type { DaemonStatus } from "../../src/status/status.ts";
-import { readStatusFile, startDaemon, until, untilStatus, writeConfig } from "./lab.ts";
-import type { Daemon, Lab, LogLine } from "./lab.ts";
+import { readStatusFile, startDaemon, untilStatus, writeConfig } from "./lab.ts";
+import type { Daemon, LogLine } from "./lab.ts";
+import { reload, settle } from "./settle.ts";
 import { createWorld, DB, HOST, leaseRow, libvirtRules, NETWORKS, WEB } from "./world.ts";
 import type { LeaseRow, World } from "./world.ts";
 
@@ -18,7 +17,7 @@ interface ShownStatus extends DaemonStatus {
 export interface DaemonWorld extends World {
   readonly config: string;
   start(env?: Readonly<Record<string, string>>): Promise<Daemon>;
-  /** Returns when the config on disk is in force, or refused, after a whole pass. */
+  /** Returns when the config on disk is in force, or rejected, after a whole pass. */
   reload(): Promise<void>;
   /** Overwrites the config in place. */
   configure(text: string): Promise<void>;
@@ -39,7 +38,7 @@ export interface DaemonWorld extends World {
    * look would see the next step of a test before its event arrives.
    */
   settles(): Promise<void>;
-  /** Waits until the daemon makes no more passes, and asks for none itself: for tests that count passes. */
+  /** The same, and the daemon has no pass pending for rules of other programs either. */
   idles(): Promise<void>;
   /** Asks guest `web` through the host. */
   web(): Promise<string>;
@@ -105,8 +104,8 @@ export async function createDaemonWorld(
       ),
     isWell: () => untilStatus("no problem is left", lab, isWell, WELL_MS),
     reload: () => reload(lab),
-    settles: () => settle(lab),
-    idles: () => idle(lab),
+    settles: () => settle(lab, SECOND_LOOK_MS),
+    idles: () => settle(lab, QUIET_MS),
     web: () => world.ask("client", "tcp", HOST, 1122),
     rules: async (table) => (await lab.exec([`iptables-${variant}-save`, "-t", table])).stdout,
     log: () => daemons.flatMap((daemon) => daemon.log()),
@@ -119,34 +118,4 @@ function isWell({ problems, forwards }: DaemonStatus): boolean {
     problems.every(({ severity }) => severity === "warning") &&
     forwards.every(({ state }) => state === "active")
   );
-}
-
-async function reload(lab: Lab): Promise<void> {
-  await askDaemon(join(lab.dir, "run"), "reload");
-}
-
-/** `reload` returns after a whole pass. When nothing is pending, no other pass is made between two of them. */
-async function settle(lab: Lab): Promise<void> {
-  const reloadedBy = async (): Promise<number | undefined> => {
-    await reload(lab);
-    return (await readStatusFile(lab))?.pass;
-  };
-  let last = await reloadedBy();
-  await until("the daemon has no pass pending", async () => {
-    await new Promise((done) => setTimeout(done, SECOND_LOOK_MS));
-    const before = last;
-    last = await reloadedBy();
-    return before !== undefined && last === before + 1;
-  });
-}
-
-async function idle(lab: Lab): Promise<void> {
-  let last: unknown;
-  let since = 0;
-  await until("the daemon makes no more passes", async () => {
-    const now = (await readStatusFile(lab))?.pass;
-    if (now !== last) since = Date.now();
-    last = now;
-    return Date.now() - since > QUIET_MS;
-  });
 }

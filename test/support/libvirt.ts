@@ -1,6 +1,7 @@
-import { createLab, readStatusFile, startDaemon, until, untilStatus, writeConfig } from "./lab.ts";
+import { createLab, startDaemon, until, untilStatus, writeConfig } from "./lab.ts";
 import type { DaemonStatus } from "../../src/status/status.ts";
 import type { Daemon, ExecResult, Lab, LogLine } from "./lab.ts";
+import { settle } from "./settle.ts";
 import { mountTree } from "./tree.ts";
 import type { Tree } from "./tree.ts";
 
@@ -12,10 +13,8 @@ export const HOST_ADDRESS = "10.99.0.1";
 const DNSMASQ_FOLDER = "/var/lib/libvirt/dnsmasq";
 const STATUS_FILE = `${DNSMASQ_FOLDER}/virbr0.status`;
 const DHCP_SCRIPT = "/run/dhcp-event";
-/** The daemon looks a second time 150 ms after the last change of a file. */
+/** Interval in which a pending second look is made: it comes 150 ms after an event. A reload leaves nothing else pending. */
 const REST_MS = 500;
-/** At its start dnsmasq runs libvirt's helper once for each lease there is, and one of the tests takes two hundred. */
-const AT_REST_MS = 40_000;
 /** Virsh itself waits for libvirtd; this is for what comes after it. */
 const SOON_MS = 60_000;
 
@@ -293,7 +292,7 @@ export interface Stage {
   status(): Promise<DaemonStatus>;
   /** Waits until every forward is in this state, in the daemon's own words. */
   becomes(state: string): Promise<void>;
-  /** Waits until the daemon has made no pass for a while: what happens then is answered to nothing that came before. */
+  /** Returns when the daemon has seen everything that happened before, and has no pass pending. */
   rests(): Promise<void>;
   /** The rules of both families that are not kvmnatd's, without counters. */
   foreignRules(): Promise<string>;
@@ -338,15 +337,7 @@ export async function createStage(config: string, options: StageOptions = {}): P
           forwards.length > 0 && forwards.every((forward) => forward.state === state),
         SOON_MS,
       ),
-    rests: async () => {
-      let last: { readonly pass: number | undefined; readonly since: number } = { pass: -1, since: 0 };
-      const isStill = async (): Promise<boolean> => {
-        const pass = (await readStatusFile(lab))?.pass;
-        if (pass !== last.pass) last = { pass, since: Date.now() };
-        return pass !== undefined && Date.now() - last.since > REST_MS;
-      };
-      await until("the daemon rests", isStill, AT_REST_MS);
-    },
+    rests: () => settle(lab, REST_MS),
     foreignRules: () =>
       sh("{ iptables-save; ip6tables-save; } | grep -v -e '^#' -e KVMNATD- | sed 's/ \\[[0-9:]*\\]$//'"),
     dump: async () => {

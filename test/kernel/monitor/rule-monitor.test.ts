@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, it } from "vitest";
 import { createDaemonWorld } from "../../support/daemon-world.ts";
 import type { DaemonWorld } from "../../support/daemon-world.ts";
+import { until } from "../../support/lab.ts";
 import { scrape } from "../../support/scrape.ts";
 import { CLIENT, DB, leaseRow, WEB } from "../../support/world.ts";
 
@@ -21,29 +22,46 @@ async function sh(script: string): Promise<string> {
   return (await world.lab.exec(["sh", "-ec", script], { timeoutMs: 120_000 })).stdout.trim();
 }
 
-/** Waits for a whole pass, so that no event is pending. @returns the same as `countRulePasses` */
-async function passesForRules(): Promise<number> {
-  await world.lab.kvmnatd(["reload"]);
-  return countRulePasses();
-}
-
-/** @returns the number of passes that rule events triggered; requires `metrics: 9101` */
+/**
+ * The page shows values up to a second old: a page counts when it has the pass of a reload that was made just now.
+ * @returns the number of passes that rule events triggered until then; requires `metrics: 9101` from the start
+ */
 async function countRulePasses(): Promise<number> {
-  const series = await scrape(world.lab);
-  const counts = [...series].filter(([name]) => /^kvmnatd_passes_total\{.*trigger="rules"/.test(name));
-  return counts.reduce((sum, [, count]) => sum + count, 0);
+  await world.reload();
+  const { pass } = await world.status();
+  return until(`the metrics include pass ${pass}`, async () => {
+    const counts = [...(await scrape(world.lab))].filter(([name]) =>
+      name.startsWith("kvmnatd_passes_total{"),
+    );
+    const sum = (some: typeof counts): number => some.reduce((total, [, count]) => total + count, 0);
+    // An object, because `until` takes 0 for no answer.
+    return sum(counts) >= pass && { rules: sum(counts.filter(([name]) => name.includes('trigger="rules"'))) };
+  }).then(({ rules }) => rules);
 }
 
 describe("kvmnatd's own changes", () => {
   it("trigger no pass, so a moved lease is followed once", async () => {
-    await begin();
+    await begin("nft", "metrics: 9101\n");
     await world.leases(leaseRow(WEB), leaseRow({ mac: DB.mac, address: "192.168.122.99" }));
     await expect.poll(() => world.rules("nat"), SOON).toContain("192.168.122.99");
     await world.idles();
     const asked = world.log().filter(({ event, msg }) => event === "rule" && msg.includes("192.168.122.99"));
     expect(asked).toHaveLength(1);
-    const byRules = world.log().filter(({ msg }) => msg.includes("ruleset changed"));
-    expect(byRules).toEqual([]);
+    // A lease that expires changes a rule without an event: the page counts a pass under its first trigger only.
+    // kvmnatd reads everything again when its own events come later than 200 ms, as on a busy host: then a further try.
+    await until("a lease has expired without a pass for rules", async () => {
+      const before = await countRulePasses();
+      const from = world.log().length;
+      await world.leases(leaseRow(WEB), leaseRow(DB, { "expiry-time": Math.floor(Date.now() / 1000) + 2 }));
+      const removed = (): boolean =>
+        world
+          .log()
+          .slice(from)
+          .some(({ guest, msg }) => guest === "db" && /^- .*192\.168\.122\.12:22/.test(msg));
+      await expect.poll(removed, SOON).toBe(true);
+      await world.idles();
+      return (await countRulePasses()) === before;
+    });
   });
 });
 
@@ -51,14 +69,15 @@ describe("another program", () => {
   it("that updates a set a thousand times a second causes no pass", async () => {
     await begin("nft", "metrics: 9101\n");
     await sh("nft add table inet busy; nft add set inet busy s '{ type ipv4_addr; }'");
-    const before = await passesForRules();
+    const before = await countRulePasses();
     const updates = Array.from(
       { length: 3000 },
       (_, index) => `add element inet busy s { 10.1.${index >> 8}.${index & 255} }`,
     );
     await world.lab.exec(["nft", "-i"], { input: `${updates.join("\n")}\n` });
     expect(await sh("nft list set inet busy s | grep -c 10.1")).not.toBe("0");
-    expect(await passesForRules()).toBe(before);
+    await world.settles();
+    expect(await countRulePasses()).toBe(before);
   });
 
   it("that updates a set all the time delays no repair, and the monitors end when the daemon is killed", async () => {
@@ -85,7 +104,7 @@ describe("another program", () => {
     await begin("nft", "metrics: 9101\n");
     await sh("iptables-nft -N DOCKER; iptables-nft -t nat -N DOCKER");
     const began = Date.now();
-    const before = await passesForRules();
+    const before = await countRulePasses();
     // As when a container with a published port starts and ends.
     const container = `iptables-nft -t nat -A DOCKER -p tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
       iptables-nft -A DOCKER -d 172.17.0.2 -p tcp --dport 80 -j ACCEPT
@@ -96,7 +115,7 @@ describe("another program", () => {
       iptables-nft -F DOCKER; iptables-nft -t nat -F DOCKER`;
     for (let index = 0; index < 5; index += 1) await sh(container);
     // Harmless events trigger a pass every ten seconds.
-    const passes = (await passesForRules()) - before;
+    const passes = (await countRulePasses()) - before;
     expect(passes).toBeLessThanOrEqual(1 + (Date.now() - began) / 10_000);
     await sh("iptables-nft -t nat -F POSTROUTING; iptables-nft -t nat -F PREROUTING");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
