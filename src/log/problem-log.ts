@@ -118,5 +118,6 @@ function suppressLine(limits: LineLimits, kind: string): LineLimits {
 }
 
 function describeSuppressed(count: number): string {
-  return count <= 0 ? "" : ` (and ${count} more like it before, not told one by one)`;
+  if (count <= 0) return "";
+  return ` (${count === 1 ? "1 similar line before it was" : `${count} similar lines before it were`} not logged)`;
 }

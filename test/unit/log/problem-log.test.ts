@@ -44,7 +44,7 @@ describe("logProblems", () => {
     const lines = told.slice(0, -1).flat();
     expect(lines.filter((line) => line.startsWith("row"))).toHaveLength(10);
     expect(lines.filter((line) => line.startsWith("over"))).toHaveLength(10);
-    expect(told.at(-1)).toEqual(["row 600 (and 590 more like it before, not told one by one)"]);
+    expect(told.at(-1)).toEqual(["row 600 (590 similar lines before it were not logged)"]);
   });
 
   it("logs a suppressed problem when the limit allows it and does not report it as resolved before", () => {
@@ -52,7 +52,7 @@ describe("logProblems", () => {
     expect(logAll([0, many], [59_000, many], [60_000, many], [61_000, rows(0, 11)])).toEqual([
       many.slice(0, 10).map(({ message }) => message),
       [],
-      ["row 10 (and 1 more like it before, not told one by one)", "row 11"],
+      ["row 10 (1 similar line before it was not logged)", "row 11"],
       ["over: row 11"],
     ]);
   });
@@ -90,7 +90,7 @@ describe("limitEntries", () => {
     expect(first.entries.map(({ guest }) => guest)).toEqual([...Array<string>(10).fill("web"), "db"]);
     const { entries: next } = limitEntries(first.log, [state("web", "web: y")], NOW + 60_000);
     expect(next.map(({ message }) => message)).toEqual([
-      "web: y (and 20 more like it before, not told one by one)",
+      "web: y (20 similar lines before it were not logged)",
     ]);
   });
 
