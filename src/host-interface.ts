@@ -20,7 +20,7 @@ export interface ConfigFile {
   readonly untrusted: Diagnostic<string> | undefined;
 }
 
-/** One of the two programs' families: both write the same kind of rules, into different parts of the kernel. */
+/** One of iptables' two variants. Both have programs of the same kind, which write into different parts of the kernel. */
 export interface Iptables {
   readonly variant: Variant;
   /** Between `iptables` and `-save`: empty for what `iptables` is on this host. */

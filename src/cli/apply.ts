@@ -18,13 +18,13 @@ export async function apply(context: Context): Promise<number> {
         "`kvmnatd reload` makes it look at its config at once",
     );
   const result = await reconcile(host, FIRST_PASS_STATE, { number: 1, trigger: "apply", lingers: false });
-  await tell(context, result.entries);
+  await reportChanges(context, result.entries);
   if (!result.failed && result.entries.every(({ event }) => event !== "rule" && event !== "sysctl-set"))
     context.print("no changes: the kernel is as it should be");
   printProblems(context, result.problems);
   await warnPortsInUse(context, host, result.view);
   const rest = await finishCleaning(host, result.view, result.memory.flows);
-  await tell(context, rest.entries);
+  await reportChanges(context, rest.entries);
   const before = new Set(result.problems.map(({ message }) => message));
   printProblems(
     context,
@@ -33,8 +33,8 @@ export async function apply(context: Context): Promise<number> {
   return result.failed ? EXIT.failed : EXIT.ok;
 }
 
-/** What was done, here and in the journal. */
-async function tell(context: Context, entries: readonly LogEntry[]): Promise<void> {
+/** Prints the changes and logs them to the journal. */
+async function reportChanges(context: Context, entries: readonly LogEntry[]): Promise<void> {
   printEntries(context, entries);
   if (entries.length === 0) return;
   await logToJournal(

@@ -2,7 +2,7 @@ import { CommandError } from "../errors.ts";
 import { writeToJournal } from "../host/systemd/journal-cat.ts";
 import type { Context } from "./context.ts";
 
-/** Into the audit trail, what a command changed by itself. What is done is done, though it cannot be written down. */
+/** Logs the changes of a command to the journal. A failure is only reported, because the changes are already made. */
 export async function logToJournal({ complain }: Context, lines: readonly string[]): Promise<void> {
   try {
     await writeToJournal(lines);

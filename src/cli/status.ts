@@ -15,16 +15,16 @@ import { renderTable, shortTime } from "./table.ts";
 export const NO_DAEMON =
   "kvmnatd does not run; start it with `systemctl start kvmnatd` (rules that it left, if any, stay in force)";
 
-/** `kvmnatd status`: what the daemon keeps true, and why not where it does not. */
+/** `kvmnatd status`: prints the state of every forward, and the problems. */
 export async function status(context: Context): Promise<number> {
-  const told = await readLiveStatus(context.paths.runtimeDir);
-  if (told === undefined) {
+  const published = await readLiveStatus(context.paths.runtimeDir);
+  if (published === undefined) {
     await refuseUnreadable(context.paths.runtimeDir);
     if (context.json) printJson(context, { running: false, forwards: [], problems: [] });
     else context.print(NO_DAEMON);
     return EXIT.notRunning;
   }
-  const daemon = await withPortsInUse(told);
+  const daemon = await withPortsInUse(published);
   const forwards = await withCounters(daemon);
   if (context.json) printJson(context, { running: true, ...daemon, forwards });
   else printStatus(context, daemon, forwards);
@@ -33,7 +33,10 @@ export async function status(context: Context): Promise<number> {
   return well && hasOnlyWarnings ? EXIT.ok : EXIT.degraded;
 }
 
-/** No event reports that a process begins to listen, so the listeners are read now; where they cannot be read, the daemon's reading counts. */
+/**
+ * Reads the ports in use again, because no event reports that a process begins to listen. If they cannot be read, those
+ * of the status stay.
+ */
 export async function withPortsInUse(daemon: DaemonStatus): Promise<DaemonStatus> {
   try {
     return { ...daemon, problems: updatePortsInUse(daemon, await readListeners()) };
@@ -62,11 +65,11 @@ export function describeDaemon(
   const head =
     `kvmnatd ${version}, process ${pid}, since ${shortTime(startedAt)}; ` +
     `${active} of ${forwards.length} forwards active, iptables-${iptables ?? "?"}`;
-  const told = problems.map(({ severity, message }) => {
+  const lines = problems.map(({ severity, message }) => {
     const word = severity === "error" ? style("red", "error") : style("yellow", "warning");
     return `${word}: ${oneLine(message)}`;
   });
-  return [head, ...told];
+  return [head, ...lines];
 }
 
 /** The table: its head, then a line each. */

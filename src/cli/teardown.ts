@@ -51,7 +51,7 @@ export async function removeOwned(
     // A host without IPv6 has no ip6tables, and nothing of ours there.
     const isAbsent = family === 6 && unread instanceof CommandError && unread.isMissing;
     if (unread !== undefined && !isAbsent) failures.push(unread);
-    // The rule that guards 127.0.0.1 must not go before what it guards is closed.
+    // The guard of 127.0.0.1 must stay until its bridge is closed.
     if (family === 4 && closed.error !== undefined) continue;
     for (const backend of backends) {
       const outcome = await removeOwnedRules(host, backend);

@@ -36,7 +36,10 @@ interface AppliedBefore {
   readonly flows: FlowState;
 }
 
-/** The order matters: a guard goes after what it guards is closed, routing starts after the rules are in place. */
+/**
+ * Changes the host. The order matters: kvmnatd closes a bridge for 127.0.0.1 before it removes the bridge's guard, and it
+ * enables routing after the rules are in place.
+ */
 export async function applyPass(host: Host, view: View, before: AppliedBefore): Promise<Applied> {
   const closing = await closeFirst(host, view);
   const outcomes = await applyAll(host, closing.families, before.repairs);

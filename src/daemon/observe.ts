@@ -50,7 +50,7 @@ export interface ObservationState {
   readonly links: Links | undefined;
   /** Variants of iptables that kvmnatd has used: they may still have owned rules. */
   readonly variants: ReadonlySet<Variant>;
-  /** No event has reported a change of the links since then. */
+  /** No event has reported a change of the links since the pass before read them. */
   readonly linksAreCurrent: boolean;
   /** Undefined unless only iptables rules can have changed since the pass before. */
   readonly onlyRules: RulesChange | undefined;

@@ -46,8 +46,9 @@ const MAX_REMOVALS = 20;
 /** Maximum time for the deletions of a pass in one family. In a table of 100,000 entries each takes a third of a second. */
 const MAX_REMOVING_MS = 200;
 /**
- * Maximum number of consecutive deletions with one selector of entries that a server began. After each, either the server's next reply creates the
- * wrong entry again, or the client's next packet creates the right one. A download has two replies per client packet.
+ * Maximum number of consecutive deletions with one selector, for entries that a server began. After each deletion, either
+ * the server's next reply creates the wrong entry again, or the client's next packet creates the right one. A download has
+ * two replies per client packet.
  */
 const MAX_REPEATS = 10;
 

@@ -1,7 +1,7 @@
 import { lastMinute } from "../rate-limit.ts";
 
 /*
- * A guest that answers at two leases can renew them alternately. Each time the other lease is the newest, so its
+ * A guest that answers at two leases can renew them alternately. Each time the other lease is the newest, so the guest's
  * forwards would move without end, with log lines for each rule. A guest that has moved this often within a minute
  * stays at its address as long as it answers there.
  */

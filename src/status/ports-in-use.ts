@@ -9,7 +9,7 @@ import type { DaemonStatus, ForwardStatus } from "./status.ts";
 import type { PublishedProblem } from "./status.ts";
 import type { Listen } from "../config/values/listen-address.ts";
 
-/** The process, where the kernel does not tell which. */
+/** Stands for the name of a process that the kernel does not report. */
 export const UNNAMED = "a process";
 
 /** A socket of the host itself that waits for connections. */
@@ -18,11 +18,11 @@ export interface Listener {
   /** `*`, `0.0.0.0`, `[::]` or an address, as ss prints it. */
   readonly address: string;
   readonly port: number;
-  /** Its program and pid, as far as the kernel tells. */
+  /** Its program and pid, or {@link UNNAMED}. */
   readonly process: string;
 }
 
-/** What of a forward matters here. */
+/** The part of a forward that decides whether a listener is in its way. */
 type Published = Pick<Forward, "guest" | "protocol" | "published" | "listen">;
 
 /** A published port on which the host itself listens: clients will reach the guest, no longer the process. */

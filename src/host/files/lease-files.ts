@@ -13,7 +13,10 @@ const BRIDGE_FILE = /^([A-Za-z0-9_.:-]{1,15})\.(?:status|macs)$/;
 /** Files of a bridge and of a network, as libvirt names them. */
 const LIBVIRT_FILE = /^[\w.:-]+\.(?:status|macs|conf|hostsfile|addnhosts)$/;
 
-/** How the log calls what has changed in libvirt's folder: by its name if it is libvirt's, anybody may put others there. */
+/**
+ * Names a changed file of libvirt's folder for the log. Only a file that libvirt names so keeps its own name, because other
+ * programs can put files there.
+ */
 export function nameLeaseFile(path: string): string {
   const name = basename(path);
   return LIBVIRT_FILE.test(name) ? name : "dnsmasq folder";
@@ -107,7 +110,7 @@ async function readParsed<T>(
   } catch (error) {
     const code = errnoOf(error);
     if (code === undefined) throw error;
-    // Neither file exists before it has something to say.
+    // libvirt creates each file with its first row.
     if (code === "ENOENT") return { value: undefined, diagnostics: [] };
     return unread(file, `cannot be read (${code})`);
   }

@@ -12,9 +12,9 @@ export interface Sockets {
 }
 
 /**
- * The sockets that were handed to this process: by systemd (`OpenFile=` of 253 and newer), or by the launcher that
- * stands before this program where systemd is older (packaging/files/with-sockets). Both are taken out of the environment:
- * they are not for the programs that we start.
+ * Finds the sockets that this process inherited: from systemd (`OpenFile=`, systemd 253 and newer), or from the launcher
+ * that starts kvmnatd under an older systemd (packaging/files/with-sockets). It deletes their environment variables, so
+ * that no program that kvmnatd starts takes the sockets for its own.
  */
 export function inheritSockets(env: NodeJS.ProcessEnv, pid: number): Sockets {
   const names = env["LISTEN_PID"] === `${pid}` ? (env["LISTEN_FDNAMES"] ?? "").split(":") : [];
@@ -38,7 +38,7 @@ export interface ServiceManager {
   ready(): void;
   /** Sets the line that `systemctl status` shows. */
   status(text: string): void;
-  /** The loop makes progress; systemd gets this as often as its watchdog needs. */
+  /** Reports that the loop makes progress; the calls reach systemd as often as its watchdog needs. */
   alive(): void;
   stopping(): void;
   /** Maximum interval between calls of {@link alive}, in ms; undefined without a watchdog. */
@@ -56,7 +56,7 @@ export function createServiceManager(
 ): ServiceManager {
   const send = chooseSender(env, notify);
   const aliveEveryMs = send === undefined ? undefined : watchdogMs(env, pid);
-  let saidAliveMs = Number.NEGATIVE_INFINITY;
+  let lastPingMs = Number.NEGATIVE_INFINITY;
   let statusText = "";
   return {
     aliveEveryMs,
@@ -67,8 +67,8 @@ export function createServiceManager(
       statusText = text;
     },
     alive: () => {
-      if (aliveEveryMs === undefined || performance.now() - saidAliveMs < aliveEveryMs / 2) return;
-      saidAliveMs = performance.now();
+      if (aliveEveryMs === undefined || performance.now() - lastPingMs < aliveEveryMs / 2) return;
+      lastPingMs = performance.now();
       send?.("WATCHDOG=1");
     },
   };
