@@ -83,12 +83,23 @@ it("on_stop: remove removes the rules when systemd kills the daemon's programs t
     .poll(() => world.log().map(({ msg }) => msg))
     .toContainEqual(expect.stringMatching(/^config reloaded/));
   await world.settles();
-  // systemd kills the processes of a service until there are none.
-  const ends = `[ -e ${world.lab.dir}/told ] || { : > ${world.lab.dir}/told; kill $$; }`;
-  await shadowed(bin, "iptables-save", `${ends}; exec /usr/sbin/iptables-nft-save "$@"`);
+  // systemd kills the processes of a service until there are none: here the first one, and the first one that would read
+  // that the rules are removed.
+  const isKilled = (file: string): string =>
+    `[ -e ${world.lab.dir}/${file} ] || { : > ${world.lab.dir}/${file}; kill $$; }`;
+  const isThere = "/usr/sbin/iptables-nft-save | grep -q kvmnatd:";
+  await shadowed(
+    bin,
+    "iptables-save",
+    `${isKilled("first")}\n${isThere} || ${isKilled("after")}\nexec /usr/sbin/iptables-nft-save "$@"`,
+  );
   await world.lab.exec(["sh", "-c", "kill -TERM $(pgrep -x kvmnatd)"]);
   await expect.poll(() => world.log().map(({ msg }) => msg)).toContain("kvmnatd stops; rules removed");
   expect(`${await world.rules("nat")}${await world.rules("filter")}`).not.toContain("kvmnatd:");
+  expect(existsSync(join(world.lab.dir, "after"))).toBe(true);
+  expect(world.log().map(({ msg }) => msg)).toContainEqual(
+    expect.stringMatching(/^- iptables -t nat -D KVMNATD-DNAT .*:22$/),
+  );
 });
 
 it("iptables-restore under its plain name, as `iptables: auto` runs it, is run again until it succeeds", async () => {
