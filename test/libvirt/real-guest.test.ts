@@ -58,6 +58,7 @@ describe("a real guest", () => {
   async function isReached(greeting: Greeting): Promise<void> {
     expect(greeting).toEqual({ name: "web", boot: greeting.boot, client: "10.99.0.2" });
     expect(await guest.ask("udp", PORT)).toEqual(greeting);
+    await stage.reload();
     await stage.becomes("active");
     last = greeting;
   }

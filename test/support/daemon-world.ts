@@ -17,7 +17,11 @@ interface ShownStatus extends DaemonStatus {
 export interface DaemonWorld extends World {
   readonly config: string;
   start(env?: Readonly<Record<string, string>>): Promise<Daemon>;
-  /** Returns when the config on disk is in force, or rejected, after a whole pass. */
+  /**
+   * Returns when the config on disk is in force, or rejected, after a whole pass. A status that held before the last step of
+   * a test proves nothing of that step until then. The pass repairs rules too: a test that a daemon sees something by
+   * itself waits for its effect first.
+   */
   reload(): Promise<void>;
   /** Overwrites the config in place. */
   configure(text: string): Promise<void>;

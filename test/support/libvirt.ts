@@ -1,7 +1,7 @@
 import { createLab, startDaemon, until, untilStatus, writeConfig } from "./lab.ts";
 import type { DaemonStatus } from "../../src/status/status.ts";
 import type { Daemon, ExecResult, Lab, LogLine } from "./lab.ts";
-import { settle } from "./settle.ts";
+import { reload, settle } from "./settle.ts";
 import { mountTree } from "./tree.ts";
 import type { Tree } from "./tree.ts";
 
@@ -292,6 +292,8 @@ export interface Stage {
   status(): Promise<DaemonStatus>;
   /** Waits until every forward is in this state, in the daemon's own words. */
   becomes(state: string): Promise<void>;
+  /** Returns after a whole pass: the status then tells of everything that happened before. */
+  reload(): Promise<void>;
   /** Returns when the daemon has seen everything that happened before, and has no pass pending. */
   rests(): Promise<void>;
   /** The rules of both families that are not kvmnatd's, without counters. */
@@ -337,6 +339,7 @@ export async function createStage(config: string, options: StageOptions = {}): P
           forwards.length > 0 && forwards.every((forward) => forward.state === state),
         SOON_MS,
       ),
+    reload: () => reload(lab),
     rests: () => settle(lab, REST_MS),
     foreignRules: () =>
       sh("{ iptables-save; ip6tables-save; } | grep -v -e '^#' -e KVMNATD- | sed 's/ \\[[0-9:]*\\]$//'"),

@@ -1,13 +1,14 @@
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { askDaemon } from "../../src/host/control-socket.ts";
-import { readStatusFile } from "./lab.ts";
+import { readStatusFile, until } from "./lab.ts";
 import type { Lab } from "./lab.ts";
 
 const SETTLED_MS = 60_000;
 
-/** Returns when the config on disk is in force, or rejected, after a whole pass. */
+/** Waits for a daemon that has made its first pass. @returns when the config on disk is in force, or rejected, after a whole pass */
 export async function reload(lab: Lab): Promise<void> {
+  await until("a daemon runs", async () => (await readStatusFile(lab)) !== undefined);
   await askDaemon(join(lab.dir, "run"), "reload");
 }
 

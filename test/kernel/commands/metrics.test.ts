@@ -118,6 +118,7 @@ describe("the metrics address", () => {
     expect(await from("client", `TCP:${HOST}:9102`)).toBe("");
     await world.configure(GUESTS);
     await expect.poll(() => from(undefined, "TCP6:[::1]:9101"), SOON).toBe("");
+    await world.reload();
     await world.isWell();
   });
 

@@ -71,6 +71,7 @@ describe("iptables-restore", () => {
       .toContainEqual(
         expect.stringMatching(/iptables-nft-restore .*did not end within 15 s and was stopped/),
       );
+    await world.reload();
     await world.isWell();
     expect(await world.web()).toBe(`db 22 ${CLIENT}`);
   });
@@ -113,9 +114,10 @@ it("iptables-restore under its plain name, as `iptables: auto` runs it, is run a
   await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
   await expect.poll(() => world.web(), { timeout: 80_000 }).toBe(WEB_ANSWERS);
   await world.isWell();
-  const messages = world.log().map(({ msg }) => msg);
-  expect(messages).toContainEqual(expect.stringMatching(/^iptables-restore .*no luck \(exit code 4\)/));
-  expect(messages).toContainEqual(expect.stringMatching(/^over: iptables-restore /));
+  const messages = (): readonly string[] => world.log().map(({ msg }) => msg);
+  // The status comes before the line.
+  await expect.poll(messages).toContainEqual(expect.stringMatching(/^over: iptables-restore /));
+  expect(messages()).toContainEqual(expect.stringMatching(/^iptables-restore .*no luck \(exit code 4\)/));
 });
 
 it(

@@ -19,6 +19,7 @@ beforeAll(async () => {
 });
 beforeEach(async ({ onTestFailed }) => {
   await world.leases();
+  await world.reload();
   await world.isWell();
   onTestFailed(() =>
     console.error(
@@ -32,6 +33,7 @@ beforeEach(async ({ onTestFailed }) => {
 afterEach(async () => {
   await rm(file, { recursive: true, force: true });
   await world.leases();
+  await world.reload();
   await world.isWell();
   expect(await world.web()).toBe(WEB_ANSWERS);
   for (const { msg } of world.log()) {
@@ -49,8 +51,9 @@ async function put(content: string | Uint8Array): Promise<void> {
 /** Writes the rows and one for db, and waits for db's rule, which proves that the daemon has read the rows. */
 async function writeRows(rows: readonly LeaseRow[]): Promise<void> {
   await world.writeLeases("virbr0", [...rows, leaseRow({ mac: DB.mac, address: "192.168.122.99" })]);
-  await world.becomes("db", "active");
   await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).toContain("192.168.122.99");
+  await world.reload();
+  await world.becomes("db", "active");
 }
 
 describe("an unreadable lease file", () => {

@@ -31,6 +31,7 @@ describe("links with unusual names", () => {
     const ports = names.map((_, index) => `'198.18.${index}.1:22${index}:22'`);
     await world.configure(`guests:\n  web: {ports: [1122:22, ${ports.join(", ")}]}\n`);
     await expect.poll(() => world.rules("nat"), SOON).toContain(`-d 198.18.${names.length - 1}.1/32`);
+    await world.reload();
     await world.isWell();
     const { problems } = await world.status();
     expect(problems.map(({ code }) => code)).toEqual([]);

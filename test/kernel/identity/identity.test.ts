@@ -117,6 +117,7 @@ describe("the forward stays when another guest has a lease with its MAC", () => 
   it("on IPv6", async () => {
     await world.configure(`listen: ["${HOST_V6}"]\nguests:\n  web: {ports: [1122:22]}\n`);
     await world.writeLeases("virbr0", [leaseRow6(WEB)]);
+    await world.reload();
     await world.isWell();
     await forge(leaseRow6(WEB), {
       ...leaseRow6({ mac: WEB.mac, v6: DB.v6 }),
@@ -217,6 +218,7 @@ describe("permanent neighbour entries", () => {
   it("stay unchanged and count as answers on IPv6", async () => {
     await world.configure(`listen: ["${HOST_V6}"]\nguests:\n  web: {ports: [1122:22]}\n`);
     await world.writeLeases("virbr0", [leaseRow6(WEB)]);
+    await world.reload();
     await world.isWell();
     await neighbour(DB.v6, "lladdr", DB.mac, "dev", "virbr0", "nud", "permanent");
     await neighbour("fd00:122::66", "lladdr", DB.mac, "dev", "virbr0", "nud", "noarp");

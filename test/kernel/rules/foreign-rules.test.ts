@@ -67,6 +67,7 @@ describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (v
     expect(await world.web()).toBe(WEB_ANSWERS);
     expect((await world.status()).forwards.map(({ state }) => state)).toEqual(["active", "active"]);
     await world.configure(GUESTS);
+    await world.reload();
     await world.isWell();
     for (let count = 0; count < 4; count += 1)
       await iptables("-t", "raw", "-D", "PREROUTING", "-p", "tcp", "-j", "ACCEPT");
@@ -93,6 +94,7 @@ describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (v
     const words = (own[at] ?? "").replaceAll('"', "").split(" ").slice(2);
     await iptables("-t", "nat", "-R", "PREROUTING", `${at + 1}`, "-m", "socket", ...words);
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+    await world.reload();
     await world.isWell();
     expect(await world.rules("nat")).not.toContain("-m socket");
   });
@@ -105,6 +107,7 @@ describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (v
     await withRule([table, chain, ...comment("kvmnatd: my ssh limiter"), ...limit], async () => {
       await iptables("-t", "nat", "-F", "KVMNATD-DNAT");
       await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+      await world.reload();
       await world.isWell();
     });
   });
@@ -113,6 +116,7 @@ describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (v
     const recent = ["-m", "recent", "--name", "x", "--set"];
     await iptables("-t", "nat", "-I", "PREROUTING", ...comment("kvmnatd:@jump"), ...recent, "-j", "RETURN");
     await expect.poll(() => world.rules("nat"), SOON).not.toContain("--set");
+    await world.reload();
     await world.isWell();
   });
 
@@ -121,6 +125,7 @@ describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (v
     await withRule(["filter", "INPUT", ...comment(text), "-j", "ACCEPT"], async () => {
       await iptables("-F", "KVMNATD-FWD");
       await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+      await world.reload();
       await world.isWell();
     });
   });
@@ -128,6 +133,7 @@ describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (v
   it("removes a rule from a chain of ours and does not execute the text after the line break in its comment", async () => {
     await iptables("-I", "KVMNATD-FWD", ...comment("x\n-A INPUT -j ACCEPT\n"), "-j", "DROP");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
+    await world.reload();
     await world.isWell();
     expect(await world.rules("filter")).not.toContain("-A INPUT -j ACCEPT");
   });

@@ -27,6 +27,7 @@ describe.each(["nft", "legacy"] as const)("kvmnatd with iptables-%s", (variant) 
   });
   beforeEach(async ({ onTestFailed }) => {
     await world.leases();
+    await world.reload();
     await world.isWell();
     expect(await world.web()).toBe(WEB_ANSWERS);
     onTestFailed(async () =>
@@ -59,6 +60,7 @@ describe.each(["nft", "legacy"] as const)("kvmnatd with iptables-%s", (variant) 
         return rules.match(/-A FORWARD .*-j KVMNATD-FWD/g)?.length === 1;
       });
     }
+    await world.reload();
     await world.isWell();
     expect(world.log().filter(({ event }) => event === "jump-overridden")).toEqual([]);
   });
@@ -174,6 +176,7 @@ describe.each(["nft", "legacy"] as const)("kvmnatd with iptables-%s", (variant) 
       await restore(
         `*${table}\n${Array.from({ length: 60 }, (_, index) => `-D ${table === "nat" ? "PREROUTING" : "FORWARD"} -s 10.99.${index + 1}.0/24 -j ACCEPT`).join("\n")}\nCOMMIT\n`,
       );
+    await world.reload();
     await world.isWell();
     expect(await world.foreignRules()).toBe(before);
   });
