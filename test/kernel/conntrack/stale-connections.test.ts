@@ -163,6 +163,8 @@ it("keeps an established connection to the host itself when its port is publishe
   await login.waitForLine(/^host 1122/);
   await world.start();
   await expect.poll(() => world.web(), SOON).toBe(`web 22 ${CLIENT}`);
+  // kvmnatd looks for stale connections after it has changed the rules.
+  await world.settles();
   login.stdin.write("still logged in\n");
   await login.waitForLine(/^still logged in$/);
   expect(told()).toEqual([]);

@@ -17,6 +17,13 @@ beforeEach(async () => {
 });
 afterEach(() => world.close());
 
+/** The rules to the address that the daemon has added since this line of its log, also between two looks at the kernel. */
+const addedSince = (line: number): readonly unknown[] =>
+  world
+    .log()
+    .slice(line)
+    .filter(({ action, rule }) => action === "add" && rule?.includes(`${MOVED}:`));
+
 /** The guest has the new address, not web's old one, and answers for it late, with its own MAC. */
 async function answersLate(guest: "web" | "db", mac: string): Promise<void> {
   const script = `
@@ -34,12 +41,16 @@ it("ends the forward soon when another MAC answers late at the address of a sile
   await answersLate("db", DB.mac);
   await world.forgeLeases("virbr0", [leaseRow({ mac: WEB.mac, address: MOVED }), leaseRow(DB)]);
   await world.becomes("web", "pending", /but 52:54:00:6c:3c:02 answers there/);
+  await world.reload();
+  const from = world.log().length;
   // It is late each time, and the answer to one probe can arrive after the next.
   for (let look = 0; look < 60; look += 1) {
     await world.forgeLeases("virbr0", [leaseRow({ mac: WEB.mac, address: MOVED }), leaseRow(DB)]);
     await setTimeout(look);
+    await world.reload();
     expect(await world.rules("nat")).not.toContain(MOVED);
   }
+  expect(addedSince(from)).toEqual([]);
 });
 
 it("does not take the entry that dnsmasq writes for a forged request for an answer", async () => {
@@ -54,8 +65,10 @@ it("does not take the entry that dnsmasq writes for a forged request for an answ
     await forge(look);
     await world.lab.exec(["python3", "-c", INJECT, MOVED, WEB.mac, "virbr0"]);
     await setTimeout(look * 5);
+    await world.reload();
     expect(await world.rules("nat")).not.toContain(MOVED);
   }
+  expect(addedSince(0)).toEqual([]);
   expect(await world.rules("nat")).toContain(`--to-destination ${WEB.address}:22`);
 });
 
