@@ -11,7 +11,7 @@ const PEER = resolve(import.meta.dirname, "peer.ts");
 /** Where the guest takes orders; not published. */
 const ORDERS_PORT = 8;
 /** An emulated processor on a busy machine; it takes 3 s on an idle one. */
-const BOOT_MS = 30_000;
+const BOOT_MS = 120_000;
 
 /** No other user, no cgroups, no daemon for its log: a lab has none of these. */
 const QEMU_CONF = `

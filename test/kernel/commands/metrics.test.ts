@@ -186,7 +186,8 @@ describe("a metrics client", () => {
     const began = Date.now();
     const silent = world.lab.spawn(["socat", "-u", OURS, "STDOUT"]);
     await silent.exited;
-    expect(Date.now() - began).toBeLessThan(15_000);
+    // kvmnatd ends it after 10 s, Node itself after 60 s.
+    expect(Date.now() - began).toBeLessThan(50_000);
     expect(await talk(world.lab, undefined, OURS, `GET /${"x".repeat(20_000)} HTTP/1.1\r\n\r\n`)).toMatch(
       /^HTTP\/1\.1 431 /,
     );

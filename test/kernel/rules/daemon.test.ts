@@ -65,6 +65,7 @@ describe("a lease that moves", () => {
       };
       return new Date(forwards[0]?.leaseExpires ?? 0).getTime() > Date.now() + 7_000_000;
     });
+    await world.settles();
     expect(said()).toEqual([]);
     expect(withoutCounters(await world.rules("nat"))).toBe(withoutCounters(rules));
   });
@@ -76,9 +77,8 @@ describe("a lease that moves", () => {
       await world.leases(leaseRow({ mac: WEB.mac, address }));
     }
     await world.leases();
-    await until("the rule is right", async () =>
-      (await world.rules("nat")).includes(`to-destination ${WEB.address}:22`),
-    );
+    await world.settles();
+    expect(await world.rules("nat")).toContain(`to-destination ${WEB.address}:22`);
     expect(await world.web()).toBe(WEB_ANSWERS);
     expect((await cpuSeconds()) - before).toBeLessThan(5);
   });
@@ -183,16 +183,21 @@ describe("across restarts", () => {
   });
 });
 
-it("restores flushed rules within a second", async () => {
+it("restores flushed rules on the event of the flush", async () => {
+  await world.settles();
+  const from = world.log().length;
   for (const table of ["nat", "filter"]) await world.lab.exec(["iptables-nft", "-t", table, "-F"]);
-  await until(
-    "the rules are back",
-    async () => {
-      const text = (await world.rules("nat")) + (await world.rules("filter"));
-      return text.includes(`${WEB.address}:22`) && text.includes("-A FORWARD -m comment");
-    },
-    2000,
-  );
+  await until("the rules are back", async () => {
+    const text = (await world.rules("nat")) + (await world.rules("filter"));
+    return text.includes(`${WEB.address}:22`) && text.includes("-A FORWARD -m comment");
+  });
+  // Not by a timer. A pass that begins between the two flushes may fail, and is retried.
+  const repair = (): string | undefined =>
+    world
+      .log()
+      .slice(from)
+      .find(({ action }) => action === "add")?.reason;
+  await expect.poll(repair).toMatch(/^(ruleset changed|retry)/);
   expect(await world.web()).toBe(WEB_ANSWERS);
 });
 
