@@ -1,5 +1,5 @@
 import { resolve } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { createDaemonWorld } from "../../support/daemon-world.ts";
 import type { DaemonWorld } from "../../support/daemon-world.ts";
 import { PROGRAM, until } from "../../support/lab.ts";
@@ -73,12 +73,15 @@ async function start(...launcher: readonly string[]): Promise<() => Promise<void
     ...launcher,
     ...run,
   ]);
-  await world.isWell();
-  await world.settles();
-  return async () => {
+  const stop = async (): Promise<void> => {
     await daemon.kill("SIGTERM");
     await daemon.exited;
   };
+  // A test that fails must not leave its daemon to the next one.
+  onTestFinished(stop);
+  await world.isWell();
+  await world.settles();
+  return stop;
 }
 
 async function history(...options: readonly string[]): Promise<Shown> {
