@@ -41,10 +41,19 @@ it("watches a folder that is made while its watch begins", async () => {
 
 it("reports once that everything is watched, when all watches have begun", async () => {
   const states: (string | undefined)[] = [];
-  const watched = { folders: [parent, join(parent, "missing")], file: join(parent, "config") };
-  const stop = watchFiles(watched, { ...IGNORE, onState: (fault) => states.push(fault) }, POLL_MS);
+  const changed: string[] = [];
+  const missing = join(parent, "missing");
+  const watched = { folders: [parent, missing], file: join(parent, "config") };
+  const watcher = {
+    onState: (fault: string | undefined) => states.push(fault),
+    onChange: (path: string) => changed.push(path),
+  };
+  const stop = watchFiles(watched, watcher, POLL_MS);
   await expect.poll(() => states).toEqual([undefined]);
   await setTimeout(4 * POLL_MS);
+  // A poll finds the folder, so polls were made after the first report.
+  await mkdir(missing);
+  await expect.poll(() => changed).toContain(missing);
   expect(states).toEqual([undefined]);
   await stop();
 });
