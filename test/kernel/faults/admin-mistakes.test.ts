@@ -122,12 +122,12 @@ it("a change to iptables-legacy keeps the rules in nft until it succeeds", async
   await begin();
   await world.start();
   await world.isWell();
-  const lock = world.lab.spawn(["flock", "/run/xtables.lock", "sh", "-c", "echo held; exec sleep 12"]);
+  const lock = world.lab.spawn(["flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat"]);
   await lock.waitForLine(/held/);
   await writeFile(world.config, "iptables: legacy\nguests:\n  web: {ports: [1122:22]}\n");
   await world.complains("command-failed", /xtables lock/);
   expect(await world.web()).toBe(WEB_ANSWERS);
-  await lock.kill("SIGKILL");
+  lock.stdin.end();
   await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).not.toContain("KVMNATD-DNAT");
   expect(await sh("iptables-legacy-save -t nat")).toContain("KVMNATD-DNAT");
 });

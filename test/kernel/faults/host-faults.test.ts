@@ -121,17 +121,18 @@ it("iptables-restore under its plain name, as `iptables: auto` runs it, is run a
 });
 
 it(
-  "the daemon waits for the xtables lock that another program holds for 10 s",
+  "the daemon waits for the xtables lock that another program holds for longer than a pass waits",
   { timeout: 240_000 },
   async () => {
     await begin("legacy");
-    const holder = world.lab.spawn(["flock", "/run/xtables.lock", "sh", "-c", "echo held; sleep 10"]);
+    const holder = world.lab.spawn(["flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat"]);
     await holder.waitForLine(/held/);
     await moveWeb();
     await expect
       .poll(() => world.log().map(({ msg }) => msg), { timeout: 80_000 })
       .toContainEqual(expect.stringMatching(/iptables-legacy-restore .*lock/));
     expect(await world.web()).toBe(WEB_ANSWERS);
+    holder.stdin.end();
     await holder.exited;
     await world.isWell();
     expect(await world.web()).toBe(`db 22 ${CLIENT}`);
