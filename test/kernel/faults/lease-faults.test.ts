@@ -2,6 +2,7 @@ import { chmod, chown, mkdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { PROGRAM } from "../../support/lab.ts";
+import type { Daemon } from "../../support/lab.ts";
 import { createDaemonWorld } from "../../support/daemon-world.ts";
 import type { DaemonWorld } from "../../support/daemon-world.ts";
 import { CLIENT, DB, leaseRow, leaseRow6, WEB } from "../../support/world.ts";
@@ -9,13 +10,15 @@ import type { LeaseRow } from "../../support/world.ts";
 
 /** Faults of lease files: working forwards stay in force, kvmnatd reports the fault, and recovers when it ends. */
 let world: DaemonWorld;
+/** The daemon of the tests that start none themselves. */
+let daemon: Daemon;
 let file: string;
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 
 beforeAll(async () => {
   world = await createDaemonWorld();
   file = join(world.dnsmasqDir, "virbr0.status");
-  await world.start();
+  daemon = await world.start();
 });
 beforeEach(async ({ onTestFailed }) => {
   await world.leases();
@@ -78,7 +81,7 @@ describe("an unreadable lease file", () => {
   });
 
   it("that the daemon may not read is reported, and the last good leases stay in force", async () => {
-    await world.lab.exec(["sh", "-c", "kill -TERM $(pgrep -of 'kvmnatd.js run')"]);
+    await daemon.stop();
     // Root may read everything unless these two are taken away.
     const drop = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"];
     const command = [
@@ -91,8 +94,8 @@ describe("an unreadable lease file", () => {
       "--dnsmasq-dir",
       world.dnsmasqDir,
     ];
-    const daemon = world.lab.spawn(command);
-    await daemon.waitForLine(/config loaded/);
+    const limited = world.lab.spawn(command);
+    await limited.waitForLine(/config loaded/);
     await world.becomes("web", "active");
     await chown(file, 1000, 1000);
     await chmod(file, 0o600);
@@ -100,9 +103,9 @@ describe("an unreadable lease file", () => {
     expect(await world.web()).toBe(WEB_ANSWERS);
     await world.leases();
     await world.isWell();
-    await daemon.kill("SIGTERM");
-    expect(await daemon.exited).toBe(0);
-    await world.start();
+    await limited.kill("SIGTERM");
+    expect(await limited.exited).toBe(0);
+    daemon = await world.start();
   });
 
   it.each([["missing"], ["empty"]])(
@@ -136,7 +139,7 @@ describe("a lease folder that cannot be listed when the daemon starts", () => {
     const sh = (script: string): Promise<unknown> =>
       world.lab.exec(["sh", "-ec", script, "sh", world.dnsmasqDir]);
     const before = [await world.rules("nat"), await world.rules("filter")].map(withoutCounters);
-    await sh("kill -TERM $(pgrep -of 'kvmnatd.js run')");
+    await daemon.stop();
     await sh(spoil);
     // Root may read everything unless these two are taken away.
     const drop = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", process.execPath, PROGRAM];
@@ -145,7 +148,7 @@ describe("a lease folder that cannot be listed when the daemon starts", () => {
     expect(plan).toMatchObject({ exitCode: 0, stderr: expect.stringMatching(FOLDER) });
     const apply = await world.lab.exec([...drop, "apply", ...options], { check: false });
     expect(apply).toMatchObject({ exitCode: 0, stderr: expect.stringMatching(FOLDER) });
-    const daemon = world.lab.spawn([...drop, "run", ...options]);
+    const limited = world.lab.spawn([...drop, "run", ...options]);
     await world.complains("lease-folder", FOLDER);
     await world.becomes("web", "active", /kept as it was/);
     expect(await world.web()).toBe(WEB_ANSWERS);
@@ -153,9 +156,9 @@ describe("a lease folder that cannot be listed when the daemon starts", () => {
     await sh(mend);
     await world.isWell();
     await writeRows([leaseRow(WEB)]);
-    await daemon.kill("SIGTERM");
-    await daemon.exited;
-    await world.start();
+    await limited.kill("SIGTERM");
+    await limited.exited;
+    daemon = await world.start();
   });
 
   function withoutCounters(rules: string): string {
