@@ -233,9 +233,9 @@ function collectLines(stream: NodeJS.ReadableStream, lines: string[]): void {
 }
 
 /**
- * Asks until there is an answer.
- * @param what is waited for; a function, where it is to tell how things stand when the time is over
- * @throws with `what` when there is none in time
+ * Repeats the probe until it returns something.
+ * @param what the test waits for; a function when the error is to show the state at the timeout
+ * @throws with `what` at the timeout
  */
 export async function until<T>(
   what: string | (() => string),
@@ -249,17 +249,17 @@ export async function until<T>(
     if (answer !== undefined && answer !== false) return answer;
     if (Date.now() > endsAt)
       throw new Error(`not within ${timeoutMs} ms: ${typeof what === "string" ? what : what()}`);
-    // As long again as the question took: who asks by a program of its own leaves the processor to whom it asks about.
+    // The pause is as long as the probe took: a probe that runs programs leaves half of the time to the daemon.
     await new Promise((done) => setTimeout(done, Math.max(POLL_MS, Date.now() - askedAt)));
   }
 }
 
-/** Interval in which the daemon has published what the test did before, unless the machine is slow. */
+/** Interval in which the daemon reads and publishes a change, unless the machine is slow. */
 const PUBLISHED_MS = 150;
 
 /**
- * Waits for a status of the running daemon that stays: the first may be from before the test's last step. A test that must
- * not meet that one waits for the step's effect in the status or the log first.
+ * Waits for a status of the running daemon that stays: the first may be from before the test's last step. Where the state
+ * held before that step, the test waits for the effect of the step first, or reloads.
  * @throws with `what`, and the last status, when it does not hold in time
  */
 export async function untilStatus(

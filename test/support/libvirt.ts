@@ -60,9 +60,9 @@ chmod +x ${DHCP_SCRIPT}
 `;
 
 /**
- * Two things of the tree that would stand in the way. The nftables backend fills in checksums of DHCP by a `tc` action
- * that a kernel need not have, and without which net-start fails: nobody here looks at them. And libvirt 11.3's driver
- * of host devices, which no network needs, sometimes never ends when libvirtd is ended soon after its start.
+ * Changes two things of the tree. libvirt's nftables backend corrects DHCP checksums by a `tc` action: net-start fails on a
+ * kernel without that action, and no test needs these checksums. libvirt 11.3's driver of host devices sometimes hangs when
+ * libvirtd stops soon after its start: no network needs that driver.
  */
 export const SMOOTH: string = `
 cd $1/usr
@@ -206,12 +206,12 @@ export interface LabGuest {
   readonly mac: string;
   /** The domain starts: libvirt makes its port and writes its name into virbr0.macs; the NIC joins the bridge. */
   powerOn(): Promise<void>;
-  /** The domain ends without a word to the DHCP server. */
+  /** The domain ends without a DHCP release. */
   powerOff(): Promise<void>;
-  /** Takes an address, the wanted one if it is free; returns it. */
+  /** Requests a lease. @param wanted the address to request @returns the address that the server gave */
   takeLease(wanted?: string): Promise<string>;
   releaseLease(): Promise<void>;
-  /** Greets who connects with its name and the address that was connected to. */
+  /** Starts a server that sends each client its name and the address that the client connected to. */
   serve(port: number): Promise<void>;
 }
 

@@ -1,10 +1,10 @@
 import { until } from "./lab.ts";
 import type { Lab } from "./lab.ts";
 
-/** What a scrape brought: the value of each series, by its name with labels as it stands there. */
+/** The values of a page of metrics, by the name of the series with its labels, as on the page. */
 export type Series = ReadonlyMap<string, number>;
 
-/** Says something to a TCP port and returns all that comes back; empty where nobody listens. */
+/** Sends text to a TCP port. @returns the whole answer; empty when no program listens there */
 export async function talk(
   lab: Lab,
   netns: string | undefined,
@@ -15,12 +15,12 @@ export async function talk(
   return (await lab.exec(["socat", "-t10", "-", where], options)).stdout;
 }
 
-/** One HTTP request from a namespace; undefined is the host itself. @returns status line, headers and body */
+/** Sends an HTTP request from a namespace; undefined is the host itself. @returns status line, headers and body */
 export function request(lab: Lab, where: string, line = "GET /metrics", netns?: string): Promise<string> {
   return talk(lab, netns, where, `${line} HTTP/1.1\r\nHost: kvmnatd\r\n\r\n`);
 }
 
-/** The text of a scrape on the host itself, as soon as there is a whole one: what is missing in it is not there. */
+/** Waits for a whole page of metrics, requested from the host itself. @returns its text */
 export async function scrapeText(lab: Lab, where = "TCP:127.0.0.1:9101"): Promise<string> {
   let answer = "";
   return until(

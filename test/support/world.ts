@@ -194,8 +194,8 @@ function createAsk(lab: Lab): World["ask"] {
 type Impersonation = Pick<World, "answerAs" | "addAddress">;
 
 /**
- * A guest that moves is, in these tests, the namespace at its new address that has its MAC from now on: the daemon
- * looks who really answers. One at an address without lease has a MAC that is nobody's.
+ * Moves guests between the namespaces. When a guest's lease moves to another address, the namespace with that address gets
+ * the guest's MAC, because the daemon probes which MAC answers. A namespace without a lease gets a MAC of no guest.
  */
 function createImpersonation(lab: Lab): Impersonation {
   const places = [
