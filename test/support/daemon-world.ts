@@ -48,6 +48,8 @@ export interface DaemonWorld extends World {
   web(): Promise<string>;
   rules(table: "nat" | "filter" | "raw"): Promise<string>;
   log(): readonly LogLine[];
+  /** For a test that fails: prints what the daemons have logged. */
+  printLog(): void;
   close(): Promise<void>;
 }
 
@@ -75,6 +77,7 @@ export async function createDaemonWorld(
   await world.serve("db", "db", ["tcp:22", "udp:53"]);
   await world.writeMacs("virbr0", { web: [WEB.mac], db: [DB.mac] });
   const daemons: Daemon[] = [];
+  const log = (): readonly LogLine[] => daemons.flatMap((daemon) => daemon.log());
   const options = ["-c", config, "--dnsmasq-dir", world.dnsmasqDir];
   const leases = (web = leaseRow(WEB), db = leaseRow(DB)): Promise<void> =>
     world.writeLeases("virbr0", [web, db]);
@@ -112,7 +115,13 @@ export async function createDaemonWorld(
     idles: () => settle(lab, QUIET_MS),
     web: () => world.ask("client", "tcp", HOST, 1122),
     rules: async (table) => (await lab.exec([`iptables-${variant}-save`, "-t", table])).stdout,
-    log: () => daemons.flatMap((daemon) => daemon.log()),
+    log,
+    printLog: () =>
+      console.error(
+        log()
+          .map(({ msg }) => msg.slice(0, 300))
+          .join("\n"),
+      ),
   };
 }
 

@@ -18,14 +18,7 @@ beforeAll(async () => {
 });
 beforeEach(async ({ onTestFailed }) => {
   await world.isWell();
-  onTestFailed(() =>
-    console.error(
-      world
-        .log()
-        .map(({ msg }) => msg)
-        .join("\n"),
-    ),
-  );
+  onTestFailed(() => world.printLog());
 });
 afterEach(async () => {
   await rm(world.config, { recursive: true, force: true });

@@ -24,14 +24,7 @@ beforeEach(async ({ onTestFailed }) => {
   await world.leases();
   await world.reload();
   await world.isWell();
-  onTestFailed(() =>
-    console.error(
-      world
-        .log()
-        .map(({ msg }) => msg.slice(0, 300))
-        .join("\n"),
-    ),
-  );
+  onTestFailed(() => world.printLog());
 });
 afterEach(async () => {
   await rm(file, { recursive: true, force: true });

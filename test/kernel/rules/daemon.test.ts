@@ -15,14 +15,7 @@ beforeEach(async ({ onTestFailed }) => {
   world = await createDaemonWorld("nft", "linger: 4s\n");
   daemon = await world.start();
   await world.becomes("web", "active");
-  onTestFailed(() =>
-    console.error(
-      world
-        .log()
-        .map(({ msg }) => msg)
-        .join("\n"),
-    ),
-  );
+  onTestFailed(() => world.printLog());
 });
 afterEach(() => world.close());
 
