@@ -55,8 +55,11 @@ export interface DaemonWorld extends World {
 
 /** Interval in which a pending second look is made: it comes 150 ms after an event. */
 const SECOND_LOOK_MS = 250;
-/** Interval without a pass after which none is pending: passes for rules of others are at most 950 ms apart. */
-const QUIET_MS = 1100;
+/**
+ * Interval without a pass after which none is pending. A reload serves all requests and ends the longer gaps between passes
+ * for rules of other programs; kvmnatd waits 200 ms for the events of its own changes.
+ */
+const QUIET_MS = 500;
 /** The last retry of a failure is made up to 30 s after the one before it. */
 const WELL_MS = 80_000;
 
