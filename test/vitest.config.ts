@@ -3,7 +3,7 @@ import type { ViteUserConfig } from "vitest/config";
 import { LongestFirst } from "./support/longest-first.ts";
 
 // Few and heavy: each file makes a small host of its own.
-const real = { hookTimeout: 240_000, globalSetup: ["test/support/build.ts"] };
+const real = { hookTimeout: 400_000, globalSetup: ["test/support/build.ts"] };
 /** These install them. */
 const packaged = { ...real, globalSetup: ["test/support/build.ts", "test/support/packages.ts"] };
 
@@ -14,12 +14,12 @@ const PURE =
 const config: ViteUserConfig = {
   test: {
     // More than processors: most of them wait for something most of the time.
-    maxWorkers: 5,
+    maxWorkers: 4,
     sequence: { sequencer: LongestFirst },
     // Minutes of properties, on a machine that may have other things to do.
-    testTimeout: 240_000,
+    testTimeout: 400_000,
     // What is waited for comes at once, or on a slow machine when it can.
-    expect: { poll: { timeout: 60_000 } },
+    expect: { poll: { timeout: 120_000 } },
     // Thousands of starts of the program, a third of each for reading it.
     env: { NODE_COMPILE_CACHE: resolve(import.meta.dirname, "../node_modules/.cache/kvmnatd-test") },
     projects: [
@@ -39,7 +39,7 @@ const config: ViteUserConfig = {
       { extends: true, test: { name: "packages", include: ["test/packages/**/*.test.ts"], ...packaged } },
       {
         extends: true,
-        test: { name: "container", include: ["test/container/**/*.test.ts"], hookTimeout: 240_000 },
+        test: { name: "container", include: ["test/container/**/*.test.ts"], hookTimeout: 400_000 },
       },
     ],
   },

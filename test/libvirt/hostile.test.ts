@@ -144,7 +144,7 @@ describe.each(["iptables", "nftables"] as const)("a hostile guest, libvirt with 
   it("sends 500 requests a second, and a change of another guest is followed meanwhile", async () => {
     const flood = say(evil, "flood", "seconds=4", "rate=500");
     await libvirt.lab.exec(["iptables", "-t", "nat", "-F", "PREROUTING"]);
-    await expect.poll(greetings, { timeout: 60_000 }).toEqual(right);
+    await expect.poll(greetings, { timeout: 120_000 }).toEqual(right);
     await flood;
     expect(await look()).toEqual(asBefore());
   });

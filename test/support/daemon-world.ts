@@ -61,7 +61,7 @@ const SECOND_LOOK_MS = 250;
  */
 const QUIET_MS = 500;
 /** The last retry of a failure is made up to 30 s after the one before it. */
-const WELL_MS = 80_000;
+const WELL_MS = 120_000;
 
 export const GUESTS = "guests:\n  web: {ports: [1122:22]}\n  db: {ports: [1222:22]}\n";
 

@@ -8,7 +8,7 @@ import type { DaemonStatus } from "../../src/status/status.ts";
 /** The built program. */
 export const PROGRAM: string = resolve(import.meta.dirname, "../../dist/kvmnatd.js");
 const POLL_MS = 20;
-const SOON_MS = 60_000;
+const SOON_MS = 120_000;
 
 interface ExecOptions {
   /** A network namespace made in the lab by `ip netns add`. */
@@ -148,7 +148,7 @@ async function execute(
   options: ExecOptions,
   env: Readonly<Record<string, string>>,
 ): Promise<ExecResult> {
-  const { input = "", timeoutMs = 60_000, check = true } = options;
+  const { input = "", timeoutMs = 120_000, check = true } = options;
   const child = start(argv, options, env);
   const command = argv.slice(argv.indexOf("--") + 1).join(" ");
   let late = false;

@@ -16,7 +16,7 @@ const DHCP_SCRIPT = "/run/dhcp-event";
 /** Interval in which a pending second look is made: it comes 150 ms after an event. A reload leaves nothing else pending. */
 const REST_MS = 500;
 /** Virsh itself waits for libvirtd; this is for what comes after it. */
-const SOON_MS = 60_000;
+const SOON_MS = 120_000;
 
 /** Private copies of all that libvirt writes; /run is the lab's own. */
 const PRIVATE = `

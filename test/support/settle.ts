@@ -4,7 +4,7 @@ import { askDaemon } from "../../src/host/control-socket.ts";
 import { readStatusFile, until } from "./lab.ts";
 import type { Lab } from "./lab.ts";
 
-const SETTLED_MS = 60_000;
+const SETTLED_MS = 120_000;
 
 /** Waits for a daemon that has made its first pass. @returns when the config on disk is in force, or rejected, after a whole pass */
 export async function reload(lab: Lab): Promise<void> {

@@ -137,7 +137,7 @@ describe.each([
               "journalctl -u kvmnatd KVMNATD_GUEST=many KVMNATD_ACTION=add -o cat --no-pager | wc -l",
             ),
           ),
-        { timeout: 60_000 },
+        { timeout: 120_000 },
       )
       .toBe(5000);
     await host.configure(GUESTS);
@@ -228,7 +228,7 @@ function testFailures(findHost: () => ServiceHost): void {
     await until(
       "it lives on",
       async () => Number(await host.show("ActiveEnterTimestampMonotonic")) / 1e6 + 4 < (await uptime()),
-      60_000,
+      120_000,
     );
     expect(await host.show("MainPID")).toBe(hanging);
     await host.sh(`kill -STOP ${hanging}`);
@@ -237,7 +237,7 @@ function testFailures(findHost: () => ServiceHost): void {
     await until(
       "there is another one",
       async () => !["0", hanging].includes(await host.show("MainPID")),
-      60_000,
+      120_000,
     ).catch(async (error: unknown) => {
       throw new Error(await host.sh("systemctl status -l -n 40 --no-pager kvmnatd || :"), { cause: error });
     });

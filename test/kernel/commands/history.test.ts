@@ -10,7 +10,7 @@ const LAUNCHER = resolve(import.meta.dirname, "../../../packaging/files/with-soc
 /** As systemd starts a service: its output is journald's, and it is told so. */
 const AS_SERVICE =
   'exec 3>&1; JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/3); export JOURNAL_STREAM; exec "$@" 3>&-';
-const SOON = { timeout: 60_000 };
+const SOON = { timeout: 120_000 };
 const JOURNALD_CONF = "[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=\nRateLimitIntervalSec=0\n";
 
 interface Shown {

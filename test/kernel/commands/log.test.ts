@@ -34,7 +34,7 @@ async function followsLeases(): Promise<void> {
     leaseRow({ mac: WEB.mac, address: DB.address }),
     leaseRow({ mac: DB.mac, address: WEB.address }),
   );
-  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(`db 22 ${CLIENT}`);
 }
 
 async function terminate(): Promise<void> {
@@ -53,7 +53,7 @@ describe("a reader of the log", () => {
     await world.isWell();
     await followsLeases();
     await terminate();
-    await expect.poll(isRunning, { timeout: 60_000 }).toBe(false);
+    await expect.poll(isRunning, { timeout: 120_000 }).toBe(false);
   });
 
   it("that is slow gets every line in order", async () => {
@@ -65,10 +65,10 @@ describe("a reader of the log", () => {
     await world.isWell();
     await followsLeases();
     await publishMany(", 1223:22");
-    await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).toContain("--dport 1223 ");
+    await expect.poll(() => world.rules("nat"), { timeout: 120_000 }).toContain("--dport 1223 ");
     await world.lab.exec(["touch", `${file}.go`]);
     await expect
-      .poll(() => readFile(file, "utf8"), { timeout: 80_000 })
+      .poll(() => readFile(file, "utf8"), { timeout: 120_000 })
       .toMatch(/\+ [^\n]*--dport 1223 .*\n$/);
     const lines = (await readFile(file, "utf8")).trim().split("\n");
     const passes = lines.map((line) => (JSON.parse(line) as LogLine).pass ?? 0).filter((pass) => pass > 0);
@@ -83,7 +83,7 @@ it("the status reports a log on a full disk, and forwards work", async () => {
   await followsLeases();
   await world.complains("log-write-failed", /ENOSPC/);
   await terminate();
-  await expect.poll(isRunning, { timeout: 60_000 }).toBe(false);
+  await expect.poll(isRunning, { timeout: 120_000 }).toBe(false);
 });
 
 it("a guest that keeps changing its malformed lease rows causes at most ten problems a minute in the log", async () => {
@@ -120,7 +120,7 @@ it(
     const two = await startDaemon(world.lab, options, { RUNTIME_DIRECTORY: join(world.lab.dir, "two") });
     await one.waitForLine(/"event":"rules-overwritten".*another kvmnatd with another config/, 120_000);
     await two.stop();
-    await expect.poll(() => world.rules("nat"), { timeout: 80_000 }).not.toContain("--dport 1999");
+    await expect.poll(() => world.rules("nat"), { timeout: 120_000 }).not.toContain("--dport 1999");
     expect(await world.web()).toBe(`web 22 ${CLIENT}`);
   },
 );

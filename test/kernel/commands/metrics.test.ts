@@ -5,7 +5,7 @@ import type { DaemonWorld } from "../../support/daemon-world.ts";
 import { request, scrape, scrapeText, talk } from "../../support/scrape.ts";
 import { CLIENT, DB, HOST, leaseRow, WEB } from "../../support/world.ts";
 
-const SOON = { timeout: 60_000 };
+const SOON = { timeout: 120_000 };
 const OURS = "TCP:127.0.0.1:9101";
 let world: DaemonWorld;
 beforeEach(async () => {
@@ -171,7 +171,7 @@ describe("a metrics client", () => {
     const flood = world.lab.spawn([process.execPath, "-e", FLOOD]);
     await flood.waitForLine(/^begun/);
     await world.writeLeases("virbr0", [leaseRow({ mac: WEB.mac, address: DB.address })]);
-    await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`db 22 ${CLIENT}`);
+    await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(`db 22 ${CLIENT}`);
     expect(await flood.exited).toBe(0);
     // kvmnatd closes the open connections after their timeout, and answers requests again.
     await isServed();

@@ -8,7 +8,7 @@ import { openTmux } from "../../support/tmux.ts";
 import type { Tmux } from "../../support/tmux.ts";
 import { DB, leaseRow, WEB } from "../../support/world.ts";
 
-const SOON = { timeout: 60_000 };
+const SOON = { timeout: 120_000 };
 let world: DaemonWorld;
 let tmux: Tmux;
 beforeEach(async () => {

@@ -10,7 +10,7 @@ import { CLIENT, CLIENT_SECOND, DB, HOST, leaseRow, WEB } from "../../support/wo
  * A reply that is under way when its connection is removed creates an entry of its own, in the other direction. The
  * client's packets match that entry and would keep reaching the wrong server. The servers here answer late and often.
  */
-const SOON = { timeout: 60_000 };
+const SOON = { timeout: 120_000 };
 let world: DaemonWorld;
 
 beforeEach(async () => {

@@ -8,7 +8,7 @@ import { CLIENT, CLIENT_SECOND, DB, HOST, HOST_V6, leaseRow, leaseRow6, WEB } fr
 
 /** Connections that began before a forward appeared or moved follow it; all others stay as they are. */
 const UDP = "guests:\n  web: {ports: [5353:53/udp, 1122:22]}\n  db: {ports: [5454:53/udp, 1222:22]}\n";
-const SOON = { timeout: 80_000 };
+const SOON = { timeout: 120_000 };
 let world: DaemonWorld;
 
 beforeEach(async () => {

@@ -17,7 +17,7 @@ import {
 } from "../../support/world.ts";
 
 /** Mistakes of an admin and unusual hosts; each of them once caused a wrong forward. */
-const SOON = { timeout: 60_000 };
+const SOON = { timeout: 120_000 };
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 let world: DaemonWorld;
 
@@ -128,7 +128,7 @@ it("a change to iptables-legacy keeps the rules in nft until it succeeds", async
   await world.complains("command-failed", /xtables lock/);
   expect(await world.web()).toBe(WEB_ANSWERS);
   lock.stdin.end();
-  await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).not.toContain("KVMNATD-DNAT");
+  await expect.poll(() => world.rules("nat"), { timeout: 120_000 }).not.toContain("KVMNATD-DNAT");
   expect(await sh("iptables-legacy-save -t nat")).toContain("KVMNATD-DNAT");
 });
 

@@ -127,7 +127,7 @@ it("a config that an editor saves in two steps is not in force before the second
           .log()
           .slice(from)
           .map(({ msg }) => msg),
-      { timeout: 60_000 },
+      { timeout: 120_000 },
     )
     .toContainEqual(expect.stringContaining("config reloaded: guests 2"));
   await world.settles();
@@ -140,7 +140,7 @@ it("a valid change of the config is applied at once and logged", async () => {
   const from = daemon.log().length;
   await world.configure("guests:\n  web: {ports: [1122:22, 1123:22]}\n  db: {ports: [1222:22]}\n");
   await expect
-    .poll(() => world.ask("client", "tcp", "198.51.100.1", 1123), { timeout: 60_000 })
+    .poll(() => world.ask("client", "tcp", "198.51.100.1", 1123), { timeout: 120_000 })
     .toBe(WEB_ANSWERS);
   // kvmnatd logs the rule after it has read it back from the kernel.
   await expect

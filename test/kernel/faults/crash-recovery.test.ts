@@ -70,7 +70,7 @@ it("works beside a hundred thousand foreign rules", { timeout: 400_000 }, async 
   await world.isWell();
   expect(await world.web()).toBe(`web 22 ${CLIENT}`);
   await moveWeb(true);
-  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(`db 22 ${CLIENT}`);
   expect((await world.rules("filter")).match(/^-A MANY /gm)).toHaveLength(100_000);
 });
 
@@ -85,7 +85,7 @@ it("reports that no more files can be opened, and recovers", async () => {
   await moveWeb(true);
   await daemon.waitForLine(/EMFILE|too many open files/i);
   await limit("1024:");
-  await expect.poll(() => world.web(), { timeout: 70_000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(`db 22 ${CLIENT}`);
 });
 
 it("reports that no more processes can be made, loses nothing and recovers", async () => {
@@ -106,7 +106,7 @@ it("reports that no more processes can be made, loses nothing and recovers", asy
   await world.complains("command-failed", /EAGAIN|Cannot fork/);
   expect(await world.web()).toBe(`web 22 ${CLIENT}`);
   await limit("1000:");
-  await expect.poll(() => world.web(), { timeout: 70_000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(`db 22 ${CLIENT}`);
   await world.isWell();
   await daemon.kill("SIGTERM");
   expect(await daemon.exited).toBe(0);
@@ -133,7 +133,7 @@ it("keeps linger, repair and leases working when the clock is set a day forward 
   await setClock(-1);
   await world.becomes("db", "pending", /guest is off/);
   await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "PREROUTING"]);
-  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`web 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(`web 22 ${CLIENT}`);
   // Forward: no lease is so old; dnsmasq, which has the same clock, gives them anew.
   await setClock(1);
   await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "PREROUTING"]);
@@ -142,8 +142,8 @@ it("keeps linger, repair and leases working when the clock is set a day forward 
   await world.writeLeases("virbr0", [
     leaseRow({ mac: WEB.mac, address: DB.address }, { "expiry-time": later }),
   ]);
-  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(`db 22 ${CLIENT}`);
   await setClock(0);
   await world.lab.exec(["iptables-nft", "-t", "nat", "-F", "PREROUTING"]);
-  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(`db 22 ${CLIENT}`);
 });

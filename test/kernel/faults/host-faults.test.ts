@@ -57,7 +57,7 @@ describe("iptables-restore", () => {
     expect(await world.web()).toBe(`db 22 ${CLIENT}`);
   });
 
-  it("is stopped when it hangs, and the daemon continues", { timeout: 240_000 }, async () => {
+  it("is stopped when it hangs, and the daemon continues", { timeout: 400_000 }, async () => {
     const { bin } = await begin("nft");
     // The first run hangs, the next one works.
     const hangs = join(world.lab.dir, "hangs");
@@ -67,7 +67,7 @@ describe("iptables-restore", () => {
     await expect.poll(() => existsSync(hangs)).toBe(true);
     expect(await world.web()).toBe(WEB_ANSWERS);
     await expect
-      .poll(() => world.log().map(({ msg }) => msg), { timeout: 60_000 })
+      .poll(() => world.log().map(({ msg }) => msg), { timeout: 120_000 })
       .toContainEqual(
         expect.stringMatching(/iptables-nft-restore .*did not end within 15 s and was stopped/),
       );
@@ -112,7 +112,7 @@ it("iptables-restore under its plain name, as `iptables: auto` runs it, is run a
   const count = `echo x >>${bin}/count; [ $(wc -l <${bin}/count) -gt 2 ] || { echo 'no luck' >&2; exit 4; }`;
   await shadowed(bin, "iptables-restore", `${count}\nexec /usr/sbin/iptables-restore "$@"`);
   await world.start({ PATH: `${bin}:${process.env["PATH"] ?? ""}` });
-  await expect.poll(() => world.web(), { timeout: 80_000 }).toBe(WEB_ANSWERS);
+  await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(WEB_ANSWERS);
   await world.isWell();
   const messages = (): readonly string[] => world.log().map(({ msg }) => msg);
   // The status comes before the line.
@@ -122,14 +122,14 @@ it("iptables-restore under its plain name, as `iptables: auto` runs it, is run a
 
 it(
   "the daemon waits for the xtables lock that another program holds for longer than a pass waits",
-  { timeout: 240_000 },
+  { timeout: 400_000 },
   async () => {
     await begin("legacy");
     const holder = world.lab.spawn(["flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat"]);
     await holder.waitForLine(/held/);
     await moveWeb();
     await expect
-      .poll(() => world.log().map(({ msg }) => msg), { timeout: 80_000 })
+      .poll(() => world.log().map(({ msg }) => msg), { timeout: 120_000 })
       .toContainEqual(expect.stringMatching(/iptables-legacy-restore .*lock/));
     expect(await world.web()).toBe(WEB_ANSWERS);
     holder.stdin.end();
@@ -269,7 +269,7 @@ it("disabled IPv6 forwarding is reported, and IPv4 forwards follow their leases"
   // No guest answers at the address of the ended lease.
   await world.lab.exec(["ip", "-4", "-n", "web", "address", "flush", "dev", "eth0"]);
   await world.writeLeases("virbr0", [leaseRow6(WEB), leaseRow(DB), leaseRow6(DB)]);
-  await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).not.toContain(`${WEB.address}:22`);
+  await expect.poll(() => world.rules("nat"), { timeout: 120_000 }).not.toContain(`${WEB.address}:22`);
   const removals = (): readonly unknown[] =>
     world.log().flatMap(({ action, reason }) => (action === "remove" ? [reason] : []));
   // Not `retry`; a second look that comes late finds the end of its linger as well.
@@ -277,7 +277,7 @@ it("disabled IPv6 forwarding is reported, and IPv4 forwards follow their leases"
   await forwarding(1);
   const codes = async (): Promise<readonly string[]> =>
     (await world.status()).problems.map(({ code }) => code);
-  await expect.poll(codes, { timeout: 60_000 }).not.toContain("ipv6-forwarding");
+  await expect.poll(codes, { timeout: 120_000 }).not.toContain("ipv6-forwarding");
 });
 
 it("without `nft monitor` the daemon follows leases, and restores lost rules by polling", async () => {
@@ -288,9 +288,9 @@ it("without `nft monitor` the daemon follows leases, and restores lost rules by 
   await world.isWell();
   await world.complains("change-monitoring-degraded", /nft monitor/);
   for (const table of ["nat", "filter"]) await world.lab.exec(["iptables-nft", "-t", table, "-F"]);
-  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(WEB_ANSWERS);
+  await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(WEB_ANSWERS);
   await moveWeb();
-  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(`db 22 ${CLIENT}`);
 });
 
 it("an xtables lock that cannot be opened is reported, and the daemon recovers", async () => {
@@ -314,9 +314,9 @@ it.each([
   await world.lab.exec(["sh", "-ec", make, "sh", folder]);
   const daemon = await world.start({ RUNTIME_DIRECTORY: folder });
   await daemon.waitForLine(new RegExp(`status\\.json cannot be written \\(${code}\\)`));
-  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(WEB_ANSWERS);
+  await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(WEB_ANSWERS);
   await moveWeb();
-  await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(`db 22 ${CLIENT}`);
+  await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(`db 22 ${CLIENT}`);
   const reported = daemon.log().filter(({ msg }) => msg.includes("cannot be written"));
   // The problem claims nothing about forwards.
   expect(reported.map(({ msg }) => msg)).toEqual([expect.not.stringContaining("forwards")]);

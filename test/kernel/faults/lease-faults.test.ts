@@ -47,7 +47,7 @@ async function put(content: string | Uint8Array): Promise<void> {
 /** Writes the rows and one for db, and waits for db's rule, which proves that the daemon has read the rows. */
 async function writeRows(rows: readonly LeaseRow[]): Promise<void> {
   await world.writeLeases("virbr0", [...rows, leaseRow({ mac: DB.mac, address: "192.168.122.99" })]);
-  await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).toContain("192.168.122.99");
+  await expect.poll(() => world.rules("nat"), { timeout: 120_000 }).toContain("192.168.122.99");
   await world.reload();
   await world.becomes("db", "active");
 }
@@ -210,7 +210,7 @@ describe("lease rows", () => {
     bytes.set([0xff, 0xfe], bytes.indexOf("XX"));
     await world.answerAs("virbr0", rows);
     await put(bytes);
-    await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).toContain("192.168.122.99");
+    await expect.poll(() => world.rules("nat"), { timeout: 120_000 }).toContain("192.168.122.99");
     expect(await world.web()).toBe(WEB_ANSWERS);
   });
 

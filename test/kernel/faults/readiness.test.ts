@@ -7,7 +7,7 @@ import { CLIENT, FAR, HOST, leaseRow } from "../../support/world.ts";
 
 /** Addresses, bridges and networks that come and go while the daemon runs. */
 const LATER = "198.51.100.77";
-const SOON = { timeout: 60_000 };
+const SOON = { timeout: 120_000 };
 let world: DaemonWorld;
 
 beforeEach(async () => {

@@ -27,7 +27,7 @@ async function putPipe(file: string): Promise<void> {
 /** A lease that moves shows in the kernel. */
 async function followsLeases(): Promise<void> {
   await world.leases(leaseRow(WEB), leaseRow({ mac: DB.mac, address: "192.168.122.99" }));
-  await expect.poll(() => world.rules("nat"), { timeout: 60_000 }).toContain("192.168.122.99");
+  await expect.poll(() => world.rules("nat"), { timeout: 120_000 }).toContain("192.168.122.99");
   expect(await world.web()).toBe(WEB_ANSWERS);
 }
 
@@ -55,7 +55,7 @@ describe("a pipe in place of a file", () => {
     await putPipe(join(world.dnsmasqDir, "virbr0.status"));
     await daemon.kill("SIGTERM");
     await expect
-      .poll(() => Promise.race([daemon.exited, Promise.resolve("still running")]), { timeout: 80_000 })
+      .poll(() => Promise.race([daemon.exited, Promise.resolve("still running")]), { timeout: 120_000 })
       .toBe(0);
   });
 });

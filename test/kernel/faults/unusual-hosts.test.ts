@@ -7,7 +7,7 @@ import { startDaemon } from "../../support/lab.ts";
 import { CLIENT, HOST, LIBVIRT_TABLE } from "../../support/world.ts";
 
 /** Names and tables that nobody expects: they hide nothing else. */
-const SOON = { timeout: 60_000 };
+const SOON = { timeout: 120_000 };
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
 let world: DaemonWorld;
 

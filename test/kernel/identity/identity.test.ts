@@ -9,7 +9,7 @@ import type { LeaseRow } from "../../support/world.ts";
 
 /** db is hostile: it sends forged DHCP requests, but its NIC answers with its own MAC. */
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
-const SOON = { timeout: 60_000 };
+const SOON = { timeout: 120_000 };
 const LATER = 7200;
 let world: DaemonWorld;
 let daemon: Daemon;
@@ -278,7 +278,7 @@ describe("several live leases of one guest (PXE, then the installed system)", ()
       "ip -n web address add 192.168.122.77/24 dev eth0; ip -n web route add default via 192.168.122.1",
     ]);
     await expect
-      .poll(async () => (await world.status()).forwards[0]?.address, { timeout: 60_000 })
+      .poll(async () => (await world.status()).forwards[0]?.address, { timeout: 120_000 })
       .toBe("192.168.122.77");
     await expect.poll(() => world.web(), SOON).toBe(WEB_ANSWERS);
   });

@@ -90,5 +90,5 @@ it("follows a guest that answers late at its new address, though its old lease i
     leaseRow(WEB, { "expiry-time": expiry }),
     leaseRow(DB),
   ]);
-  await expect.poll(() => world.rules("nat"), { timeout: 80_000 }).toContain(`--to-destination ${MOVED}:22`);
+  await expect.poll(() => world.rules("nat"), { timeout: 120_000 }).toContain(`--to-destination ${MOVED}:22`);
 });

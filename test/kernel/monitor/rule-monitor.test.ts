@@ -6,7 +6,7 @@ import { scrape } from "../../support/scrape.ts";
 import { CLIENT, DB, leaseRow, WEB } from "../../support/world.ts";
 
 const WEB_ANSWERS = `web 22 ${CLIENT}`;
-const SOON = { timeout: 60_000 };
+const SOON = { timeout: 120_000 };
 let world: DaemonWorld;
 
 afterEach(() => world.close());
@@ -143,7 +143,7 @@ describe("another program", () => {
 
   it(
     "whose 100,000 rules make the kernel drop events does not prevent the repair",
-    { timeout: 240_000 },
+    { timeout: 400_000 },
     async () => {
       await begin();
       const rules = Array.from(
@@ -157,7 +157,7 @@ describe("another program", () => {
       });
       await load;
       await sh("iptables-nft -t nat -F KVMNATD-DNAT");
-      await expect.poll(() => world.web(), { timeout: 60_000 }).toBe(WEB_ANSWERS);
+      await expect.poll(() => world.web(), { timeout: 120_000 }).toBe(WEB_ANSWERS);
     },
   );
 

@@ -6,7 +6,7 @@ import { CLIENT, DB } from "../../support/world.ts";
 /** Rules of others that are hard to read, or to tell from ours: nothing of ours is overlooked, nothing of theirs touched. */
 describe.each(["nft", "legacy"] as const)("odd rules of others, iptables-%s", (variant) => {
   const WEB_ANSWERS = `web 22 ${CLIENT}`;
-  const SOON = { timeout: 80_000 };
+  const SOON = { timeout: 120_000 };
   let world: DaemonWorld;
   const iptables = (...args: readonly string[]): Promise<unknown> =>
     world.lab.exec([`iptables-${variant}`, "-w", "5", ...args]);

@@ -19,7 +19,7 @@ async function sh(script: string): Promise<string> {
 }
 
 const table = (): Promise<string> => sh("nft -s list table ip libvirt_network");
-const SOON = { timeout: 60_000 };
+const SOON = { timeout: 120_000 };
 
 it("a forward passes libvirt's reject, and nothing else does", async () => {
   await world.start();
