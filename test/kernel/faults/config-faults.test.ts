@@ -218,12 +218,9 @@ describe("a command", () => {
     "%s warns with the place of an address outside every served network, and exits %i",
     async (command, expected) => {
       const printer = "  printer:\n    address: 10.9.9.9\n    ports: ['9100:9100']\n";
-      // The daemon has another config: it would repair what `apply` writes before `apply` reads it back.
-      await daemon.kill("SIGSTOP");
-      const { exitCode, stderr } = await bad(
-        command,
-        `guests:\n${printer}  web: {ports: [1122:22, 1124:22]}\n`,
-      ).finally(() => daemon.kill("SIGCONT"));
+      const { exitCode, stderr } = await besideStopped(() =>
+        bad(command, `guests:\n${printer}  web: {ports: [1122:22, 1124:22]}\n`),
+      );
       expect(exitCode).toBe(expected);
       expect(stderr).toMatch(/bad\.yaml:.*3.*10\.9\.9\.9 cannot be a guest's address: outside virbr0's/);
     },
@@ -260,6 +257,16 @@ describe("a command", () => {
     expect(stderr).toMatch(/port 1122\/tcp of this host is in use by .+ \(pid \d+\)/);
     await server.kill("SIGKILL");
   });
+
+  /** The daemon has another config: it would repair what `apply` writes before `apply` reads it back. */
+  async function besideStopped(run: () => Promise<ExecResult>): Promise<ExecResult> {
+    await daemon.kill("SIGSTOP");
+    try {
+      return await run();
+    } finally {
+      await daemon.kill("SIGCONT");
+    }
+  }
 
   async function bad(
     command: string,
