@@ -36,6 +36,8 @@ export function createLoop(options: LoopOptions): Loop {
   let schedule = onHint(IDLE, host.now());
   let reloads: ((reloaded: Reloaded) => void)[] = [];
   let sleep = new AbortController();
+  /** The clock at the last look. If it is earlier now, it was set back, and the scheduled times are wrong. */
+  let lastLookMs = host.now();
   /** The last pass did not use the config on disk, which may still be being written. */
   let isConfigOpen = false;
 
@@ -61,8 +63,11 @@ export function createLoop(options: LoopOptions): Loop {
 
   /** @returns false when something else ended the sleep. Time that was slept is over even if the clock was set back. */
   async function sleepUntilDue(): Promise<boolean> {
-    const waitMs = sleepMs(schedule, host.now());
-    if (waitMs === 0) return true;
+    const nowMs = host.now();
+    const isSetBack = nowMs < lastLookMs;
+    lastLookMs = nowMs;
+    const waitMs = sleepMs(schedule, nowMs);
+    if (isSetBack || waitMs === 0) return true;
     const sleptMs = Math.min(waitMs ?? SLEEP_MAX_MS, heartbeatMs ?? SLEEP_MAX_MS);
     sleep = new AbortController();
     await host.sleep(sleptMs, sleep.signal);

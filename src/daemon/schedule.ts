@@ -120,13 +120,18 @@ export function passStarted(schedule: Schedule, nowMs: number): Schedule {
     requestedBy: undefined,
     wakeAtMs: undefined,
     retryAtMs: undefined,
-    secondLookAtMs: secondLookAtMs !== undefined && secondLookAtMs > nowMs ? secondLookAtMs : undefined,
+    secondLookAtMs: isSecondLookDueLater(secondLookAtMs, nowMs) ? secondLookAtMs : undefined,
     servedRequest: requestedBy,
     isForRulesOnly: requestedBy === "rules" && failures === 0 && !isTimeDue,
     lastStartMs: nowMs,
     lastRequestedMs: requestedBy === undefined ? lastRequestedMs : nowMs,
     noopPasses: isAfterQuiet ? 0 : schedule.noopPasses,
   };
+}
+
+/** One that is further away than it ever is was scheduled before the clock was set back. */
+function isSecondLookDueLater(atMs: number | undefined, nowMs: number): boolean {
+  return atMs !== undefined && atMs > nowMs && atMs <= nowMs + SECOND_LOOK_MS;
 }
 
 export interface Success {
@@ -143,15 +148,13 @@ export function passSucceeded(schedule: Schedule, nowMs: number, { changed, wake
   const overwritten = repairedAtMs.length >= (schedule.overwritten ? OVERWRITTEN_UNTIL : OVERWRITTEN_FROM);
   // When the other program stops, no event arrives: a pass in one minute clears the problem.
   const clearAtMs = overwritten ? nowMs + RATE_WINDOW_MS : undefined;
-  // The clock was set back during the pass: the times that the pass computed are wrong.
-  const isSetBack = nowMs < (schedule.lastStartMs ?? nowMs);
   return {
     ...schedule,
     failures: 0,
     noopPasses: isForRules && !changed ? schedule.noopPasses + 1 : 0,
     repairedAtMs,
     overwritten,
-    wakeAtMs: isSetBack ? nowMs : findEarliest([notTooSoon(schedule, nowMs, wakeAtMs), clearAtMs]),
+    wakeAtMs: findEarliest([notTooSoon(schedule, nowMs, wakeAtMs), clearAtMs]),
   };
 }
 

@@ -15,6 +15,10 @@ let stop: AbortController;
 let ended: Promise<void>;
 let status: DaemonStatus;
 let triggers: (readonly string[])[];
+/** By how much the wall clock was set, in ms; sleeps do not notice. */
+let clockShiftMs: number;
+/** Called when the daemon has published a status, before it sleeps. */
+let onPublished: () => void;
 /** What was read and written since the array was last emptied. */
 let calls: string[];
 
@@ -23,15 +27,20 @@ beforeEach(async () => {
   host.leases = [lease("192.168.122.11", MAC_A)];
   triggers = [];
   calls = [];
+  clockShiftMs = 0;
+  onPublished = () => undefined;
   loop = createLoop({
-    host: listenTo({ ...host, probeNeighbours: answer }),
+    host: listenTo({ ...host, probeNeighbours: answer, now: () => host.nowMs + clockShiftMs }),
     logger: { log: () => undefined, setLevel: () => undefined, problem: () => undefined },
     identity: { version: "0", pid: 1, startTicks: "1", config: "kvmnatd.yaml", startedAt: "" },
     previous: { targets: [], variants: new Set() },
     health: { changeDetectionProblem: () => undefined, externalProblems: () => [] },
     events: {
       onPortMap: () => undefined,
-      onStatus: (now) => (status = now),
+      onStatus: (now) => {
+        status = now;
+        onPublished();
+      },
       onPass: (report) => triggers.push(report.triggers),
       onProgress: () => undefined,
     },
@@ -133,6 +142,30 @@ it("reads the ports in use after a resync that could read nothing", async () => 
   host.failing.clear();
   await settle();
   expect(calls).toContain("ports in use");
+});
+
+describe("the end of linger", () => {
+  beforeEach(async () => {
+    host.config = "linger: 4s\nguests: {web: {ports: [1122:22]}}";
+    host.domains = [{ domain: "web", bridge: "virbr0", macs: [MAC_A] }];
+    loop.hint("config", "file");
+    await settle();
+    host.domains = [];
+  });
+
+  it.each(["before the daemon sleeps", "while the daemon sleeps"])(
+    "comes in time when the clock is set back by a day %s",
+    async (when) => {
+      const setBack = (): void => void (clockShiftMs = -86_400_000);
+      if (when === "before the daemon sleeps") onPublished = setBack;
+      loop.hint("virbr0.macs", "file");
+      await host.advance(200);
+      expect(status.forwards).toMatchObject([{ state: "active", why: expect.stringMatching(/; lingers$/) }]);
+      setBack();
+      await host.advance(9000);
+      expect(status.forwards).toMatchObject([{ state: "pending" }]);
+    },
+  );
 });
 
 it("keeps the forwards active while the config on disk has an error", async () => {
