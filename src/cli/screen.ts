@@ -64,7 +64,7 @@ export function scroll({ first, end }: Window, key: string, count: number): numb
 /** A change of colour, which takes no room, or a character. */
 const COLOR_OR_CHARACTER = new RegExp(`(${ESC}\\[[0-9;]*m)|[^]`, "gu");
 
-/** A line that is no longer than the screen is wide. */
+/** Cuts a line to the width of the screen. */
 export function cut(line: string, columns: number): string {
   let room = columns;
   return line.replaceAll(COLOR_OR_CHARACTER, (piece, color?: string) => {

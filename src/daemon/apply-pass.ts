@@ -66,8 +66,8 @@ export async function applyPass(host: Host, view: View, before: AppliedBefore): 
 }
 
 /**
- * Closes bridges for which 127.0.0.1 is no longer published. When that fails, the pass changes no IPv4 rules: the guards
- * of these bridges must stay.
+ * Closes the bridges on which the config stopped publishing 127.0.0.1. If that fails, the pass changes no IPv4 rules,
+ * because the guards of these bridges must stay.
  */
 async function closeFirst(
   host: Host,

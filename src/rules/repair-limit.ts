@@ -88,7 +88,7 @@ export function recordRepairs(
   const recent = [...recorded].map(([location, times]) => [location, lastMinute(times, nowMs)] as const);
   const repairs = new Map(recent.filter(([, times]) => times.length > 0));
   const locations = [...history.backedOff, ...backedOff.map(({ location }) => location)];
-  // A rule that kept its position for a minute is no longer overridden.
+  // A rule that kept its position for a minute counts as undisturbed again.
   return { repairs, backedOff: new Set(locations.filter((location) => repairs.has(location))) };
 }
 

@@ -12,8 +12,8 @@ import { CLIENT, CLIENT_SECOND, DB, HOST, leaseRow, WEB } from "../../support/wo
  */
 const SOON = { timeout: 120_000 };
 /**
- * Each check removes the entry once, and a server that answers as often as these may create it again at once: the checks
- * after 1, 4 and 15 s, and then every 15 s, go on until a packet of the client comes first.
+ * Each check removes the entry once, and a server that answers as often as these may create it again at once. kvmnatd
+ * checks again after 1, 4 and 15 s, and every 15 s up to a minute: in one of them a packet of the client comes first.
  */
 const AFTER_CHECKS = { timeout: 350_000 };
 let world: DaemonWorld;
